@@ -1,0 +1,44 @@
+# make demo    the main job: parent, plan, child, comparison, export (examples/names)
+# make test    lint, types and tests
+# make lint    lint and types only
+# make clean   caches, builds and what the examples wrote; .venv stays
+#
+# Both jobs set up .venv themselves, and again only when pyproject.toml or constraints.txt changed.
+# WARMSTART_FIXTURES, where it is set, reaches the tests through the environment.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
+
+.PHONY: demo test lint clean
+.NOTPARALLEL:
+
+demo: $(VENV)/.demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/names/run.sh
+
+# One thread in each worker: two workers already fill two cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.created:
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) '.[demo]'
+	touch $@
+
+# dev contains demo, so that tests first and demo afterwards install once.
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	$(INSTALL) '.[dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist examples/*/data examples/*/runs
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

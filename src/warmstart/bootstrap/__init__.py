@@ -1,0 +1,1 @@
+"""Which array goes where: modes, the plan of a start, and its execution."""

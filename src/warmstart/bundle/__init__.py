@@ -1,0 +1,1 @@
+"""Movable models: a directory with weights, configuration, vocabularies and lineage."""

@@ -1,0 +1,171 @@
+"""How a bundle lies on disk.
+
+``warmstart.json`` (format version, family and revision, configuration, files with sizes and SHA-256) ·
+``model.safetensors`` (one array per storage, canonical names) · ``vocabularies/SIDE.*`` · ``lineage.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from warmstart import __version__
+from warmstart.errors import BundleError, Problem
+from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.safetensors import write_safetensors
+from warmstart.models.family import Family
+from warmstart.models.registry import FAMILIES
+from warmstart.storage.atomic import new_directory
+from warmstart.vocabularies.load import load_vocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+FORMAT_VERSION = 1
+MANIFEST = "warmstart.json"
+WEIGHTS = "model.safetensors"
+
+
+def write_bundle(
+    path: Path,
+    family: Family,
+    config: BaseModel,
+    arrays: Iterable[Array],
+    vocabularies: Mapping[str, Vocabulary],
+    lineage: Mapping[str, Any],
+    *,
+    force: bool = False,
+) -> None:
+    """Write a bundle that is complete or invisible.
+
+    ``arrays`` come in the order of the family's storages (see :func:`storages`), float32.
+
+    Raises:
+        StorageError: ``path`` exists and ``force`` is False, or it cannot be written.
+    """
+    with new_directory(path, force=force) as temporary:
+        entries = storages(family, config)
+        write_safetensors(temporary / WEIGHTS, entries, arrays, {"format": "warmstart"})
+        write_vocabularies(temporary, vocabularies)
+        (temporary / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_manifest(temporary, family, config)
+
+
+def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) -> None:
+    """``vocabularies/SIDE.suffix`` for every side."""
+    (directory / "vocabularies").mkdir()
+    for side, vocabulary in vocabularies.items():
+        suffix, content = vocabulary.file()
+        (directory / "vocabularies" / f"{side}{suffix}").write_bytes(content)
+
+
+def write_manifest(directory: Path, family: Family, config: BaseModel, **more: Any) -> None:
+    """``warmstart.json`` for everything that lies in ``directory`` already."""
+    files = {
+        str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
+        for f in sorted(directory.rglob("*"))
+        if f.is_file()
+    }
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "warmstart_version": __version__,
+        "family": family.name,
+        "family_revision": family.revision,
+        "config": config.model_dump(mode="json"),
+        **more,
+        "files": files,
+    }
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def storages(family: Family, config: BaseModel) -> list[Entry]:
+    """Every storage of the family once, in the order of its parameters."""
+    found: dict[str, Entry] = {}
+    for p in family.parameters(config):
+        found.setdefault(p.storage, Entry(p.storage, p.shape, "float32"))
+    return list(found.values())
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
+    """The manifest of the bundle (or exported model) at ``path``, its family and configuration.
+
+    Raises:
+        BundleError: damaged, or written by a newer version (both versions are named).
+    """
+    where = path / MANIFEST
+    try:
+        manifest = json.loads(where.read_text("utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise BundleError("the bundle's manifest cannot be read", where=where, found=error) from None
+    version = manifest.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError("the bundle does not say its format version", where=where, found=repr(version))
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            "the bundle was written by a newer warmstart",
+            where=where,
+            expected=f"format version {FORMAT_VERSION} or older (this is warmstart {__version__})",
+            found=f"format version {version} (warmstart {manifest.get('warmstart_version')})",
+            todo="upgrade warmstart",
+        )
+    found = next((f for f in FAMILIES if f.name == manifest.get("family")), None)
+    if found is None:
+        raise BundleError("the bundle's family is unknown", where=where, found=repr(manifest.get("family")))
+    revision = manifest.get("family_revision")
+    if not isinstance(revision, int) or revision > found.revision:
+        raise BundleError(
+            f"the bundle is of a newer revision of {found.name}",
+            where=where,
+            expected=f"revision {found.revision} or older",
+            found=f"revision {revision} (warmstart {manifest.get('warmstart_version')})",
+            todo="upgrade warmstart",
+        )
+    try:
+        return manifest, found, found.config_type.model_validate(manifest.get("config"))
+    except ValidationError as error:
+        raise BundleError("the bundle's configuration is invalid", where=where, found=error) from None
+
+
+def read_vocabularies(path: Path) -> dict[str, Vocabulary]:
+    """Vocabularies of the bundle at ``path`` by side."""
+    return {f.stem: load_vocabulary(f) for f in sorted((path / "vocabularies").glob("*"))}
+
+
+def verify(path: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        BundleError: files are missing, of another size or have another SHA-256; all are named.
+    """
+    manifest, _, _ = read_manifest(path)
+    problems: list[Problem] = []
+    for name, facts in manifest.get("files", {}).items():
+        f = path / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            problems.append(Problem(f"{name} leaves the bundle"))
+        elif not f.is_file():
+            problems.append(Problem(f"{name} is missing"))
+        elif f.stat().st_size != facts["bytes"]:
+            problems.append(Problem(f"{name} has another size", expected=f"{facts['bytes']} bytes",
+                                    found=f"{f.stat().st_size} bytes"))  # fmt: skip
+        elif sha256(f) != facts["sha256"]:
+            problems.append(Problem(f"{name} has other content", expected=facts["sha256"]))
+    if problems:
+        raise BundleError("the bundle is not what was written", where=path, problems=problems,
+                          todo="copy it again from where it came")  # fmt: skip
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Names, sizes and SHA-256 of files for a lineage. Names only: no absolute path is stored."""
+    return [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()]

@@ -1,0 +1,183 @@
+"""A pretrained model from wherever it is: a bundle, a run, a Marian directory or npz, a safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
+from warmstart.errors import BundleError, DialectError
+from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
+from warmstart.formats.detect import open_checkpoint
+from warmstart.models.family import Dialect, Family
+from warmstart.models.registry import FAMILIES
+from warmstart.sources.uri import resolve
+from warmstart.spec.mapping import Link, Reading, expand, read_through
+from warmstart.spec.ops import Identity
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass
+class Model:
+    """An opened pretrained model in canonical names. ``reading`` is None where no dialect recognises it."""
+
+    source: str
+    path: Path
+    checkpoint: Checkpoint
+    family: Family | None = None
+    dialect: str | None = None
+    config: BaseModel | None = None
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
+    reading: Reading | None = None
+    lineage: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def require(self) -> tuple[Family, BaseModel, Reading]:
+        """Family, configuration and canonical reading.
+
+        Raises:
+            DialectError: nothing recognises the checkpoint.
+        """
+        if self.family is None or self.config is None or self.reading is None:
+            raise DialectError(
+                "no family recognises this checkpoint",
+                where=self.path,
+                expected=", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects()),
+                found=f"{self.checkpoint.format} with arrays such as {', '.join(list(self.checkpoint.entries)[:3])}",
+            )
+        return self.family, self.config, self.reading
+
+    def read(self, parameter: str) -> Array:
+        """The canonical parameter ``parameter`` (ties resolved)."""
+        family, config, reading = self.require()
+        storage = next(p.storage for p in family.parameters(config) if p.name == parameter)
+        return reading.read(storage)
+
+
+class RunCheckpoint(Checkpoint):
+    """A training checkpoint of ours: model.safetensors with optimizer.safetensors beside it."""
+
+    def __init__(self, model: Checkpoint, optimizer: Checkpoint | None, step: int | None) -> None:
+        slots: dict[tuple[str, str], SlotEntry] = {}
+        for name, e in (optimizer.entries if optimizer else {}).items():
+            slot, _, parameter = name.partition(".")
+            slots[parameter, slot] = SlotEntry(parameter, slot, e.shape, e.dtype)
+        super().__init__(model.path, model.format, model.entries, model.metadata, slots, step,
+                         files=[*model.files, *(optimizer.files if optimizer else ())])  # fmt: skip
+        self._model, self._optimizer = model, optimizer
+
+    def read(self, name: str) -> Array:
+        return self._model.read(name)
+
+    def read_slot(self, parameter: str, slot: str) -> Array:
+        if self._optimizer is None:
+            raise KeyError((parameter, slot))
+        return self._optimizer.read(f"{slot}.{parameter}")
+
+
+def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_state: bool = False) -> Model:
+    """Open ``source``, headers only.
+
+    Args:
+        source: a path or URL.
+        vocabularies: files to use instead of those the framework names.
+        with_state: for a run, its last checkpoint with the optimizer instead of the finished bundle.
+
+    Raises:
+        SourceError, FormatError, DialectError, BundleError, VocabularyError.
+    """
+    path = resolve(source)
+    if (path / "checkpoints").is_dir() and with_state:
+        return _open_run_state(str(source), path)
+    if (path / "model" / MANIFEST).is_file():
+        path = path / "model"
+    if (path / MANIFEST).is_file():
+        return _open_bundle(str(source), path)
+    checkpoint = open_checkpoint(path)
+    for family in FAMILIES:
+        for dialect in family.dialects():
+            if dialect.recognise(checkpoint):
+                return _through(str(source), path, checkpoint, family, dialect, vocabularies)
+    return Model(str(source), path, checkpoint)
+
+
+def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:
+    """Read ``model`` through a dialect with a configuration that the checkpoint itself does not hold."""
+    model.family, model.dialect, model.config = family, dialect.name, config
+    model.reading = read_through(model.checkpoint, expand(dialect.rules(config)))
+
+
+def _through(
+    source: str, path: Path, checkpoint: Checkpoint, family: Family, dialect: Dialect, files: Sequence[str]
+) -> Model:
+    model = Model(source, path, checkpoint, family, dialect.name)
+    model.vocabularies = dialect.read_vocabularies(checkpoint, files)
+    if checkpoint.metadata.get("config") is None:
+        return model
+    read_as(model, family, dialect.read_config(checkpoint), dialect)
+    check_vocabulary_sizes(model)
+    return model
+
+
+def check_vocabulary_sizes(model: Model) -> None:
+    """Every vocabulary must have as many tokens as its embedding has rows.
+
+    Raises:
+        BundleError: sizes differ.
+    """
+    family, config, _ = model.require()
+    for side, vocabulary in model.vocabularies.items():
+        rows = getattr(config, family.vocabulary_sizes[side])
+        if len(vocabulary) != rows:
+            raise BundleError(
+                f"the {side} vocabulary does not fit the model",
+                where=model.path,
+                expected=f"{rows} tokens, one for each row",
+                found=f"{len(vocabulary)} tokens",
+                todo="give the vocabulary that the model was trained with",
+            )
+
+
+def _identity_links(family: Family, config: BaseModel) -> list[Link]:
+    return [Link((e.name,), (e.name,), Identity()) for e in storages(family, config)]
+
+
+def _open_bundle(source: str, path: Path) -> Model:
+    manifest, family, config = read_manifest(path)
+    if not (path / WEIGHTS).is_file():
+        raise BundleError("this model directory holds no weights to start from", where=path,
+                          expected=WEIGHTS, todo="give the bundle it was converted from")  # fmt: skip
+    checkpoint = open_checkpoint(path / WEIGHTS)
+    size = manifest.get("files", {}).get(WEIGHTS, {}).get("bytes")
+    if size is not None and (path / WEIGHTS).stat().st_size != size:
+        raise BundleError("the bundle's weights are not complete", where=path / WEIGHTS, expected=f"{size} bytes",
+                          found=f"{(path / WEIGHTS).stat().st_size} bytes")  # fmt: skip
+    model = Model(source, path, checkpoint, family, "warmstart", config, read_vocabularies(path))
+    model.reading = read_through(checkpoint, _identity_links(family, config))
+    lineage = path / "lineage.json"
+    model.lineage = json.loads(lineage.read_text("utf-8")) if lineage.is_file() else {}
+    check_vocabulary_sizes(model)
+    return model
+
+
+def _open_run_state(source: str, run: Path) -> Model:
+    finished = _open_bundle(source, run / "model")
+    states = sorted(run.glob("checkpoints/step-*/state.json"))
+    if not states:
+        return finished
+    last = states[-1].parent
+    state = json.loads(states[-1].read_text("utf-8"))
+    optimizer = last / "optimizer.safetensors"
+    checkpoint = RunCheckpoint(
+        open_checkpoint(last / WEIGHTS), open_checkpoint(optimizer) if optimizer.is_file() else None, state["step"]
+    )
+    family, config, _ = finished.require()
+    model = Model(source, run, checkpoint, family, "warmstart", config, finished.vocabularies, lineage=finished.lineage)
+    model.reading = read_through(checkpoint, _identity_links(family, config))
+    model.state = state
+    return model

@@ -1,0 +1,148 @@
+"""The data's piece of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from warmstart.data.index import EncodedSplit, encode_split
+from warmstart.data.metrics import METRICS
+from warmstart.data.preprocessors import PREPROCESSORS
+from warmstart.data.task import Feature, Task, num_examples_rate
+from warmstart.data.text import ParallelFiles
+from warmstart.errors import DataError
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class SplitConfig(BaseModel):
+    """``source`` and ``target``, two files whose lines belong together, or ``tsv``, one with two columns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Path | None = None
+    target: Path | None = None
+    tsv: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if [self.source is None, self.target is None, self.tsv is None] not in (
+            [False, False, True],
+            [True, True, False],
+        ):
+            raise ValueError("give source and target, or tsv alone")
+        return self
+
+    def files(self) -> ParallelFiles:
+        return ParallelFiles(self.source, self.target, self.tsv)
+
+
+class TaskConfig(BaseModel):
+    """Files of each split, names of preprocessors (in order) and of metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    splits: Annotated[dict[str, SplitConfig], Field(min_length=1)]
+    preprocess: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("chrf", "exact_match", "cer")
+
+    @field_validator("preprocess")
+    @classmethod
+    def _known_preprocessors(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("preprocessor", names, PREPROCESSORS)
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("metric", names, METRICS)
+
+
+class DataConfig(BaseModel):
+    """Tasks and how their examples are mixed and put into batches.
+
+    ``rates`` are weights of the tasks; without them they are the sizes, capped at ``maximum`` and to the power
+    1/``temperature``. ``max_length`` counts tokens with the end (longer examples are dropped), ``batch_tokens``
+    bounds rows × longest on each side, ``window`` is in examples.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
+    rates: dict[str, PositiveFloat] | None = None
+    temperature: PositiveFloat | None = None
+    maximum: PositiveInt | None = None
+    max_length: PositiveInt = 200
+    batch_tokens: PositiveInt = 4096
+    window: PositiveInt = 8192
+    empty_lines: Literal["error", "drop"] = "error"
+    unknown_target: Literal["error", "allow"] = "error"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rates is not None and set(self.rates) != set(self.tasks):
+            raise ValueError(f"rates must name every task: {', '.join(sorted(self.tasks))}")
+        if self.rates is not None and (self.temperature is not None or self.maximum is not None):
+            raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+        if self.max_length > self.batch_tokens:
+            raise ValueError(f"max_length {self.max_length} is more than batch_tokens {self.batch_tokens}")
+        return self
+
+    def build_tasks(self, source: Vocabulary, target: Vocabulary) -> dict[str, Task]:
+        """The tasks, in order, with the features ``source`` and ``target`` in these vocabularies."""
+        features = {"source": Feature(source), "target": Feature(target)}
+        return {name: build_task(name, config, features) for name, config in self.tasks.items()}
+
+    def mixing_rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """The weight of each task; ``sizes`` are their kept training examples."""
+        if self.rates is not None:
+            return {name: self.rates[name] for name in sizes}
+        return num_examples_rate(sizes, self.maximum, temperature=self.temperature or 1.0)
+
+    def encode(self, task: Task, split: str, *, keep_examples: bool = False) -> EncodedSplit:
+        """``encode_split`` with this configuration's limits."""
+        return encode_split(
+            task,
+            split,
+            max_length=self.max_length,
+            empty_lines=self.empty_lines,
+            unknown_target=self.unknown_target,
+            keep_examples=keep_examples,
+        )
+
+    def text(self, side: Literal["source", "target"], split: str = "train") -> Iterable[str]:
+        """Preprocessed lines of one side of every task that has ``split``: what a vocabulary is made from.
+
+        Raises ``DataError`` when no task has it.
+        """
+        tasks = [build_task(name, config, {}) for name, config in self.tasks.items() if split in config.splits]
+        if not tasks:
+            raise DataError(f"no task has a split {split!r}")
+        return (str(example[side]) for task in tasks for example in task.examples(split))
+
+
+def build_task(name: str, config: TaskConfig, features: Mapping[str, Feature]) -> Task:
+    """The task that ``config`` describes."""
+    return Task(
+        name=name,
+        splits={split: files.files() for split, files in config.splits.items()},
+        features=features,
+        preprocessors=tuple(PREPROCESSORS[key] for key in config.preprocess),
+        metric_fns=tuple(METRICS[key] for key in config.metrics),
+    )
+
+
+def _known(noun: str, names: tuple[str, ...], table: Mapping[str, object]) -> tuple[str, ...]:
+    for name in names:
+        if name not in table:
+            near = get_close_matches(name, table, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"no {noun} {name!r}{hint} (there are {', '.join(sorted(table))})")
+    if len(set(names)) != len(names):
+        raise ValueError(f"a {noun} is named twice")
+    return names

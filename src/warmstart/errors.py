@@ -1,0 +1,145 @@
+"""The exception tree.
+
+::
+
+    WarmstartError
+    ├── SourceError          a path or URL cannot be used
+    ├── FormatError          bytes are not what a format says
+    │   ├── UnknownFormat    no format recognises the file; says what it looks like
+    │   └── CorruptCheckpoint  a known format, damaged or truncated
+    ├── DialectError         arrays or options that no dialect of a family can express
+    ├── VocabularyError      tokens and rows do not fit
+    ├── BundleError          a model directory cannot be opened or is of a newer version
+    ├── PlanError            a start is impossible as configured (carries every problem)
+    ├── ConfigError          a configuration is invalid (carries every problem)
+    ├── DataError            training or test data cannot be used
+    ├── TrainingError        a training cannot go on
+    ├── StorageError         a directory or file cannot be written
+    └── MissingExtra         an optional library is not installed
+
+Every message follows one grammar: what is wrong, then where, what was expected, what was found and
+what to do. The same values are attributes, so that a program need not parse the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: ``what``, and optionally ``where``, ``expected``, ``found``, ``todo``."""
+
+    what: str
+    where: str | None = None
+    expected: str | None = None
+    found: str | None = None
+    todo: str | None = None
+
+    def __str__(self) -> str:
+        labels = (
+            ("where", self.where),
+            ("expected", self.expected),
+            ("found", self.found),
+            ("to do", self.todo),
+        )
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in labels if text is not None)])
+
+
+class WarmstartError(Exception):
+    """Base of every error that warmstart raises on purpose."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object | None = None,
+        expected: object | None = None,
+        found: object | None = None,
+        todo: str | None = None,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        def text(value: object | None) -> str | None:
+            return None if value is None else str(value)
+
+        self.problem = Problem(what, text(where), text(expected), text(found), todo)
+        self.problems = tuple(problems)
+        super().__init__("\n".join([str(self.problem), *(f"- {p}" for p in self.problems)]))
+
+    @property
+    def what(self) -> str:
+        return self.problem.what
+
+    @property
+    def where(self) -> str | None:
+        return self.problem.where
+
+    @property
+    def expected(self) -> str | None:
+        return self.problem.expected
+
+    @property
+    def found(self) -> str | None:
+        return self.problem.found
+
+    @property
+    def todo(self) -> str | None:
+        return self.problem.todo
+
+
+class SourceError(WarmstartError):
+    """A path or URL does not exist or cannot be used."""
+
+
+class FormatError(WarmstartError):
+    """Bytes on disk are not what their format says."""
+
+
+class UnknownFormat(FormatError):
+    """No format recognises the file."""
+
+
+class CorruptCheckpoint(FormatError):
+    """A checkpoint of a known format is damaged or truncated."""
+
+
+class DialectError(WarmstartError):
+    """No dialect of a family can express these arrays or options."""
+
+
+class VocabularyError(WarmstartError):
+    """Tokens and rows do not fit."""
+
+
+class BundleError(WarmstartError):
+    """A model directory cannot be opened."""
+
+
+class PlanError(WarmstartError):
+    """A start is impossible as configured; ``problems`` holds every reason."""
+
+
+class ConfigError(WarmstartError):
+    """A configuration is invalid; ``problems`` holds every reason."""
+
+
+class DataError(WarmstartError):
+    """Training or test data cannot be used."""
+
+
+class TrainingError(WarmstartError):
+    """A training cannot start or go on."""
+
+
+class StorageError(WarmstartError):
+    """A directory or file cannot be written."""
+
+
+class MissingExtra(WarmstartError):
+    """An optional library is not installed; the message says which extra brings it."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(
+            f"{library} is not installed", todo=f"pip install 'warmstart[{extra}]'"
+        )

@@ -1,0 +1,118 @@
+"""What a file that no format recognises looks like."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+from warmstart.formats.mapped import head
+from warmstart.formats.npz import ZIP_ERRORS
+
+_TORCH = "a PyTorch file"
+_CONVERT = "load it with the library that wrote it and save its arrays as safetensors"
+_AGAIN = "download or copy it again"
+
+
+def looks_like(path: Path | str) -> str:
+    """A few words on what is at ``path``, for an error message."""
+    return describe(Path(path))[0]
+
+
+def describe(path: Path) -> tuple[str, str]:
+    """What is at ``path``, and what to do with it."""
+    if not path.exists():
+        return "a missing file", "check the path"
+    if path.is_dir():
+        return _directory(path)
+    if not path.is_file():
+        return "neither a file nor a directory", "give the path of a checkpoint"
+    start = head(path, 4096)
+    if not start:
+        return "an empty file", _AGAIN
+    return (
+        _by_magic(path, start) or _by_text(start) or ("binary data of an unknown kind", "check that it is a checkpoint")
+    )
+
+
+def _directory(path: Path) -> tuple[str, str]:
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    if not names:
+        return "an empty directory", "give the path of a checkpoint"
+    listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    todo = "give the path of a safetensors file, an npz file or a Marian training directory"
+    if "model.bin" in names and any("vocabulary" in name for name in names):
+        return f"a CTranslate2 model directory with {listing}", "give the model that it was converted from"
+    if any(name.endswith(".index") for name in names):
+        return f"a directory with a TensorFlow checkpoint: {listing}", _CONVERT
+    return f"a directory with {listing}", todo
+
+
+def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer, not the file itself", "run git lfs pull, or download the file itself"
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return _zip(path)
+    if start.startswith(b"\x1f\x8b"):
+        return "a gzip archive", "unpack it first"
+    if start.startswith((b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf")) or start[257:262] == b"ustar":
+        return "an archive or a compressed file", "unpack it first"
+    if start.startswith(b"GGUF"):
+        return "a GGUF file", _CONVERT
+    if start[4:8] == b"TFL3":
+        return "a TensorFlow Lite model", "give the checkpoint that it was converted from"
+    if start.startswith(b"\x89HDF\r\n"):
+        return "an HDF5 file (maybe of Keras)", _CONVERT
+    if start.startswith(b"\x93NUMPY"):
+        return "a single numpy array (npy)", "save it under a name with numpy.savez"
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        return f"a pickle, maybe {_TORCH} of the time before 1.6", _CONVERT
+    if _is_ctranslate2(start):
+        return "a CTranslate2 model.bin", "give the model that it was converted from"
+    if path.name.endswith(".index") or ".data-0" in path.name:
+        return "a part of a TensorFlow checkpoint", _CONVERT
+    if start[:1] == b"\x08" and (b"onnx" in start or b"pytorch" in start or b"graph" in start):
+        return "an ONNX model", "give the checkpoint that it was exported from"
+    return None
+
+
+def _is_ctranslate2(start: bytes) -> bool:
+    """Version, then the length and text of the specification's name (CTranslate2, docs/model_spec)."""
+    if len(start) < 8:
+        return False
+    version, length = struct.unpack_from("<IH", start)
+    name = start[6 : 6 + length]
+    return 1 <= version <= 20 and 4 < length < 60 and name.endswith(b"\0") and name[:-1].isalnum()
+
+
+def _zip(path: Path) -> tuple[str, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_ERRORS:
+        return "a damaged or truncated zip archive", _AGAIN
+    if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+        return f"{_TORCH} (a zip archive with data.pkl)", _CONVERT
+    if not names:
+        return "an empty zip archive", _AGAIN
+    return f"a zip archive without arrays: {', '.join(names[:4])}", "unpack it first"
+
+
+def _by_text(start: bytes) -> tuple[str, str] | None:
+    try:
+        text = start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:
+            return None
+        text = start[: error.start].decode("utf-8")
+    stripped = text.lstrip("\ufeff \t\r\n").lower()
+    if stripped.startswith(("<!doctype html", "<html", "<head")) or "<html" in stripped[:1000]:
+        return (
+            "an HTML page (a download that went wrong?)",
+            "open the address in a browser and download the file itself",
+        )
+    if any(ord(character) < 32 and character not in "\t\r\n\f" for character in text):
+        return None
+    if stripped.startswith(("{", "[")):
+        return "JSON text", "give the file that holds the arrays"
+    return "text", "give the file that holds the arrays"

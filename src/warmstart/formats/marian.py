@@ -1,0 +1,224 @@
+"""Marian's npz files, with the optimizer, progress and options that lie beside them.
+
+``special:model.yml`` holds the model's options as text in an int8 array, padded with NULs. The optimizer's
+arrays are (1, N): all parameters in byte order of their names, each padded with zeros to a multiple of 64
+floats (marian-dev, src/tensors/tensor_allocator.h and src/optimizers/optimizers.cpp).
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.errors import CorruptCheckpoint, FormatError
+from warmstart.formats import npz
+from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
+from warmstart.formats.mapped import head
+from warmstart.formats.npz import NpzFile, write_npz
+
+FORMAT = "marian"
+CONFIG = "special:model.yml"
+ALIGNMENT = 64  # floats, that is 256 bytes: Marian's allocator
+MAX_YAML = 16 * 2**20
+_LAYER = re.compile(r"(encoder|decoder)\d*_l\d+_(self|context|ffn|rnn)_")
+_SLOTS = {"m": "adam_mt", "v": "adam_vt"}
+_FLAT = ("adam_mt", "adam_vt", "master_parameters", "exp_smoothing")
+
+
+def recognise(path: Path) -> bool:
+    """Whether ``path`` is an npz file with Marian's options or with arrays of Marian's names."""
+    if not npz.recognise(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except npz.ZIP_ERRORS:
+        return False
+    return f"{CONFIG}.npy" in names or any(_LAYER.match(name) for name in names)
+
+
+def candidates(directory: Path) -> list[Path]:
+    """``model.npz`` of a training directory, or else every npz with Marian's options that is not a sidecar."""
+    model = directory / "model.npz"
+    if model.is_file():
+        return [model]
+    files = sorted(path for path in directory.glob("*.npz") if path.is_file())
+    return [path for path in files if not path.name.endswith(".optimizer.npz") and recognise(path)]
+
+
+def open(path: Path) -> MarianCheckpoint:
+    """Reads the headers of ``path`` and of ``<path>.optimizer.npz``, and the small YAML files beside it.
+
+    Raises:
+        CorruptCheckpoint: one of them is damaged, or the optimizer's state is not of this model.
+    """
+    return MarianCheckpoint(path)
+
+
+class MarianCheckpoint(Checkpoint):
+    """A Marian model.
+
+    ``metadata`` has ``config`` (the dict of ``special:model.yml``; absent if the file lacks it) and, where the
+    files exist, ``progress`` (without the generators' states), ``decoder`` and ``options``. ``step`` counts
+    updates. ``optimizer`` has ``adam_denoms``: the running denominators of Adam's bias correction.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = NpzFile(path)
+        entries = {name: entry for name, entry in self._file.entries.items() if not name.startswith("special:")}
+        super().__init__(path=path, format=FORMAT, entries=entries, files=[Path(path.name)])
+        metadata: dict[str, Any] = {}
+        if CONFIG in self._file.entries:
+            metadata["config"] = _embedded(self._file)
+        for key, suffix in (("progress", ".progress.yml"), ("decoder", ".decoder.yml"), ("options", ".yml")):
+            sidecar = self._sidecar(suffix)
+            if sidecar is not None:
+                metadata[key] = _yaml(head(sidecar, MAX_YAML + 1), str(sidecar))
+        if "progress" in metadata:
+            metadata["progress"] = {k: v for k, v in metadata["progress"].items() if not str(k).startswith("seed-")}
+            self.step = _step(metadata["progress"], path)
+        self.metadata = metadata
+        self._offsets: dict[str, int] = {}
+        self._optimizer: NpzFile | None = None
+        optimizer = self._sidecar(".optimizer.npz")
+        if optimizer is not None:
+            self._open_optimizer(optimizer)
+
+    def _sidecar(self, suffix: str) -> Path | None:
+        path = self.path.with_name(self.path.name + suffix)
+        if not path.is_file():
+            return None
+        self.files = [*self.files, Path(path.name)]
+        return path
+
+    def _open_optimizer(self, path: Path) -> None:
+        self._optimizer = file = NpzFile(path)
+        total = 0
+        for name in sorted(self.entries, key=lambda name: name.encode()):
+            self._offsets[name] = total
+            total += -(-self.entries[name].size // ALIGNMENT) * ALIGNMENT
+        for name in _FLAT:
+            if name in file.entries and file.entries[name].shape != (1, total):
+                raise _foreign_state(
+                    path, name, f"(1, {total}), all parameters of {self.path.name}", file.entries[name].shape
+                )
+        missing = [array for array in _SLOTS.values() if array not in file.entries]
+        if len(missing) == 1:
+            raise _foreign_state(path, missing[0], "both of Adam's moments", "only the other")
+        if not missing:
+            self.slots = {
+                (name, slot): SlotEntry(name, slot, entry.shape, file.entries[array].dtype)
+                for name, entry in self.entries.items()
+                for slot, array in _SLOTS.items()
+            }
+        optimizer: dict[str, Any] = {}
+        if "adam_denoms" in file.entries:
+            if file.entries["adam_denoms"].size != 2:
+                raise _foreign_state(path, "adam_denoms", "2 numbers", file.entries["adam_denoms"].shape)
+            optimizer["adam_denoms"] = [float(value) for value in file.read("adam_denoms").reshape(-1)]
+        others = sorted(set(file.entries) - {"adam_mt", "adam_vt", "adam_denoms"})
+        if others:
+            optimizer["other_arrays"] = others
+        self.optimizer = optimizer
+
+    def read(self, name: str) -> Array:
+        return self._file.read(self.entries[name].name)
+
+    def read_slot(self, parameter: str, slot: str) -> Array:
+        if (parameter, slot) not in self.slots:
+            raise KeyError((parameter, slot))
+        return self.read_flat(_SLOTS[slot], parameter)
+
+    def read_flat(self, array: str, parameter: str) -> Array:
+        """The part of one of the optimizer's (1, N) arrays that belongs to ``parameter``, in its shape.
+
+        ``array`` is ``adam_mt``, ``adam_vt``, or where ``optimizer["other_arrays"]`` names them
+        ``master_parameters`` (float32 weights) and ``exp_smoothing`` (their running mean).
+
+        Raises:
+            KeyError: there is no such array or parameter.
+        """
+        if self._optimizer is None or array not in _FLAT:
+            raise KeyError(array)
+        entry, start = self.entries[parameter], self._offsets[parameter]
+        return self._optimizer.read(array)[0, start : start + entry.size].reshape(entry.shape)
+
+
+def _foreign_state(path: Path, array: str, expected: object, found: object) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        "the optimizer's state is not that of the model beside it",
+        where=f"{path}, array {array!r}",
+        expected=expected,
+        found=found,
+        todo="copy the files of one training together, or move this one away to start with a fresh optimizer",
+    )
+
+
+def _embedded(file: NpzFile) -> dict[str, Any]:
+    where = f"{file.path}, array {CONFIG!r}"
+    entry = file.entries[CONFIG]
+    if entry.dtype not in ("int8", "uint8") or entry.nbytes > MAX_YAML:
+        raise CorruptCheckpoint(
+            "not Marian's options", where=where, expected=f"text of at most {MAX_YAML} bytes",
+            found=f"{entry.dtype} {entry.shape}",
+        )  # fmt: skip
+    return _yaml(file.read(CONFIG).tobytes(), where)
+
+
+def _yaml(data: bytes, where: str) -> dict[str, Any]:
+    import yaml
+
+    found = "nothing"
+    try:
+        if len(data) > MAX_YAML:
+            raise ValueError(f"more than {MAX_YAML} bytes")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        value = yaml.load(data.replace(b"\0", b"").decode("utf-8"), Loader=loader)
+        if isinstance(value, dict):
+            return value
+        found = type(value).__name__
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        found = str(error)
+    raise CorruptCheckpoint("unreadable YAML", where=where, expected="keys and values", found=found)
+
+
+def _step(progress: dict[str, Any], path: Path) -> int:
+    step = progress.get("batches")
+    if type(step) is not int or step < 0:
+        raise CorruptCheckpoint(
+            "unreadable progress", where=f"{path}.progress.yml, key 'batches'", expected="a count of updates",
+            found=repr(step),
+        )  # fmt: skip
+    return step
+
+
+def write_marian(path: Path, config_yaml: str, arrays: Iterable[tuple[str, Array]]) -> None:
+    """Writes a model that Marian reads: float32 arrays in the order given, then ``special:model.yml``.
+
+    Raises:
+        FormatError: a name is reserved or occurs twice, or an array is not of floating point.
+        StorageError: the file cannot be written; what was at ``path`` is untouched.
+    """
+
+    def members() -> Iterable[tuple[str, Array]]:
+        for name, array in arrays:
+            if name.startswith("special:"):
+                raise FormatError("this name is reserved", where=f"{path}, array {name!r}")
+            if not _is_float(array):
+                raise FormatError(
+                    "Marian's arrays are float32", where=f"{path}, array {name!r}",
+                    expected="floating point", found=array.dtype.name,
+                )  # fmt: skip
+            yield name, np.asarray(array, "<f4")
+        yield CONFIG, np.frombuffer(config_yaml.encode("utf-8") + b"\0", np.int8)
+
+    write_npz(path, members())
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"

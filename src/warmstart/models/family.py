@@ -1,0 +1,150 @@
+"""What a family says about itself, as data: its parameters, stages, dialects and, where there is one, a torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.spec.mapping import Rule
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One canonical parameter.
+
+    ``axes`` names every axis; an axis ``vocabulary:source`` is indexed by the rows of that vocabulary, and
+    ``positions`` by positions. Parameters with one ``storage`` are one array. ``initialiser`` is one of
+    ``glorot`` (uniform ±√(6/(fan_in+fan_out)), Glorot & Bengio 2010), ``embedding`` (uniform ±√(3/width)),
+    ``zeros`` and ``ones``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    stage: str
+    initialiser: str
+    storage: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.storage:
+            object.__setattr__(self, "storage", self.name)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """The vocabulary that indexes the first axis, if one does."""
+        first = self.axes[0] if self.axes else ""
+        return first.removeprefix("vocabulary:") if first.startswith("vocabulary:") else None
+
+    @property
+    def size(self) -> int:
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What a dialect made of a checkpoint: the family's configuration, what it could not say, and vocabularies."""
+
+    config: BaseModel
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+class Dialect(Protocol):
+    """How one framework spells one family."""
+
+    name: str
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint is written in this dialect (headers and metadata only)."""
+
+    def read_config(self, checkpoint: Checkpoint) -> BaseModel:
+        """The family's configuration.
+
+        Raises:
+            DialectError: options that the family cannot express, all of them at once.
+        """
+
+    def rules(self, config: Any) -> list[Rule]:
+        """The table of names and layouts for this configuration."""
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        """Vocabularies by side; from ``files`` when given, else from where the framework keeps them."""
+
+
+class Family(Protocol):
+    """An architecture. ``order`` lists stages from input to output only where the family has such an order."""
+
+    name: str
+    revision: int
+    config_type: type[BaseModel]
+    stages: tuple[str, ...]
+    order: tuple[str, ...] | None
+    vocabulary_sizes: Mapping[str, str]
+
+    def parameters(self, config: Any) -> tuple[Parameter, ...]: ...
+
+    def behaviour(self, config: Any) -> dict[str, object]:
+        """Settings that change what equally shaped weights mean."""
+
+    def dialects(self) -> Sequence[Dialect]: ...
+
+    def build(self, config: Any) -> Any:
+        """The torch module, uninitialised where built on the ``meta`` device."""
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Child families mounted under prefixes, with their parameters, axes and stages.
+
+    Stages, vocabularies and storages of a child get its prefix, so that ``drop: [left.encoder]`` means one child's.
+    There is no order of stages from input to output, and no dialect of its own.
+    """
+
+    children: Mapping[str, tuple[Family, BaseModel]]
+    name: str = "composite"
+    revision: int = 1
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(f"{prefix}.{s}" for prefix, (family, _) in self.children.items() for s in family.stages)
+
+    order: tuple[str, ...] | None = None
+
+    @property
+    def vocabulary_sizes(self) -> dict[str, str]:
+        return {
+            f"{prefix}.{side}": f"{prefix}.{key}"
+            for prefix, (family, _) in self.children.items()
+            for side, key in family.vocabulary_sizes.items()
+        }
+
+    def parameters(self, config: object = None) -> tuple[Parameter, ...]:
+        return tuple(
+            replace(
+                p,
+                name=f"{prefix}.{p.name}",
+                stage=f"{prefix}.{p.stage}",
+                storage=f"{prefix}.{p.storage}",
+                axes=tuple(
+                    f"vocabulary:{prefix}.{a.removeprefix('vocabulary:')}" if a.startswith("vocabulary:") else a
+                    for a in p.axes
+                ),
+            )
+            for prefix, (family, child) in self.children.items()
+            for p in family.parameters(child)
+        )
+
+    def behaviour(self, config: object = None) -> dict[str, object]:
+        return {
+            f"{prefix}.{key}": value
+            for prefix, (family, child) in self.children.items()
+            for key, value in family.behaviour(child).items()
+        }

@@ -1,0 +1,26 @@
+"""Every family, by name. An explicit list: nothing registers itself by being imported."""
+
+from __future__ import annotations
+
+from warmstart.errors import ConfigError
+from warmstart.models.family import Dialect, Family
+from warmstart.models.transformer.family import TransformerFamily
+
+FAMILIES: tuple[Family, ...] = (TransformerFamily(),)
+
+
+def family(name: str) -> Family:
+    """The family called ``name``."""
+    for candidate in FAMILIES:
+        if candidate.name == name:
+            return candidate
+    raise ConfigError(f"there is no family {name!r}", expected=", ".join(f.name for f in FAMILIES))
+
+
+def dialect(of: Family, name: str) -> Dialect:
+    """A family's dialect called ``name``."""
+    for candidate in of.dialects():
+        if candidate.name == name:
+            return candidate
+    known = ", ".join(d.name for d in of.dialects())
+    raise ConfigError(f"{of.name} has no dialect {name!r}", expected=known)

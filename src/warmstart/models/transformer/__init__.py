@@ -1,0 +1,1 @@
+"""The encoder-decoder Transformer, as Marian defines it."""

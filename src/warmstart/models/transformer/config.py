@@ -1,0 +1,63 @@
+"""Configuration of the encoder-decoder Transformer, as Marian defines it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class TransformerConfig(BaseModel):
+    """Encoder-decoder Transformer (Vaswani et al. 2017) with Marian's choices.
+
+    Embeddings are multiplied by √d_model when ``scale_embeddings``; the decoder starts from a zero
+    embedding instead of a start token; ``activation: gelu`` is Marian's x·σ(1.702x).
+    ``normalize_keys`` is False for pre-norm models trained by a Marian older than February 2022, whose
+    self-attention took keys and values from the layer's input before normalisation.
+    ``max_positions`` is the length of the table of learned positions (later positions share the last row).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source_vocab_size: Positive
+    target_vocab_size: Positive
+    d_model: Positive = 256
+    num_heads: Positive = 4
+    d_ff: Positive = 1024
+    decoder_d_ff: Positive | None = None
+    encoder_layers: Positive = 3
+    decoder_layers: Positive = 3
+    activation: Literal["relu", "swish", "gelu"] = "relu"
+    norm: Literal["pre", "post"] = "post"
+    normalize_keys: bool = True
+    tied_embeddings: Literal["none", "target", "all"] = "none"
+    output_bias: bool = True
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_positions: Positive | None = None
+    scale_embeddings: bool = True
+    layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.0
+    ffn_dropout: Rate = 0.0
+    source_dropout: Rate = 0.0
+    target_dropout: Rate = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
+        if (self.positions == "learned") != (self.max_positions is not None):
+            raise ValueError("max_positions goes with positions: learned, and only with it")
+        if not self.normalize_keys and self.norm == "post":
+            raise ValueError("normalize_keys: false concerns pre-norm models only")
+        if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                f"tied_embeddings: all needs one vocabulary; sizes are {self.source_vocab_size} and "
+                f"{self.target_vocab_size}"
+            )
+        return self

@@ -1,0 +1,60 @@
+"""Canonical parameters of the encoder-decoder Transformer, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from warmstart.models.family import Parameter
+from warmstart.models.transformer.config import TransformerConfig
+
+STAGES = ("source_embedding", "encoder", "target_embedding", "decoder", "output")
+
+
+def parameters(config: TransformerConfig) -> tuple[Parameter, ...]:
+    """Every parameter in the module's order; linear weights are [out, in]."""
+    return tuple(_parameters(config))
+
+
+def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
+    d = c.d_model
+    shared = "encoder.embedding.weight" if c.tied_embeddings == "all" else "decoder.embedding.weight"
+    source, target = ("vocabulary:source", "d_model"), ("vocabulary:target", "d_model")
+    yield Parameter("encoder.embedding.weight", (c.source_vocab_size, d), source, "source_embedding", "embedding")
+    if c.max_positions:
+        yield Parameter("positions.weight", (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
+    for i in range(c.encoder_layers):
+        yield from _layer(f"encoder.layers.{i}", "encoder", d, c.d_ff, ("self_attention",))
+    if c.norm == "pre":
+        yield from _norm("encoder.norm", "encoder", d)
+    yield Parameter(
+        "decoder.embedding.weight", (c.target_vocab_size, d), target, "target_embedding", "embedding", shared
+    )
+    for i in range(c.decoder_layers):
+        attentions = ("self_attention", "cross_attention")
+        yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff or c.d_ff, attentions)
+    if c.norm == "pre":
+        yield from _norm("decoder.norm", "decoder", d)
+    tied = "" if c.tied_embeddings == "none" else shared
+    yield Parameter("decoder.output.weight", (c.target_vocab_size, d), target, "output", "glorot", tied)
+    if c.output_bias:
+        yield Parameter("decoder.output.bias", (c.target_vocab_size,), target[:1], "output", "zeros")
+
+
+def _layer(prefix: str, stage: str, d: int, d_ff: int, attentions: tuple[str, ...]) -> Iterator[Parameter]:
+    for attention in attentions:
+        for part in ("query", "key", "value", "output"):
+            yield from _linear(f"{prefix}.{attention}.{part}", stage, (d, d), ("d_model", "d_model"))
+        yield from _norm(f"{prefix}.{attention}_norm", stage, d)
+    yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"))
+    yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"))
+    yield from _norm(f"{prefix}.ffn_norm", stage, d)
+
+
+def _linear(name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str]) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", shape, axes, stage, "glorot")
+    yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
+
+
+def _norm(name: str, stage: str, d: int) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (d,), ("d_model",), stage, "ones")
+    yield Parameter(f"{name}.bias", (d,), ("d_model",), stage, "zeros")

@@ -1,0 +1,66 @@
+"""Runs side by side, as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from warmstart.reports.curves import series
+
+WIDTH = 80
+LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity", "cer", "wer", "ter"})
+_CELL = 10
+
+
+def comparison_table(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    metrics: Sequence[str],
+    *,
+    max_rows: int = 8,
+    lower_is_better: Collection[str] = LOWER_IS_BETTER,
+) -> str:
+    """A table with a row a step that all runs measured, and a column for each metric of each run.
+
+    With two or more runs each metric has a column ``gain``: how much better the last run is than the first, so
+    positive is better also where lower values are. Steps are thinned evenly to ``max_rows``, the first and the last
+    kept. Blocks that would be wider than 80 columns are put below each other.
+
+    Args:
+        runs: label → records of metrics.
+        lower_is_better: metrics, by the last part of their name, whose gain is first minus last.
+    """
+    values = {(metric, run): dict(series(records, metric)) for metric in metrics for run, records in runs.items()}
+    common = set.intersection(*(set(points) for points in values.values())) if values else set()
+    steps = _thin(sorted(common), max_rows)
+    if not steps:
+        return "no step at which all runs were measured\n"
+    headings = [*runs, "gain"] if len(runs) > 1 else list(runs)
+    per_block = max(1, (WIDTH - _CELL) // (_CELL * len(headings)))
+    blocks = [metrics[i : i + per_block] for i in range(0, len(metrics), per_block)]
+    first, last = list(runs)[0], list(runs)[-1]
+
+    def cells(metric: str, step: int) -> list[str]:
+        row = [f"{values[metric, run][step]:.3f}" for run in runs]
+        if len(runs) > 1:
+            gain = values[metric, last][step] - values[metric, first][step]
+            row.append(f"{-gain if metric.rpartition('/')[2] in lower_is_better else gain:+.3f}")
+        return row
+
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] if lines else []
+        lines.append(" " * _CELL + "".join(metric.rjust(_CELL * len(headings)) for metric in block))
+        lines.append("step".rjust(_CELL) + "".join(_fit(h) for _ in block for h in headings))
+        for step in steps:
+            lines.append(f"{step:>{_CELL}}" + "".join(cell.rjust(_CELL) for m in block for cell in cells(m, step)))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _fit(label: str) -> str:
+    return (label if len(label) < _CELL else label[: _CELL - 2] + "…").rjust(_CELL)
+
+
+def _thin(steps: Sequence[int], count: int) -> list[int]:
+    if len(steps) <= count:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count)]

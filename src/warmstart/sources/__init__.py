@@ -1,0 +1,1 @@
+"""Where bytes are: paths and URLs."""

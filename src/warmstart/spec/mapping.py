@@ -1,0 +1,216 @@
+"""A dialect's rules, expanded for one model: foreign names ↔ canonical names, with what happens between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from warmstart.errors import DialectError, Problem
+from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.spec.ops import Chain, Identity, Op, Shape, ShapeMismatch, SlotLost
+from warmstart.spec.templates import fill, variables
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a dialect's table.
+
+    ``each`` repeats the rule for every value of its variables; ``gather`` expands, inside one rule, the
+    side whose template mentions its variable (layers stacked in one array). ``optional`` rules may find
+    no foreign array.
+    """
+
+    foreign: tuple[str, ...]
+    canonical: tuple[str, ...]
+    op: Op = field(default_factory=Identity)
+    each: Mapping[str, int] = field(default_factory=dict)
+    gather: Mapping[str, int] = field(default_factory=dict)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """One expanded rule: these foreign arrays are these canonical arrays."""
+
+    foreign: tuple[str, ...]
+    canonical: tuple[str, ...]
+    op: Op
+    optional: bool = False
+
+
+def rule(foreign: str | Sequence[str], canonical: str | Sequence[str], op: Op | None = None,
+         *, each: Mapping[str, int] | None = None, gather: Mapping[str, int] | None = None,
+         optional: bool = False) -> Rule:  # fmt: skip
+    """A :class:`Rule`; single names may be given as strings."""
+
+    def names(value: str | Sequence[str]) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) else tuple(value)
+
+    return Rule(names(foreign), names(canonical), op or Identity(), each or {}, gather or {}, optional)
+
+
+def expand(rules: Iterable[Rule]) -> list[Link]:
+    """Every rule for every value of its variables.
+
+    Raises:
+        DialectError: two rules write one name, which is a mistake in the table.
+    """
+    links: list[Link] = []
+    for r in rules:
+        for values in product(*(range(n) for n in r.each.values())):
+            fixed = dict(zip(r.each, values, strict=True))
+            links.append(
+                Link(_names(r.foreign, fixed, r.gather), _names(r.canonical, fixed, r.gather), r.op, r.optional)
+            )
+    for side in ("foreign", "canonical"):
+        seen: set[str] = set()
+        for link in links:
+            for name in getattr(link, side):
+                if name in seen:
+                    raise DialectError(f"two rules of one table write {name}", todo="correct the dialect's rules")
+                seen.add(name)
+    return links
+
+
+def _names(templates: Sequence[str], fixed: Mapping[str, int], gather: Mapping[str, int]) -> tuple[str, ...]:
+    names: list[str] = []
+    for template in templates:
+        inner = [v for v in gather if v in variables(template)]
+        for values in product(*(range(gather[v]) for v in inner)):
+            names.append(fill(template, {**fixed, **dict(zip(inner, values, strict=True))}))
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a canonical array comes from: output ``index`` of a link."""
+
+    link: Link
+    index: int
+    shape: Shape
+    dtype: str
+
+
+@dataclass
+class Reading:
+    """A checkpoint seen through a dialect: canonical names, shapes, and what of the file is not spoken for."""
+
+    checkpoint: Checkpoint
+    origins: dict[str, Origin]
+    unknown: list[str]
+
+    def read(self, name: str) -> Array:
+        """The canonical array ``name``, read and laid out. Other outputs of its link are not kept."""
+        origin = self.origins[name]
+        arrays = [self.checkpoint.read(f) for f in origin.link.foreign]
+        return origin.link.op.forward(arrays)[origin.index]
+
+    def slot_axes(self, name: str) -> dict[tuple[str, int | None], tuple[str, int | None]]:
+        """Slots that can follow: (slot, canonical averaged axis) → (source's slot name, its averaged axis)."""
+        origin = self.origins[name]
+        out: dict[tuple[str, int | None], tuple[str, int | None]] = {}
+        for slot in self._slot_names(origin):
+            axis = self.checkpoint.slots[origin.link.foreign[0], slot].axis
+            try:
+                if axis is None:
+                    self._probe(origin)
+                    out[slot, None] = (slot, None)
+                else:
+                    out["v", self._axis(origin, axis)] = (slot, axis)
+            except SlotLost:
+                continue
+        return out
+
+    def lost_slots(self, name: str) -> dict[str, str]:
+        """Slots of ``name`` that cannot follow, with the reason."""
+        origin = self.origins[name]
+        lost: dict[str, str] = {}
+        for slot in self._slot_names(origin):
+            axis = self.checkpoint.slots[origin.link.foreign[0], slot].axis
+            try:
+                if axis is None:
+                    self._probe(origin)
+                else:
+                    self._axis(origin, axis)
+            except SlotLost as reason:
+                lost[slot] = str(reason)
+        return lost
+
+    def read_slot(self, name: str, slot: str) -> Array:
+        """Slot ``slot`` (the source's name) of canonical ``name``, in the canonical layout."""
+        origin = self.origins[name]
+        axis = self.checkpoint.slots[origin.link.foreign[0], slot].axis
+        arrays = [self.checkpoint.read_slot(f, slot) for f in origin.link.foreign]
+        shapes = [self.checkpoint.entries[f].shape for f in origin.link.foreign]
+        return origin.link.op.forward_slot(arrays, axis, shapes)[origin.index]
+
+    def _slot_names(self, origin: Origin) -> list[str]:
+        slots = [{s for p, s in self.checkpoint.slots if p == f} for f in origin.link.foreign]
+        return sorted(set.intersection(*slots)) if slots else []
+
+    def _axis(self, origin: Origin, axis: int) -> int:
+        return origin.link.op.forward_axis(axis, [self.checkpoint.entries[f].shape for f in origin.link.foreign])
+
+    @staticmethod
+    def _probe(origin: Origin) -> None:
+        """Raises SlotLost where the op cannot carry a slot of the parameter's own shape."""
+        ops = origin.link.op.ops if isinstance(origin.link.op, Chain) else (origin.link.op,)
+        for op in ops:
+            if op.kind == "lossy":
+                op.forward_slot([], None, [])
+
+
+def read_through(checkpoint: Checkpoint, links: Sequence[Link]) -> Reading:
+    """``checkpoint`` in canonical names. Headers only.
+
+    Raises:
+        DialectError: an array that a rule needs is missing, or has a shape that the rule cannot take.
+    """
+    origins: dict[str, Origin] = {}
+    used: set[str] = set()
+    problems: list[Problem] = []
+    for link in links:
+        absent = [f for f in link.foreign if f not in checkpoint.entries]
+        if absent:
+            if len(absent) < len(link.foreign):
+                problems.append(
+                    Problem(f"{', '.join(absent)} is missing", expected=f"beside {', '.join(link.foreign)}")
+                )
+            continue
+        used.update(link.foreign)
+        entries = [checkpoint.entries[f] for f in link.foreign]
+        try:
+            shapes = link.op.forward_shapes([e.shape for e in entries])
+        except ShapeMismatch as error:
+            problems.append(Problem(f"{', '.join(link.foreign)} has a shape that does not fit", found=str(error)))
+            continue
+        for index, (name, shape) in enumerate(zip(link.canonical, shapes, strict=True)):
+            origins[name] = Origin(link, index, shape, entries[0].dtype)
+    if problems:
+        raise DialectError("the checkpoint does not fit its dialect", where=checkpoint.path, problems=problems)
+    return Reading(checkpoint, origins, [n for n in checkpoint.entries if n not in used])
+
+
+def write_through(links: Sequence[Link], read: Callable[[str], Array], known: Container[str]) -> Iterator[
+    tuple[str, Callable[[], Array]]
+]:
+    """(foreign name, how to compute it) for every link whose canonical arrays are ``known``.
+
+    Arrays are read and laid out when the value is asked for, one link at a time, so that memory is bounded by the
+    largest link.
+    """
+    for link in links:
+        if not all(name in known for name in link.canonical):
+            if not link.optional:
+                absent = [n for n in link.canonical if n not in known]
+                raise DialectError(f"{', '.join(absent)} is needed to write {', '.join(link.foreign)}")
+            continue
+        for index, name in enumerate(link.foreign):
+
+            def compute(link: Link = link, index: int = index) -> Array:
+                return np.ascontiguousarray(link.op.backward([read(n) for n in link.canonical])[index])
+
+            yield name, compute

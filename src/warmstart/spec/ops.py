@@ -1,0 +1,364 @@
+"""What a rule does to arrays. ``forward`` reads a foreign layout, ``backward`` writes it.
+
+Four kinds, from the safest to the one that loses: *bijection* (one array to one array), *many*
+(many-to-many, still a bijection), *generated* (no canonical counterpart: computed on export, verified
+on import) and *lossy* (named; cannot return).
+
+Optimizer state follows where it can. A slot either has its parameter's shape, or is a mean over one of
+its axes (Adafactor's factors, Shazeer & Stern 2018). A mean is carried through an op as an array whose
+averaged axis has length one, and the op says where that axis goes; where it does not survive,
+:class:`SlotLost` says why.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Kind = Literal["bijection", "many", "generated", "lossy"]
+
+
+class SlotLost(Exception):
+    """An optimizer slot cannot follow its parameter through an op."""
+
+
+class ShapeMismatch(Exception):
+    """Arrays that an op is given do not have shapes it can take."""
+
+
+@dataclass(frozen=True)
+class Op(ABC):
+    """One step between a foreign and the canonical layout. Shapes are checked before data is touched."""
+
+    kind: ClassVar[Kind] = "bijection"
+
+    @abstractmethod
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]: ...
+
+    @abstractmethod
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]: ...
+
+    @abstractmethod
+    def forward(self, arrays: Sequence[Array]) -> list[Array]: ...
+
+    @abstractmethod
+    def backward(self, arrays: Sequence[Array]) -> list[Array]: ...
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        """Where the averaged ``axis`` of the foreign arrays (``shapes``) lies in each canonical array.
+
+        Raises:
+            SlotLost: the mean cannot be expressed on the canonical side.
+        """
+        raise SlotLost(f"{self} does not carry a mean over an axis")
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        """A slot of the foreign parameters in canonical layout; ``axis`` is the averaged axis, or None."""
+        if axis is None:
+            return self.forward(arrays)
+        out = self.forward_axis(axis, shapes)
+        return [np.squeeze(a, out) for a in self._forward_means([np.expand_dims(a, axis) for a in arrays], axis)]
+
+    def _forward_means(self, arrays: Sequence[Array], axis: int) -> list[Array]:
+        """``forward`` on arrays whose averaged ``axis`` has length one."""
+        return self.forward(arrays)
+
+
+@dataclass(frozen=True)
+class Identity(Op):
+    """The array as it is."""
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return list(shapes)
+
+    backward_shapes = forward_shapes
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return list(arrays)
+
+    backward = forward
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        return axis
+
+
+@dataclass(frozen=True)
+class Transpose(Op):
+    """Axes permuted: canonical axis k is foreign axis ``axes[k]``."""
+
+    axes: tuple[int, ...] = (1, 0)
+
+    def _check(self, shapes: Sequence[Shape]) -> None:
+        for shape in shapes:
+            if len(shape) != len(self.axes):
+                raise ShapeMismatch(f"{len(self.axes)} axes are needed, not {list(shape)}")
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        self._check(shapes)
+        return [tuple(shape[a] for a in self.axes) for shape in shapes]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        self._check(shapes)
+        return [tuple(shape[self.axes.index(k)] for k in range(len(self.axes))) for shape in shapes]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.transpose(a, self.axes) for a in arrays]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.transpose(a, np.argsort(self.axes)) for a in arrays]
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        return self.axes.index(axis)
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """The same elements in another shape. -1 stands for what is left over."""
+
+    foreign: tuple[int, ...]
+    canonical: tuple[int, ...]
+
+    @staticmethod
+    def _resolve(target: tuple[int, ...], shape: Shape) -> Shape:
+        size = int(np.prod(shape, dtype=np.int64))
+        known = int(np.prod([n for n in target if n != -1], dtype=np.int64))
+        free = target.count(-1)
+        if free > 1 or (free and (known == 0 or size % known)) or (not free and known != size):
+            raise ShapeMismatch(f"{list(shape)} cannot take the shape {list(target)}")
+        return tuple(size // known if n == -1 else n for n in target)
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        for shape in shapes:
+            if self._resolve(self.foreign, shape) != shape:
+                raise ShapeMismatch(f"{list(self.foreign)} is needed, not {list(shape)}")
+        return [self._resolve(self.canonical, shape) for shape in shapes]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [self._resolve(self.foreign, shape) for shape in shapes]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [a.reshape(self._resolve(self.canonical, a.shape)) for a in arrays]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [a.reshape(self._resolve(self.foreign, a.shape)) for a in arrays]
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        raise SlotLost(f"a mean over axis {axis} of {list(shapes[0])} has no place after a reshape")
+
+
+@dataclass(frozen=True)
+class PermuteBlocks(Op):
+    """Equal blocks along ``axis`` in another order (gates of an LSTM): canonical block k is foreign ``order[k]``."""
+
+    order: tuple[int, ...]
+    axis: int = 0
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        for shape in shapes:
+            if len(shape) <= self.axis or shape[self.axis] % len(self.order):
+                raise ShapeMismatch(f"axis {self.axis} of {list(shape)} is not {len(self.order)} equal blocks")
+        return list(shapes)
+
+    backward_shapes = forward_shapes
+
+    def _take(self, array: Array, order: Sequence[int]) -> Array:
+        blocks = np.split(array, len(order), self.axis)
+        return np.concatenate([blocks[k] for k in order], self.axis)
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [self._take(a, self.order) for a in arrays]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [self._take(a, [self.order.index(k) for k in range(len(self.order))]) for a in arrays]
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        return axis
+
+    def _forward_means(self, arrays: Sequence[Array], axis: int) -> list[Array]:
+        return list(arrays) if axis == self.axis else self.forward(arrays)
+
+
+@dataclass(frozen=True)
+class Split(Op):
+    """One foreign array is several canonical ones joined along ``axis`` (Q, K and V), of equal ``parts``."""
+
+    kind: ClassVar[Kind] = "many"
+    parts: int
+    axis: int = 0
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        (shape,) = shapes
+        if len(shape) <= self.axis or shape[self.axis] % self.parts:
+            raise ShapeMismatch(f"axis {self.axis} of {list(shape)} does not divide into {self.parts}")
+        return [(*shape[: self.axis], shape[self.axis] // self.parts, *shape[self.axis + 1 :])] * self.parts
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != self.parts or len(set(shapes)) != 1:
+            raise ShapeMismatch(f"{self.parts} equal shapes are needed, not {[list(s) for s in shapes]}")
+        shape = shapes[0]
+        return [(*shape[: self.axis], shape[self.axis] * self.parts, *shape[self.axis + 1 :])]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return list(np.split(arrays[0], self.parts, self.axis))
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.concatenate(arrays, self.axis)]
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        if axis == self.axis:
+            raise SlotLost(f"a mean over the joined axis {axis} mixes the {self.parts} parts")
+        return axis
+
+
+@dataclass(frozen=True)
+class Unstack(Op):
+    """One foreign array holds ``count`` canonical ones (layers) stacked along ``axis``."""
+
+    kind: ClassVar[Kind] = "many"
+    count: int
+    axis: int = 0
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        (shape,) = shapes
+        if len(shape) <= self.axis or shape[self.axis] != self.count:
+            raise ShapeMismatch(f"axis {self.axis} of {list(shape)} is not {self.count} layers")
+        return [(*shape[: self.axis], *shape[self.axis + 1 :])] * self.count
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != self.count or len(set(shapes)) != 1:
+            raise ShapeMismatch(f"{self.count} equal shapes are needed, not {[list(s) for s in shapes]}")
+        return [(*shapes[0][: self.axis], self.count, *shapes[0][self.axis :])]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.take(arrays[0], k, self.axis) for k in range(self.count)]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.stack(arrays, self.axis)]
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        if axis == self.axis:
+            raise SlotLost(f"a mean over the stacked axis {axis} mixes the {self.count} layers")
+        return axis - (axis > self.axis)
+
+
+@dataclass(frozen=True)
+class Chain(Op):
+    """Several ops one after another, in the foreign → canonical direction."""
+
+    ops: tuple[Op, ...]
+
+    @property
+    def kinds(self) -> set[Kind]:
+        return {op.kind for op in self.ops}
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        out = list(shapes)
+        for op in self.ops:
+            out = each(op, out, op.forward_shapes)
+        return out
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        out = list(shapes)
+        for op in reversed(self.ops):
+            out = op.backward_shapes(out)
+        return out
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        out = list(arrays)
+        for op in self.ops:
+            out = op.forward(out)
+        return out
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        out = list(arrays)
+        for op in reversed(self.ops):
+            out = op.backward(out)
+        return out
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        current = list(shapes)
+        for op in self.ops:
+            axis = op.forward_axis(axis, current)
+            current = op.forward_shapes(current)
+        return axis
+
+    def _forward_means(self, arrays: Sequence[Array], axis: int) -> list[Array]:
+        out = list(arrays)
+        for op in self.ops:
+            moved = op.forward_axis(axis, [a.shape for a in out])
+            out = op._forward_means(out, axis)
+            axis = moved
+        return out
+
+
+def each(op: Op, values: list[Shape], function: Callable[[Sequence[Shape]], list[Shape]]) -> list[Shape]:
+    """``function`` on all values, with the op named in the error."""
+    try:
+        return function(values)
+    except ShapeMismatch as error:
+        raise ShapeMismatch(f"{type(op).__name__}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Sum(Op):
+    """Lossy: foreign halves that only ever act as their sum (cuDNN's two biases); export writes the sum and zeros."""
+
+    kind: ClassVar[Kind] = "lossy"
+    halves: int = 2
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != self.halves or len(set(shapes)) != 1:
+            raise ShapeMismatch(f"{self.halves} equal shapes are needed, not {[list(s) for s in shapes]}")
+        return [shapes[0]]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [shapes[0]] * self.halves
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        total = arrays[0]
+        for array in arrays[1:]:
+            total = total + array
+        return [total]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [arrays[0], *(np.zeros_like(arrays[0]) for _ in range(self.halves - 1))]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("moments of two halves are not the moment of their sum")
+
+
+@dataclass(frozen=True)
+class Generated(Op):
+    """An array that the canonical side computes: written on export, compared on import."""
+
+    kind: ClassVar[Kind] = "generated"
+    compute: Callable[[], Array]
+    shape: Shape
+    tolerance: float = 0.0
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if tuple(shapes[0]) != self.shape:
+            raise ShapeMismatch(f"{list(self.shape)} is expected, not {list(shapes[0])}")
+        return []
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [self.shape]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        difference = float(np.max(np.abs(np.asarray(arrays[0], np.float64) - self.compute()), initial=0.0))
+        if not difference <= self.tolerance:
+            raise ShapeMismatch(f"values differ from the computed ones by up to {difference:.3g}")
+        return []
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [self.compute()]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("computed arrays have no optimizer state here")

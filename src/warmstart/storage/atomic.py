@@ -1,0 +1,190 @@
+"""Files and directories that are complete or invisible.
+
+Everything is written under a hidden temporary name beside its target, flushed to the disk and then
+renamed. What was there before stays as it was until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmstart.errors import StorageError
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on this disk, or write to another one",
+    errno.EDQUOT: "free some of your quota, or write to another disk",
+    errno.EROFS: "this disk is read-only: choose another place",
+    errno.EACCES: "change the permissions, or choose another place",
+    errno.EPERM: "change the permissions, or choose another place",
+    errno.EFBIG: "this file system cannot hold so large a file: choose another place",
+    errno.EIO: "the disk reports a failure: choose another one and check this one",
+    errno.ENOTDIR: "a part of the path is a file: choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """``error``, which happened while writing ``path``, as a :class:`StorageError` that says what to do."""
+    return StorageError(
+        "cannot be written",
+        where=path,
+        found=error.strerror or str(error),
+        todo=_ADVICE.get(error.errno or 0, "choose another place"),
+    )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot flush a directory
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(directory: Path) -> None:
+    for folder, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            file = Path(folder, name)
+            if not file.is_symlink():
+                _sync(file)
+        _sync(Path(folder))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sibling(path: Path, purpose: str) -> Path:
+    return path.parent / f".{path.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _within(error: OSError, temporary: Path) -> bool:
+    """Whether ``error`` is about writing below ``temporary`` and not about something the caller read."""
+    if error.errno in _DISK:
+        return True
+    name = error.filename
+    return isinstance(name, str | os.PathLike) and Path(name).is_relative_to(temporary)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path to write; on success it replaces ``path``, on an exception it is removed.
+
+    Raises:
+        StorageError: the file cannot be written (no space, read-only, no permission).
+    """
+    path = Path(path)
+    temporary = _sibling(path, "tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        try:
+            yield temporary
+        except OSError as error:
+            if _within(error, temporary):
+                raise storage_error(error, path) from error
+            raise
+        try:
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        except OSError as error:
+            raise storage_error(error, path) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Writes ``data`` to ``path``, which is then either the old file or the complete new one."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes ``text`` as UTF-8 with its line ends as they are; see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def _present(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _refuse_existing(path: Path) -> None:
+    if _present(path):
+        raise StorageError(
+            "this exists already",
+            where=path,
+            expected="a directory that does not exist yet",
+            todo="choose another name, delete it, or force its replacement",
+        )
+
+
+def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
+    if not force:
+        _refuse_existing(path)
+    if not _present(path):
+        temporary.rename(path)
+    else:
+        aside = _sibling(path, "old")
+        path.rename(aside)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            aside.rename(path)
+            raise
+        _remove(aside)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path | str, *, force: bool = False) -> Iterator[Path]:
+    """Yields a hidden temporary directory to fill; on success it becomes ``path``.
+
+    With ``force`` an existing ``path`` is replaced, and only once the new one is complete. On an
+    exception the temporary directory is removed and what was at ``path`` is untouched.
+
+    Raises:
+        StorageError: ``path`` exists and ``force`` is not set, or the directory cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    if not force:
+        _refuse_existing(path)
+    temporary = _sibling(path, "tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        try:
+            yield temporary
+        except OSError as error:
+            if _within(error, temporary):
+                raise storage_error(error, path) from error
+            raise
+        try:
+            _sync_tree(temporary)
+            _put_in_place(temporary, path, force)
+        except OSError as error:
+            raise storage_error(error, path) from error
+    except BaseException:
+        _remove(temporary)
+        raise

@@ -1,0 +1,50 @@
+"""One process at a time in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmstart.errors import StorageError
+from warmstart.storage.atomic import storage_error
+
+
+@contextlib.contextmanager
+def directory_lock(path: Path) -> Iterator[None]:
+    """Holds ``path/.lock``; the system releases it when the process ends, however it ends.
+
+    The file stays (deleting it would let two processes hold two locks of one name) and names the last holder.
+
+    Raises:
+        StorageError: another process holds it (named by number and host), or the file cannot be written.
+    """
+    file = path / ".lock"
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise storage_error(error, file) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+            raise StorageError(
+                "another process is at work in this directory",
+                where=path,
+                found=holder or "a process that did not say its name",
+                todo="wait until it has ended, stop it, or choose another directory",
+            ) from error
+        except OSError as error:
+            raise storage_error(error, file) from error
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            raise storage_error(error, file) from error
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,41 @@
+"""In which precision the model computes. Parameters, moments and the loss are float32 always."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The processor's features, sorted; empty where the system does not list them."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return tuple(sorted(value.split()))
+    return ()
+
+
+def resolve(precision: str, device: torch.device, flags: tuple[str, ...] | None = None) -> tuple[str, str]:
+    """``float32`` or ``bfloat16``, and why. ``auto`` takes bfloat16 where the hardware multiplies it."""
+    if precision != "auto":
+        return precision, "as configured"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bfloat16", "the GPU computes it") if native else ("float32", "the GPU has no bfloat16")
+    found = [flag for flag in BFLOAT16_FLAGS if flag in (cpu_flags() if flags is None else flags)]
+    return ("bfloat16", f"the processor has {found[0]}") if found else ("float32", "the processor has no bfloat16")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The context for the forward pass in a resolved ``precision``."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,124 @@
+"""Vocabularies from files and from configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from warmstart.errors import VocabularyError
+from warmstart.vocabularies.characters import CharacterVocabulary
+from warmstart.vocabularies.marian_yaml import MarianVocabulary
+from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+class VocabularyConfig(BaseModel):
+    """Where a vocabulary comes from.
+
+    ``characters`` (``min_count``) and ``sentencepiece`` (``size``) are made from the training text, ``file``
+    (``path``) is read, ``inherit`` is the vocabulary of the model that a training starts from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["characters", "sentencepiece", "file", "inherit"]
+    size: Annotated[int, Field(gt=2)] | None = None
+    path: Path | None = None
+    min_count: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.type == "sentencepiece") != (self.size is not None):
+            raise ValueError("size goes with type: sentencepiece, and only with it")
+        if (self.type == "file") != (self.path is not None):
+            raise ValueError("path goes with type: file, and only with it")
+        if self.type != "characters" and "min_count" in self.model_fields_set:
+            raise ValueError("min_count goes with type: characters only")
+        return self
+
+
+def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabulary:
+    """The vocabulary of ``config``; ``lines`` are read only where it is made from text.
+
+    Raises ``VocabularyError``, also for ``inherit``, which only the model that is started from can answer.
+    """
+    if config.type == "characters":
+        return CharacterVocabulary.train(lines, config.min_count)
+    if config.type == "sentencepiece" and config.size is not None:
+        return SentencePieceVocabulary.train(lines, config.size)
+    if config.type == "file" and config.path is not None:
+        return load_vocabulary(config.path)
+    raise VocabularyError(
+        "there is no model to inherit a vocabulary from", todo="give a start, or a vocabulary of another type"
+    )
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Opens a vocabulary by its content, whatever its name: our JSON, a SentencePiece model or Marian's YAML.
+
+    Raises ``VocabularyError``.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise VocabularyError("cannot read the vocabulary", where=path, found=error.strerror or error) from error
+    if not data.strip():
+        raise VocabularyError("the vocabulary file is empty", where=path)
+    try:
+        return parse_vocabulary(data, path)
+    except VocabularyError as error:
+        if error.where == str(path):
+            raise
+        detail = error.what + (f" ({error.where})" if error.where else "")
+        raise VocabularyError(
+            detail, where=path, expected=error.expected, found=error.found, todo=error.todo, problems=error.problems
+        ) from error
+
+
+def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
+    """The vocabulary in ``data``; ``where`` is named in errors."""
+    # Scores of special pieces are zeros, so a SentencePiece model always holds NUL bytes; no text does.
+    if b"\x00" in data:
+        return SentencePieceVocabulary(data)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VocabularyError("the vocabulary is not UTF-8 text", where=where, found=error) from error
+    if text.lstrip().startswith("{"):
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            content = None
+        if isinstance(content, dict) and isinstance(content.get("kind"), str):
+            if content["kind"] != CharacterVocabulary.kind:
+                raise VocabularyError(
+                    "a vocabulary of a kind this version does not know",
+                    where=where,
+                    expected=CharacterVocabulary.kind,
+                    found=content["kind"],
+                )
+            return CharacterVocabulary.from_json(content, where)
+    return MarianVocabulary.parse(text, where)
+
+
+def difference(a: Vocabulary, b: Vocabulary) -> str:
+    """One sentence on how ``b``'s rows differ from ``a``'s: sizes, first row that differs, shared tokens."""
+    if a.fingerprint == b.fingerprint:
+        return f"the same {len(a)} tokens in the same rows"
+    shared = len(set(a.tokens) & set(b.tokens))
+    sizes = f"{len(a)} tokens" if len(a) == len(b) else f"{len(a)} and {len(b)} tokens"
+    parts = [f"{sizes}, {shared} shared"]
+    row = next((i for i, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=False)) if x != y), None)
+    if row is not None:
+        parts.append(f"first difference in row {row} ({a.tokens[row]!r} and {b.tokens[row]!r})")
+    elif len(a) != len(b):
+        longer = a if len(a) > len(b) else b
+        row = min(len(a), len(b))
+        parts.append(f"the same up to row {row}, where only one has {longer.tokens[row]!r}")
+    if (a.eos_id, a.unk_id) != (b.eos_id, b.unk_id):
+        parts.append(f"end and unknown rows {a.eos_id}, {a.unk_id} and {b.eos_id}, {b.unk_id}")
+    return "; ".join(parts)

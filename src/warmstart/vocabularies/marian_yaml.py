@@ -1,0 +1,119 @@
+"""Marian's vocabulary files: one ``token: row`` a line, as YAML or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+from warmstart.errors import Problem, VocabularyError
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+EOS, UNK = "</s>", "<unk>"
+SHOWN = 10
+
+
+class MarianVocabulary(Vocabulary):
+    """Tokens separated by spaces. ``</s>`` ends a sequence, ``<unk>`` stands for unknown tokens.
+
+    Raises ``VocabularyError`` for repeated or empty tokens and when one of the two special tokens is missing.
+    """
+
+    kind = "marian-yaml"
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = tuple(tokens)
+        for row, token in enumerate(self.tokens):
+            if not token or " " in token or "\n" in token or self.index[token] != row:
+                fault = "repeated" if self.index[token] != row else "empty or holds a space"
+                raise VocabularyError(f"token {token!r} is {fault}", where=f"row {row}")
+        missing = [token for token in (EOS, UNK) if token not in self.index]
+        if missing:
+            raise VocabularyError(
+                f"the vocabulary has no row for {' and '.join(missing)}", expected=f"{EOS} and {UNK} among the tokens"
+            )
+        self.eos_id: int = self.index[EOS]
+        self.unk_id: int = self.index[UNK]
+
+    @classmethod
+    def parse(cls, text: str, where: object = None) -> Self:
+        """The vocabulary in ``text``, where every row from 0 up has one token. Keys are taken literally: a
+        token ``no``, ``1``, ``~`` or ``null`` is that string."""
+        pairs = _pairs(text, where)
+        problems: list[Problem] = []
+        rows: dict[int, str] = {}
+        seen: set[str] = set()
+        for token, value in pairs:
+            if not (value.isascii() and value.isdigit() and len(value) < 10):
+                problems.append(Problem(f"the row of token {token!r} is not a whole number", found=repr(value)))
+            elif token in seen:
+                problems.append(Problem(f"token {token!r} appears twice"))
+            elif int(value) in rows:
+                problems.append(Problem(f"row {value} has two tokens", found=f"{rows[int(value)]!r} and {token!r}"))
+            else:
+                rows[int(value)] = token
+            seen.add(token)
+        gaps = [row for row in range(len(pairs)) if row not in rows]
+        if gaps and not problems:
+            problems.append(
+                Problem("rows are missing", expected=f"0 to {len(pairs) - 1}", found=f"no token for row {gaps[0]}")
+            )
+        if problems:
+            raise VocabularyError(
+                f"the vocabulary is not a table of tokens and rows ({len(problems)} problems)",
+                where=where,
+                problems=problems[:SHOWN],
+            )
+        return cls(rows[row] for row in range(len(rows)))
+
+    def encode(self, text: str) -> list[int]:
+        # Marian splits at U+0020 only: a no-break space is part of a token.
+        return [self.index.get(token, self.unk_id) for token in text.split(" ") if token]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self.tokens[row] for row in ids)
+
+    def file(self) -> tuple[str, bytes]:
+        lines = (f"{_quoted(token)}: {row}\n" for row, token in enumerate(self.tokens))
+        return ".yml", "".join(lines).encode("utf-8")
+
+
+def _quoted(token: str) -> str:
+    """``token`` as a double-quoted YAML scalar with every unprintable character escaped."""
+    plain = token.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in plain) + '"'
+
+
+def _pairs(text: str, where: object) -> list[tuple[str, str]]:
+    """(key, value) of a flat mapping in JSON or YAML, all as the strings they are spelt by."""
+    if text.lstrip().startswith("{"):
+        try:
+            content = json.loads(text, object_pairs_hook=lambda pairs: [(k, json.dumps(v)) for k, v in pairs])
+        except (ValueError, TypeError, RecursionError):
+            pass
+        else:
+            return list(content)
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _not_a_table(where, str(error)) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise _not_a_table(where, "no mapping; it looks like a plain list of tokens or another text")
+    pairs = []
+    for key, value in node.value:
+        if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
+            raise _not_a_table(where, f"a nested value in line {key.start_mark.line + 1}")
+        pairs.append((key.value, value.value))
+    return pairs
+
+
+def _not_a_table(where: object, found: str) -> VocabularyError:
+    return VocabularyError(
+        "not a vocabulary in Marian's YAML",
+        where=where,
+        expected="a line 'token: row' for each token",
+        found=found,
+        todo="write the row beside each token, or give the SentencePiece model",
+    )

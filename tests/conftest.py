@@ -1,0 +1,17 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder with checkpoints and outputs of the original frameworks (its ``fixtures`` and ``data``)."""
+    root = os.environ.get("WARMSTART_FIXTURES")
+    if not root:
+        pytest.skip("WARMSTART_FIXTURES is not set: no checkpoints of the original frameworks at hand")
+    return Path(root).resolve()

@@ -1,0 +1,33 @@
+"""The public surface: a name added to or removed from ``warmstart.api`` is a decision, made here too."""
+
+from __future__ import annotations
+
+import inspect
+
+from warmstart import api
+
+PUBLIC = ["convert", "evaluate", "inspect", "plan", "train", "translate"]
+
+
+def test_the_public_verbs_are_the_pinned_ones() -> None:
+    assert sorted(api.__all__) == PUBLIC
+
+
+def test_every_public_verb_is_a_documented_and_typed_function() -> None:
+    for name in PUBLIC:
+        verb = getattr(api, name)
+        assert inspect.isfunction(verb), name
+        assert inspect.getdoc(verb), f"{name} has no docstring"
+        signature = inspect.signature(verb)
+        untyped = [p.name for p in signature.parameters.values() if p.annotation is inspect.Parameter.empty]
+        assert not untyped, f"{name}: no type for {untyped}"
+        assert signature.return_annotation is not inspect.Signature.empty, f"{name}: no return type"
+
+
+def test_no_other_function_of_api_looks_public() -> None:
+    own = [
+        name
+        for name, value in vars(api).items()
+        if not name.startswith("_") and inspect.isfunction(value) and value.__module__ == api.__name__
+    ]
+    assert sorted(own) == PUBLIC
