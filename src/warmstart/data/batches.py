@@ -17,6 +17,7 @@ from warmstart.data.permutation import derive_key, mix, permute
 from warmstart.errors import DataError
 
 Ints = NDArray[np.int64]
+Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Batch:
     Row b is example ``indices[b]`` of split ``tasks[b]``.
     """
 
-    source: NDArray[np.int32]
-    source_lengths: NDArray[np.int32]
-    target: NDArray[np.int32]
-    target_lengths: NDArray[np.int32]
+    source: Tokens
+    source_lengths: Tokens
+    target: Tokens
+    target_lengths: Tokens
     tasks: Ints
     indices: Ints
 
@@ -101,13 +102,11 @@ class BatchPlan:
         stops = self.counts(epoch * n + n * (window + 1) // self.num_windows)
         tasks, indices = [], []
         for t, (start, stop, size) in enumerate(zip(starts, stops, self.sizes, strict=True)):
-            while start < stop:
-                cycle, offset = divmod(start, size)
-                end = min(stop, (cycle + 1) * size)
-                positions = np.arange(offset, offset + end - start)
-                indices.append(permute(positions, size, derive_key(self.seed, "order", t, cycle)))
-                tasks.append(np.full(end - start, t))
-                start = end
+            stream = np.arange(start, stop)
+            for cycle in range(start // size, -(-stop // size)):
+                offsets = stream[(stream // size) == cycle] - cycle * size
+                indices.append(permute(offsets, size, derive_key(self.seed, "order", t, cycle)))
+            tasks.append(np.full(stop - start, t))
         return np.concatenate(tasks).astype(np.int64), np.concatenate(indices)
 
     def window_batches(self, epoch: int, window: int) -> list[tuple[Ints, Ints]]:
@@ -155,18 +154,18 @@ def sequential_batches(split: EncodedSplit, batch_tokens: int, eos_ids: tuple[in
 
 def make_batch(splits: Sequence[EncodedSplit], tasks: Ints, indices: Ints, eos_ids: tuple[int, int]) -> Batch:
     """The padded arrays of examples ``indices`` of splits ``tasks``."""
-    sides = []
-    for side, eos_id in zip(("source", "target"), eos_ids, strict=True):
-        rows = []
-        for t, i in zip(tasks.tolist(), indices.tolist(), strict=True):
-            values, offsets = getattr(splits[t], side), getattr(splits[t], f"{side}_offsets")
-            rows.append(values[offsets[i] : offsets[i + 1]])
-        lengths = np.array([len(row) for row in rows], np.int32)
-        padded = np.full((len(rows), int(lengths.max())), eos_id, np.int32)
-        for b, row in enumerate(rows):
-            padded[b, : len(row)] = row
-        sides += [padded, lengths]
-    return Batch(*sides, tasks, indices)
+    picked = list(zip(tasks.tolist(), indices.tolist(), strict=True))
+    sources = [splits[t].source[splits[t].source_offsets[i] : splits[t].source_offsets[i + 1]] for t, i in picked]
+    targets = [splits[t].target[splits[t].target_offsets[i] : splits[t].target_offsets[i + 1]] for t, i in picked]
+    return Batch(*_pad(sources, eos_ids[0]), *_pad(targets, eos_ids[1]), tasks, indices)
+
+
+def _pad(rows: Sequence[Tokens], fill: int) -> tuple[Tokens, Tokens]:
+    lengths = np.array([len(row) for row in rows], np.int32)
+    padded = np.full((len(rows), int(lengths.max())), fill, np.int32)
+    for b, row in enumerate(rows):
+        padded[b, : len(row)] = row
+    return padded, lengths
 
 
 def _cut(source: Ints, target: Ints, batch_tokens: int) -> list[tuple[int, int]]:

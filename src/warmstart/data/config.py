@@ -32,10 +32,8 @@ class SplitConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if [self.source is None, self.target is None, self.tsv is None] not in (
-            [False, False, True],
-            [True, True, False],
-        ):
+        pair = self.source is not None and self.target is not None
+        if pair == (self.tsv is not None) or (self.source is None) != (self.target is None):
             raise ValueError("give source and target, or tsv alone")
         return self
 

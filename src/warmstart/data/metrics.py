@@ -11,7 +11,7 @@ from warmstart.errors import MissingExtra
 def chrf(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """chrF2 of the corpus, 0 to 100 (Popović 2015, by sacrebleu)."""
     try:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu import CHRF
     except ImportError as error:
         raise MissingExtra("sacrebleu", "train") from error
     return {"chrf": float(CHRF().corpus_score(list(predictions), [list(targets)]).score) if targets else 0.0}
@@ -20,7 +20,7 @@ def chrf(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """BLEU of the corpus, 0 to 100 (Papineni et al. 2002, by sacrebleu, tokenised as 13a)."""
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu import BLEU
     except ImportError as error:
         raise MissingExtra("sacrebleu", "train") from error
     return {"bleu": float(BLEU().corpus_score(list(predictions), [list(targets)]).score) if targets else 0.0}

@@ -13,7 +13,7 @@ from warmstart.vocabularies.load import difference
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
-Preprocessor = Callable[[Example], Example | None | Iterable[Example]]
+Preprocessor = Callable[[Example], Example | Iterable[Example] | None]
 MetricFn = Callable[..., Mapping[str, float]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from warmstart.errors import FormatError, UnknownFormat
 from warmstart.formats import marian, npz, safetensors
@@ -10,9 +11,22 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.looks import describe, looks_like
 from warmstart.sources.uri import resolve
 
-FORMATS = (safetensors, marian, npz)
 
-__all__ = ["FORMATS", "looks_like", "open_checkpoint"]
+class Format(Protocol):
+    """What a format's module offers."""
+
+    FORMAT: str
+
+    def recognise(self, path: Path) -> bool: ...
+
+    def open(self, path: Path) -> Checkpoint: ...
+
+    def candidates(self, directory: Path) -> list[Path]: ...
+
+
+FORMATS: tuple[Format, ...] = (safetensors, marian, npz)
+
+__all__ = ["FORMATS", "Format", "looks_like", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -195,7 +195,7 @@ def write_safetensors(
                 )
             if array.dtype.byteorder == ">":
                 array = array.astype(array.dtype.newbyteorder("<"))
-            file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         if next(rest, None) is not None:
             raise FormatError("more arrays than entries", where=path)
 

@@ -21,7 +21,7 @@ class Scorer(Protocol[State]):
 
     def step(self, state: State, previous: Tensor | None) -> tuple[Tensor, State]:
         """float32 log-probabilities [R, V] of the token after ``previous`` (int64 [R]; None at first), and
-        the state that has seen it."""
+        the state that has seen it. Search may overwrite the log-probabilities."""
         ...
 
     def select(self, state: State, rows: Tensor) -> State:

@@ -70,7 +70,13 @@ def _draw_panel(axes: Any, runs: Mapping[str, Sequence[Mapping[str, Any]]], metr
     heights = spread([(value - low) / (high - low) for value, _, _ in ends], _LABEL_HEIGHT)
     for height, (_, label, colour) in zip(heights, ends, strict=True):
         axes.annotate(
-            label, (1.02, height), xycoords="axes fraction", color=colour, va="center", fontsize=10, annotation_clip=False
+            label,
+            (1.02, height),
+            xycoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=10,
+            annotation_clip=False,
         )
 
 

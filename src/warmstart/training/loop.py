@@ -19,6 +19,7 @@ from warmstart.data.batches import Batch, Position
 from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.storage.locks import directory_lock
+from warmstart.storage.processes import rank
 from warmstart.storage.progress import Progress
 from warmstart.training import state as checkpoints
 from warmstart.training.config import TrainingConfig
@@ -51,7 +52,7 @@ class TrainResult:
     seconds: float
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
+def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of all random numbers of one update: nothing else has to be kept for resuming."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:8], "little") >> 1
 
@@ -188,7 +189,7 @@ class _Loop:
     def _update(self, batches: Iterator[tuple[Position, Batch]]) -> tuple[float, int, float]:
         """One update: (loss a token, target tokens, norm of the gradient before clipping)."""
         config, step, where = self.config, self.step + 1, self.position
-        torch.manual_seed(step_seed(self.start.seed, step))
+        torch.manual_seed(step_seed(self.start.seed, step, rank()))
         parts = []
         for _ in range(config.accumulation):
             item = next(batches, None)

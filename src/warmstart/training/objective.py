@@ -45,7 +45,7 @@ def batch_loss(model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
         torch.as_tensor(array, dtype=torch.long).to(device)
         for array in (batch.source, batch.source_lengths, batch.target, batch.target_lengths)
     )
-    logits = model(source, source_lengths, target)
     real = torch.arange(target.shape[1], device=device)[None, :] < target_lengths[:, None]
-    loss, nll = smoothed_cross_entropy(logits[real], target[real], label_smoothing)
+    logits = model(source, source_lengths, target, real)  # [N, V], real positions only
+    loss, nll = smoothed_cross_entropy(logits, target[real], label_smoothing)
     return Loss(loss, nll, int(batch.target_lengths.sum()))

@@ -168,7 +168,10 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     problems += [Problem("the model has no such parameter", where=n) for n in arrays.entries if n not in wanted]
     problems += [
         Problem(
-            "this parameter has another shape", where=n, expected=str(tuple(t.shape)), found=str(arrays.entries[n].shape)
+            "this parameter has another shape",
+            where=n,
+            expected=str(tuple(t.shape)),
+            found=str(arrays.entries[n].shape),
         )
         for n, t in wanted.items()
         if n in arrays.entries and arrays.entries[n].shape != tuple(t.shape)

@@ -14,15 +14,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.parameters import parameters
 
 KeysValues = tuple[Tensor, Tensor]  # each [B, H, length, K]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "swish": F.silu,
+    "relu": functional.relu,
+    "swish": functional.silu,
     "gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
 
@@ -78,13 +79,13 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.d_model, config.d_model)
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, T, D] -> [B, H, T, K]
+        return x_BTD.view(*x_BTD.shape[:2], self.num_heads, -1).transpose(1, 2)  # [B, T, D] -> [B, H, T, K]
 
     def keys_values(self, x_BSD: Tensor) -> KeysValues:
         return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
 
     def forward(self, x_BTD: Tensor, pair: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        attended = F.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             self._heads(self.query(x_BTD)),
             *pair,
             attn_mask=mask,
@@ -103,7 +104,7 @@ class FeedForward(nn.Module):
         self.dropout = config.ffn_dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = F.dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
+        hidden = functional.dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
         return cast(Tensor, self.down(hidden))
 
 
@@ -120,8 +121,8 @@ class Layer(nn.Module):
 
     def residual(self, x: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config.norm == "pre":
-            return x + F.dropout(function(norm(x)), self.config.dropout, self.training)
-        return cast(Tensor, norm(x + F.dropout(function(x), self.config.dropout, self.training)))
+            return x + functional.dropout(function(norm(x)), self.config.dropout, self.training)
+        return cast(Tensor, norm(x + functional.dropout(function(x), self.config.dropout, self.training)))
 
     def own_keys_values(self, x: Tensor, normed: Tensor) -> KeysValues:
         return self.self_attention.keys_values(normed if self.config.normalize_keys else x)
@@ -187,7 +188,7 @@ class Transformer(nn.Module):
     """Encoder-decoder Transformer. Padding stands at the end of a row and may be any valid id.
 
     Built on the ``meta`` device it takes no memory; ``load_state_dict(..., assign=True)`` then fills it, and
-    tied embeddings stay one parameter (of which any one name suffices: ``decoder.embedding.weight``).
+    tied embeddings stay one parameter, of which the state dict need hold only the name that others share.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -201,17 +202,16 @@ class Transformer(nn.Module):
         self.positions = nn.Embedding(config.max_positions, config.d_model) if config.max_positions else None
         self._sinusoids: dict[torch.device, Tensor] = {}
         self.tie()
-        self.register_load_state_dict_post_hook(_tie_loaded)
+        self.register_load_state_dict_post_hook(_tie_loaded)  # type: ignore[no-untyped-call]
 
-    def tied_names(self) -> tuple[str, ...]:
-        """Names that share the parameter ``decoder.embedding.weight``."""
-        names = {"none": (), "target": ("decoder.output.weight",)}
-        return names.get(self.config.tied_embeddings, ("decoder.output.weight", "encoder.embedding.weight"))
+    def ties(self) -> dict[str, str]:
+        """name → name of the parameter that it shares."""
+        return {p.name: p.storage for p in parameters(self.config) if p.storage != p.name}
 
     def tie(self) -> None:
-        """Make the tied embeddings one parameter again; the decoder's embedding is the one that stays."""
-        for name in self.tied_names():
-            self.get_submodule(name.removesuffix(".weight")).weight = self.decoder.embedding.weight
+        """Make tied embeddings one parameter again; the one shared stays, what stood in its place is dropped."""
+        for name, shared in self.ties().items():
+            self.get_submodule(name.removesuffix(".weight")).weight = self.get_parameter(shared)
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> Memory:
         """Encode ``source`` (int64 [B, S], each row ``source_lengths`` [B] real tokens, end token included)."""
@@ -227,7 +227,7 @@ class Transformer(nn.Module):
         """The decoder's hidden vectors [B, T, D]; position t, which predicts ``target`` [B, T] at t, has seen
         the tokens before t: the input is the embeddings of ``target`` moved right, after a zero vector."""
         x = self._words(self.decoder.embedding, target[:, :-1], self.config.target_dropout)
-        x = self._embed(F.pad(x, (0, 0, 1, 0)), 0)  # [B, T-1, D] -> [B, T, D]
+        x = self._embed(functional.pad(x, (0, 0, 1, 0)), 0)  # [B, T-1, D] -> [B, T, D]
         for layer in self.decoder.layers:
             cross = layer.cross_attention.keys_values(memory.hidden)  # type: ignore[union-attr, operator]
             x, _ = layer(x, cross, memory.mask)
@@ -269,14 +269,14 @@ class Transformer(nn.Module):
     def _words(self, embedding: nn.Embedding, ids: Tensor, rate: float) -> Tensor:
         x = embedding(ids)
         if rate and self.training:
-            x = x * F.dropout(x.new_ones(*ids.shape, 1), rate)
+            x = x * functional.dropout(x.new_ones(*ids.shape, 1), rate)
         return cast(Tensor, x)
 
     def _embed(self, x_BTD: Tensor, start: int) -> Tensor:
         if self.config.scale_embeddings:
             x_BTD = x_BTD * math.sqrt(self.config.d_model)
         x_BTD = x_BTD + self._positions(start, start + x_BTD.shape[1], x_BTD.device).to(x_BTD.dtype)
-        return F.dropout(x_BTD, self.config.dropout, self.training)
+        return functional.dropout(x_BTD, self.config.dropout, self.training)
 
     def _positions(self, start: int, end: int, device: torch.device) -> Tensor:
         if self.positions is not None:
@@ -302,7 +302,7 @@ def sinusoids(length: int, d_model: int) -> Tensor:
 
 def _tie_loaded(module: nn.Module, incompatible: Any) -> None:
     assert isinstance(module, Transformer)
-    if "decoder.embedding.weight" not in incompatible.missing_keys:
-        for name in set(module.tied_names()) & set(incompatible.missing_keys):
-            incompatible.missing_keys.remove(name)
+    ties = module.ties()
+    missing = incompatible.missing_keys
+    missing[:] = [name for name in missing if name not in ties or ties[name] in missing]
     module.tie()

@@ -1,0 +1,1 @@
+"""Shipping: a model written in another framework's dialect, one array at a time."""

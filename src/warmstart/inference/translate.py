@@ -1,0 +1,124 @@
+"""Lines in, lines out: our own decoder, or CTranslate2's on an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
+from warmstart.bundle.model import Model
+from warmstart.errors import ConfigError, MissingExtra, VocabularyError
+from warmstart.inference.search import SearchConfig, translate_ids
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One output of a line. ``score`` is the normalised log-probability."""
+
+    text: str
+    score: float
+
+
+def load_module(model: Model) -> Any:
+    """The torch module of ``model``, in evaluation mode, float32."""
+    import numpy as np
+    import torch
+
+    family, config, reading = model.require()
+    with torch.device("meta"):
+        module = family.build(config)
+    state = {
+        p.name: torch.from_numpy(np.array(reading.read(p.storage), np.float32)) for p in family.parameters(config)
+    }
+    module.load_state_dict(state, assign=True)
+    module.tie()
+    return module.eval()
+
+
+def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:
+    """Source and target vocabulary of ``model``."""
+    missing = [side for side in ("source", "target") if side not in model.vocabularies]
+    if missing:
+        raise VocabularyError(f"the {' and '.join(missing)} vocabulary is not known", where=model.path,
+                              todo="give the files with --vocab SOURCE --vocab TARGET")  # fmt: skip
+    return model.vocabularies["source"], model.vocabularies["target"]
+
+
+def translate_native(models: Sequence[Model], lines: Sequence[str], config: SearchConfig) -> list[list[Translation]]:
+    """Best outputs of each line by one model or an ensemble, in order.
+
+    Raises:
+        VocabularyError: the members of an ensemble do not share their vocabularies.
+    """
+    from warmstart.inference.scorer import TransformerScorer
+
+    source, target = require_vocabularies(models[0])
+    for other in models[1:]:
+        pair = require_vocabularies(other)
+        if (pair[0].fingerprint, pair[1].fingerprint) != (source.fingerprint, target.fingerprint):
+            raise VocabularyError("an ensemble needs one vocabulary", where=other.path,
+                                  expected=f"the vocabularies of {models[0].path}")  # fmt: skip
+    scorers = [TransformerScorer(load_module(m)) for m in models]
+    ids = [[*source.encode(line), source.eos_id] for line in lines]
+    found = translate_ids(scorers, ids, config, eos_id=target.eos_id, unk_id=target.unk_id)
+    return [[Translation(target.decode(h.ids), h.score) for h in best] for best in found]
+
+
+class CTranslate2Model:
+    """An exported model with CTranslate2's engine. Tokens come from the vocabularies written beside it."""
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        try:
+            import ctranslate2
+        except ImportError:
+            raise MissingExtra("ctranslate2", "convert") from None
+        if not (path / MANIFEST).is_file():
+            raise VocabularyError(
+                "this CTranslate2 model does not say how text becomes tokens",
+                where=path,
+                todo="convert it with `warmstart convert`, which puts the vocabularies beside it",
+            )
+        manifest, _, _ = read_manifest(path)
+        vocabularies = read_vocabularies(path)
+        self.source, self.target = vocabularies["source"], vocabularies["target"]
+        compute = "int8" if manifest.get("quantization") == "int8" else "float32"
+        self.engine = ctranslate2.Translator(str(path), device="cpu", compute_type=compute, intra_threads=threads)
+
+    def translate(self, lines: Sequence[str], config: SearchConfig) -> list[list[Translation]]:
+        """Best outputs of each line. Scores are CTranslate2's, normalised by length^``normalize``."""
+        if config.word_penalty:
+            raise ConfigError("CTranslate2 has no word penalty", todo="use --engine native")
+        tokens = [[self.source.tokens[i] for i in self.source.encode(line)] for line in lines]
+        out: list[list[Translation]] = [[Translation("", 0.0)] for _ in lines]
+        spoken = [k for k, t in enumerate(tokens) if t]
+        for k, result in zip(spoken, self._run([tokens[k] for k in spoken], config), strict=True):
+            pairs = zip(result.hypotheses, result.scores, strict=True)
+            out[k] = [Translation(self.target.decode([self.target.index[t] for t in h]), s) for h, s in pairs]
+        return out
+
+    def _run(self, tokens: list[list[str]], config: SearchConfig) -> list[Any]:
+        if not tokens:
+            return []
+        longest = max(map(len, tokens)) + 1
+        return list(
+            self.engine.translate_batch(
+                tokens,
+                beam_size=config.beam_size,
+                num_hypotheses=config.nbest,
+                length_penalty=config.normalize,
+                max_decoding_length=int(config.max_length_factor * longest),
+                max_input_length=0,
+                disable_unk=not config.allow_unk,
+                return_scores=True,
+                max_batch_size=4096,
+                batch_type="tokens",
+            )
+        )
+
+
+def is_ctranslate2(path: Path) -> bool:
+    """Whether ``path`` is a CTranslate2 model directory."""
+    return (path / "model.bin").is_file()

@@ -1,0 +1,192 @@
+"""A run from its parts: data encoded, the module built and filled as planned, trained, and written as a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from warmstart.bootstrap.apply import start_arrays, start_slots
+from warmstart.bootstrap.plan import Plan
+from warmstart.bundle.layout import describe_files, storages, write_bundle
+from warmstart.bundle.model import Model
+from warmstart.data.batches import BatchPlan, Position, sequential_batches
+from warmstart.data.config import DataConfig
+from warmstart.data.index import EncodedSplit
+from warmstart.data.task import Task
+from warmstart.errors import DataError
+from warmstart.formats.detect import open_checkpoint
+from warmstart.inference.scorer import TransformerScorer
+from warmstart.inference.search import SearchConfig, translate_ids
+from warmstart.models.family import Family
+from warmstart.training.config import TrainingConfig
+from warmstart.training.loop import TrainResult, train
+from warmstart.training.objective import batch_loss
+from warmstart.training.state import best_checkpoint, latest
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+class Evaluation:
+    """Loss and decoded metrics of every task's validation split; ``validation/loss`` is nats a token over all."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        splits: Mapping[str, EncodedSplit],
+        vocabularies: tuple[Vocabulary, Vocabulary],
+        search: SearchConfig | None,
+        batch_tokens: int,
+    ) -> None:
+        self.tasks, self.splits, self.search, self.batch_tokens = tasks, splits, search, batch_tokens
+        self.source, self.target = vocabularies
+
+    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
+        out: dict[str, float] = {}
+        total, tokens = 0.0, 0
+        for name, split in self.splits.items():
+            nll, count = 0.0, 0
+            for batch in sequential_batches(split, self.batch_tokens, (self.source.eos_id, self.target.eos_id)):
+                loss = batch_loss(model, batch, 0.0)
+                nll += float(loss.nll)
+                count += loss.tokens
+            total, tokens = total + nll, tokens + count
+            prefix = "validation" if len(self.splits) == 1 else f"validation/{name}"
+            if self.search is not None:
+                out |= {f"{prefix}/{k}": v for k, v in self.decode(model, name).items()}
+        return {"validation/loss": total / tokens, **out}
+
+    def decode(self, model: nn.Module, name: str) -> dict[str, float]:
+        """Metrics of greedy or beam-search outputs of one task."""
+        split, task = self.splits[name], self.tasks[name]
+        sources = [split.source[a:b].tolist() for a, b in _spans(split.source_offsets)]
+        found = translate_ids([TransformerScorer(model)], sources, self.search,  # type: ignore[arg-type]
+                              eos_id=self.target.eos_id, unk_id=self.target.unk_id)  # fmt: skip
+        outputs = [self.target.decode(best[0].ids) for best in found]
+        predictions = [task.postprocess(o, dict(e)) for o, e in zip(outputs, split.examples, strict=True)]
+        return task.score([e["target"] for e in split.examples], predictions)
+
+
+def _spans(offsets: Any) -> list[tuple[int, int]]:
+    return [(int(a), int(b)) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def train_run(
+    run: Path,
+    family: Family,
+    config: Any,
+    vocabularies: Mapping[str, Vocabulary],
+    plan: Plan,
+    models: Sequence[Model],
+    data: DataConfig,
+    training: TrainingConfig,
+    search: SearchConfig | None,
+    seed: int,
+    *,
+    progress: bool = True,
+) -> tuple[TrainResult, list[str]]:
+    """Train as planned in the directory ``run`` and write ``run/model``, the bundle with the best weights.
+
+    Returns the result and lines about the data (kept and dropped examples).
+    """
+    source, target = vocabularies["source"], vocabularies["target"]
+    tasks = data.build_tasks(source, target)
+    splits = {name: data.encode(task, "train") for name, task in tasks.items() if "train" in task.splits}
+    validation = {
+        name: data.encode(task, "validation", keep_examples=True)
+        for name, task in tasks.items()
+        if "validation" in task.splits
+    }
+    if not splits or not validation:
+        raise DataError("training needs a train and a validation split", found=", ".join(sorted(tasks)))
+    sizes = {name: len(split) for name, split in splits.items()}
+    rates = data.mixing_rates(sizes)
+    stream = BatchPlan(
+        list(splits.values()),
+        eos_ids=(source.eos_id, target.eos_id),
+        rates=[rates[name] for name in splits],
+        batch_tokens=data.batch_tokens,
+        window=data.window,
+        seed=seed,
+    )
+    fingerprint = "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items())
+    with torch.device("meta"):
+        module = family.build(config)
+    fill(module, dict(start_arrays(plan, models, seed)) if latest(run) is None else {}, family, config, seed)
+    slots = start_slots(plan, models)
+    result = train(
+        run,
+        module,
+        stream,
+        training,
+        seed=seed,
+        evaluate=Evaluation(tasks, validation, (source, target), search, data.batch_tokens),
+        slots=slots or None,
+        start_step=plan.step,
+        start_position=_position(plan, models, fingerprint),
+        task_fingerprint=fingerprint,
+        progress=progress,
+    )
+    lineage = describe_lineage(plan, models, result.best_step)
+    write_bundle(run / "model", family, config, _best_arrays(run, family, config), vocabularies, lineage, force=True)
+    notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
+    return result, notes
+
+
+def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any, seed: int) -> None:
+    """Give a module built on ``meta`` its values; what ``arrays`` lack is zero (and restored from a checkpoint)."""
+    state = {}
+    made: dict[str, torch.Tensor] = {}
+    for p in family.parameters(config):
+        if p.storage not in made:
+            value = arrays.get(p.storage)
+            made[p.storage] = torch.from_numpy(np.zeros(p.shape, np.float32) if value is None else value)
+        state[p.name] = made[p.storage]
+    module.load_state_dict(state, assign=True)
+    module.tie()  # type: ignore[operator]
+
+
+def _best_arrays(run: Path, family: Family, config: Any) -> Any:
+    best = best_checkpoint(run) or latest(run)
+    assert best is not None
+    checkpoint = open_checkpoint(best / "model.safetensors")
+    return (checkpoint.read(e.name) for e in storages(family, config))
+
+
+def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position | None:
+    """Where the data goes on: the source's position if the answer is ``carry`` and its data are these."""
+    for answer, model in zip(plan.answers, models, strict=True):
+        if answer.data == "carry" and model.state.get("task_fingerprint") == fingerprint:
+            return Position(**model.state["position"])
+    return None
+
+
+def describe_lineage(plan: Plan, models: Sequence[Model], best_step: int | None) -> dict[str, Any]:
+    """Where the model came from, back to the first ancestor."""
+    return {
+        "step": best_step,
+        "coverage": plan.coverage,
+        "starts": [
+            {
+                "mode": mode,
+                "source": Path(source).name,
+                "files": describe_files(model.checkpoint.files),
+                "ancestor": model.lineage,
+            }
+            for mode, source, model in zip(plan.modes, plan.sources, models, strict=True)
+        ],
+    }
+
+
+def describe_counts(split: EncodedSplit) -> str:
+    """Kept and dropped examples in a sentence."""
+    c = split.counts
+    text = f"{c.kept:,} examples"
+    others = ((c.dropped_long, "too long"), (c.dropped_empty, "empty"), (c.unknown_source, "unknown source tokens"))
+    for count, what in others:
+        if count:
+            text += f", {count:,} {what}"
+    return text

@@ -1,0 +1,133 @@
+"""What is not a checkpoint is named for what it is."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.detect import looks_like, open_checkpoint
+from warmstart.formats.safetensors import write_safetensors
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git-lfs pointer"),
+        (b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML page"),
+        (pickle.dumps({"a": 1}), "pickle"),
+        (gzip.compress(b"x"), "gzip"),
+        (b"GGUF\x03\0\0\0", "GGUF"),
+        (b"\x1c\0\0\0TFL3" + b"\0" * 20, "TensorFlow Lite"),
+        (b"\x08\x08\x12\x07pytorch" + b"\0" * 40, "ONNX"),
+        (b"\x06\0\0\0\x0f\0TransformerSpec"[:21] + b"\0", "CTranslate2"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b'{"vocab": ["a"]}', "JSON"),
+        ("слова и слова\n".encode() * 1000, "text"),
+        (b"\x93NUMPY\x01\0", "single numpy array"),
+        (b"PK\x03\x04" + b"\0" * 40, "damaged or truncated zip"),
+        (b"\xff\xfe\0\x01" * 9, "binary data"),
+    ],
+)
+def test_looks_like(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "model.npz"
+    path.write_bytes(content)
+    assert words in looks_like(path)
+    with pytest.raises(UnknownFormat) as caught:
+        open_checkpoint(path)
+    assert words in str(caught.value.found)
+    assert "safetensors, marian, npz" in str(caught.value.expected)
+    assert caught.value.todo
+
+
+def test_renamed_archives(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "torch.npz")
+    with pytest.raises(UnknownFormat, match="PyTorch"):
+        open_checkpoint(tmp_path / "torch.npz")
+    with zipfile.ZipFile(tmp_path / "zip.safetensors", "w") as archive:
+        archive.writestr("notes.txt", "x")
+    with pytest.raises(UnknownFormat, match=r"notes\.txt"):
+        open_checkpoint(tmp_path / "zip.safetensors")
+
+
+def test_content_decides_not_the_name(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "model.npz.bin", [Entry("a", (2,), "float32")], [np.ones(2, "f4")], {})
+    assert open_checkpoint(str(tmp_path / "model.npz.bin")).format == "safetensors"
+
+
+def test_directories(tmp_path: Path) -> None:
+    with pytest.raises(UnknownFormat, match="empty directory"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UnknownFormat, match=r"notes\.txt"):
+        open_checkpoint(tmp_path)
+    for name in ("a.safetensors", "b.safetensors"):
+        write_safetensors(tmp_path / name, [Entry("x", (2,), "float32")], [np.ones(2, "f4")], {})
+    with pytest.raises(FormatError, match=r"a\.safetensors, b\.safetensors"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "b.safetensors").unlink()
+    assert open_checkpoint(tmp_path).files == (Path("a.safetensors"),)
+
+
+def test_directory_whose_model_is_a_pointer(tmp_path: Path) -> None:
+    (tmp_path / "model.npz").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UnknownFormat, match="git lfs pull"):
+        open_checkpoint(tmp_path)
+
+
+def test_missing_file_and_special_file(tmp_path: Path) -> None:
+    (tmp_path / "model.npz").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"did you mean .*model\.npz"):
+        open_checkpoint(tmp_path / "modle.npz")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnknownFormat):
+        open_checkpoint(tmp_path / "pipe")
+
+
+def test_random_bytes_never_leak_another_error(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    heads = [b"", b"PK\x03\x04", b'\x10\0\0\0\0\0\0\0{"', b"\x80\x02", b"\x1f\x8b", b"\x93NUMPY", b"PK\x05\x06"]
+    for number in range(140):
+        (tmp_path / "x").write_bytes(heads[number % len(heads)] + chance.bytes(int(chance.integers(0, 400))))
+        with pytest.raises(WarmstartError):
+            open_checkpoint(tmp_path / "x")
+
+
+def test_a_large_file_is_opened_by_its_header(tmp_path: Path) -> None:
+    """A sparse gigabyte: reading it would cost its size in memory."""
+    length = 2**28
+    header = b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (length, 4 * length)
+    with (tmp_path / "x").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 4 * length)
+    program = (
+        "import resource, sys\nfrom warmstart.formats.detect import open_checkpoint\n"
+        "print(open_checkpoint(sys.argv[1]).entries['a'].nbytes, 'torch' in sys.modules)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x")], capture_output=True, text=True, check=True
+    )
+    nbytes, torch_imported, kilobytes = done.stdout.split()
+    assert (int(nbytes), torch_imported) == (4 * length, "False")
+    assert int(kilobytes) < 80_000
+
+
+def test_truncated_is_corrupt_not_unknown(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x", [Entry("a", (50,), "float32")], [np.ones(50, "f4")], {})
+    data = (tmp_path / "x").read_bytes()
+    for length in (20, len(data) - 1):
+        (tmp_path / "x").write_bytes(data[:length])
+        with pytest.raises(CorruptCheckpoint):
+            open_checkpoint(tmp_path / "x")

@@ -1,0 +1,146 @@
+"""npz, against numpy."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
+from warmstart.formats.checkpoint import Array
+from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.npz import write_npz
+
+
+def arrays() -> dict[str, Array]:
+    return {
+        "a/weight": np.arange(6, dtype="f4").reshape(2, 3),
+        "big endian": np.arange(4, dtype=">i4"),
+        "columns": np.asfortranarray(np.arange(12.0).reshape(3, 4)),
+        "scalar": np.array(3, "i8"),
+        "empty": np.zeros((0, 3), "f2"),
+        "имя": np.array([True, False]),
+    }
+
+
+def test_reads_what_numpy_writes(tmp_path: Path) -> None:
+    values = arrays()
+    np.savez(tmp_path / "stored.npz", **values)  # type: ignore[arg-type]
+    np.savez_compressed(tmp_path / "deflated.npz", **values)  # type: ignore[arg-type]
+    for name in ("stored.npz", "deflated.npz"):
+        checkpoint = open_checkpoint(tmp_path / name)
+        assert checkpoint.format == "npz"
+        assert list(checkpoint.entries) == list(values)
+        for key, array in values.items():
+            read = checkpoint.read(key)
+            np.testing.assert_array_equal(read, array)
+            assert read.dtype == array.dtype.newbyteorder("=")
+            assert (checkpoint.entries[key].shape, checkpoint.entries[key].dtype) == (array.shape, array.dtype.name)
+            assert not read.flags.writeable
+
+
+def test_numpy_reads_what_is_written_and_bytes_do_not_depend_on_the_clock(tmp_path: Path) -> None:
+    values = arrays()
+    write_npz(tmp_path / "a.npz", values.items())
+    write_npz(tmp_path / "b.npz", values.items())
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as truth:
+        assert truth.files == list(values)
+        assert all(np.array_equal(truth[name], array) for name, array in values.items())
+
+
+def test_real_npz_of_others(fixtures: Path) -> None:
+    path = fixtures / "fixtures/npz-g2p-en/checkpoint20.npz"
+    checkpoint = open_checkpoint(path)
+    with np.load(path, allow_pickle=False) as truth:
+        assert all(np.array_equal(checkpoint.read(name), truth[name]) for name in truth.files)
+
+
+@pytest.mark.parametrize("array", [np.array([{}, None], object), np.array(["text"]), np.zeros(2, [("x", "f4")])])
+def test_members_that_are_not_numbers_are_named(tmp_path: Path, array: Array) -> None:
+    np.savez(tmp_path / "x.npz", good=np.ones(2), bad=array)
+    with pytest.raises(FormatError, match="'bad'"):
+        open_checkpoint(tmp_path / "x.npz")
+    if array.dtype != object:
+        with pytest.raises(FormatError, match="'bad'"):
+            write_npz(tmp_path / "y.npz", [("bad", array)])
+
+
+def member(header: str, data: bytes = b"") -> bytes:
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not numpy",
+        member("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }"),
+        member("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"),
+        member("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 4611686018427387904), }"),
+        member("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", b"1234"),
+        member("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", b"12345"),
+        member("{'descr': '<f4', "),
+        member("(" * 5000),
+    ],
+)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_damaged_members(tmp_path: Path, content: bytes, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(CorruptCheckpoint, match="'a'"):
+        open_checkpoint(tmp_path / "x.npz")
+
+
+def test_duplicate_names_and_other_compressions(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ones(2))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.npy", stream.getvalue())
+        archive.writestr("a.npy", stream.getvalue())
+    with pytest.raises(CorruptCheckpoint, match="several"):
+        open_checkpoint(tmp_path / "x.npz")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", stream.getvalue())
+    with pytest.raises(FormatError, match="'a'"):
+        open_checkpoint(tmp_path / "x.npz")
+
+
+def test_declared_size_beyond_what_deflate_can_do(tmp_path: Path) -> None:
+    size = 2**31
+    header = member(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({size},), }}")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", header)
+        archive.filelist[0].file_size = size + len(header)
+    with pytest.raises(CorruptCheckpoint):
+        open_checkpoint(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mutations_are_refused_or_change_nothing(tmp_path: Path, compressed: bool) -> None:
+    values = {"a": np.arange(6, dtype="f4").reshape(2, 3), "b": np.arange(5, dtype="i2")}
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "whole.npz", **values)  # type: ignore[operator]
+    data = (tmp_path / "whole.npz").read_bytes()
+    same = 0
+    for seed in range(200):
+        chance = random.Random(seed)
+        changed = bytearray(data[: chance.randrange(len(data))] if chance.random() < 0.2 else data)
+        for _ in range(chance.choice([1, 1, 3]) if changed else 0):
+            changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+        path = tmp_path / "mutated.npz"
+        path.write_bytes(changed)
+        try:
+            checkpoint = open_checkpoint(path)
+            read = [checkpoint.read(name) for name in checkpoint.entries]
+        except WarmstartError:
+            continue
+        same += 1
+        for array, truth in zip(read, values.values(), strict=True):
+            assert array.dtype == truth.dtype
+            np.testing.assert_array_equal(array, truth)
+    assert same < 150
