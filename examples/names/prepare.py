@@ -18,10 +18,10 @@ import pycountry
 from warmstart.storage.atomic import write_bytes
 
 LANGUAGES = {"uk": "Ukrainian", "be": "Belarusian"}
+ALPHABETS = {"uk": "абвгґдеєжзиіїйклмнопрстуфхцчшщьюя", "be": "абвгдеёжзійклмнопрстуўфхцчшыьэюя"}
 CATALOGUES = ("iso3166-1", "iso3166-2", "iso3166-3", "iso639-3", "iso639-5", "iso4217", "iso15924")
 SPLITS = ("train", "validation", "test")
 MAX_CHARACTERS = 60
-CYRILLIC = re.compile("[\u0400-\u04ff]")
 
 
 def clean(text: str) -> str:
@@ -29,14 +29,11 @@ def clean(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def usable(english: str, translation: str) -> bool:
-    """Whether both sides are short names without lists, and the translation is in its own script."""
-    return (
-        0 < len(english) <= MAX_CHARACTERS
-        and 0 < len(translation) <= MAX_CHARACTERS
-        and CYRILLIC.search(translation) is not None
-        and ";" not in english + translation
-    )
+def usable(english: str, translation: str, alphabet: str) -> bool:
+    """Whether both sides are short names and the translation is spelt in its own alphabet: names with Latin
+    letters, digits or list marks are codes and leftovers."""
+    spelt = re.fullmatch(rf"[{alphabet}’(),\- ]*[{alphabet}][{alphabet}’(),\- ]*", translation.lower())
+    return 0 < len(english) <= MAX_CHARACTERS and len(translation) <= MAX_CHARACTERS and spelt is not None
 
 
 def split_of(english: str) -> str:
@@ -52,9 +49,10 @@ def read_pairs(language: str) -> dict[str, list[tuple[str, str]]]:
     for catalogue in CATALOGUES:
         with (locales / f"{catalogue}.mo").open("rb") as file:
             messages: dict[object, str] = vars(gettext.GNUTranslations(file))["_catalog"]
-        pairs = sorted((clean(k), clean(v)) for k, v in messages.items() if isinstance(k, str) and k)
+        # Both apostrophes are in use, one letter in both languages.
+        pairs = sorted((clean(k), clean(v).replace("'", "’")) for k, v in messages.items() if isinstance(k, str) and k)
         for english, translation in pairs:
-            if usable(english, translation):
+            if usable(english, translation, ALPHABETS[language]):
                 chosen.setdefault(english.casefold(), (english, translation))
     result: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     for english, translation in sorted(chosen.values()):

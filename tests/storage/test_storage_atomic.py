@@ -29,17 +29,26 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 def test_failed_file_leaves_the_old_one(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "old")
-    with pytest.raises(RuntimeError, match="stop"), atomic_file(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stop")
+
+    def half() -> None:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        half()
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
 
 
 def test_full_disk_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError) as caught, new_directory(tmp_path / "out") as temporary:
-        (temporary / "part").write_text("x")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fill() -> None:
+        with new_directory(tmp_path / "out") as temporary:
+            (temporary / "part").write_text("x")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError) as caught:
+        fill()
     assert "space" in str(caught.value.todo)
     assert names(tmp_path) == []
 
@@ -71,9 +80,13 @@ def test_existing_is_refused_before_any_work(tmp_path: Path) -> None:
 
 
 def test_created_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="exists"), new_directory(tmp_path / "out"):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "theirs").write_text("x")
+    def too_late() -> None:
+        with new_directory(tmp_path / "out"):
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").write_text("x")
+
+    with pytest.raises(StorageError, match="exists"):
+        too_late()
     assert (tmp_path / "out" / "theirs").exists()
     assert names(tmp_path) == ["out"]
 

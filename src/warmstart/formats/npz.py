@@ -95,6 +95,7 @@ class NpzFile:
                 listed = archive.infolist()
         except ZIP_ERRORS as error:
             raise self._corrupt("the archive's directory", "a complete zip archive", error) from error
+        self._check_count(len(listed))
         for info in listed:
             name = info.filename.removesuffix(".npy")
             if name in self._members:
@@ -110,6 +111,13 @@ class NpzFile:
             found=found,
             todo="download or copy it again",
         )
+
+    def _check_count(self, listed: int) -> None:
+        """Compares with the count at the archive's end, which ``zipfile`` ignores: damage can swallow members."""
+        end = self._map.rfind(b"PK\x05\x06")
+        count = int.from_bytes(self._map[end + 10 : end + 12], "little")
+        if count not in (listed, 0xFFFF):  # 0xFFFF: the count is in the zip64 record
+            raise self._corrupt("the archive's directory", f"{count} members", f"{listed} members")
 
     def _member(self, name: str, info: zipfile.ZipInfo) -> _Member:
         key = f"array {name!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     """Heights moved apart until neighbours are ``gap`` or more from each other, in their order, around their mean."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     moved = list(heights)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         moved[after] = max(moved[after], moved[before] + gap)
     shift = sum(a - b for a, b in zip(heights, moved, strict=True)) / max(1, len(moved))
     return [height + shift for height in moved]

@@ -37,7 +37,7 @@ def comparison_table(
     headings = [*runs, "gain"] if len(runs) > 1 else list(runs)
     per_block = max(1, (WIDTH - _CELL) // (_CELL * len(headings)))
     blocks = [metrics[i : i + per_block] for i in range(0, len(metrics), per_block)]
-    first, last = list(runs)[0], list(runs)[-1]
+    first, *_, last = [*runs, *runs]
 
     def cells(metric: str, step: int) -> list[str]:
         row = [f"{values[metric, run][step]:.3f}" for run in runs]

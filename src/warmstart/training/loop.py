@@ -106,7 +106,16 @@ def train(
             start = checkpoints.restore(latest, model, optimizer)
         # a run without any checkpoint has no records worth keeping, not even of its first step
         with Metrics(run, start.step if latest else start.step - 1) as metrics, ExitStack() as stack:
-            loop = _Loop(run, model, optimizer, config, evaluate, metrics, precision, start)
+            loop = _Loop(
+                run=run,
+                model=model,
+                optimizer=optimizer,
+                config=config,
+                evaluate=evaluate,
+                metrics=metrics,
+                precision=precision,
+                start=start,
+            )
             bar = stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None
             return loop.go(stream, first=latest is None, bar=bar)
 
@@ -143,6 +152,7 @@ def _check_resumption(
 class _Loop:
     def __init__(
         self,
+        *,
         run: Path,
         model: nn.Module,
         optimizer: torch.optim.AdamW,

@@ -63,9 +63,7 @@ class Metrics:
             raise MissingExtra("tensorboard", "train") from error
         cut(run, step)
         self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(  # type: ignore[no-untyped-call]
-            log_dir=str(run / "tensorboard"), purge_step=step + 1
-        )
+        self._board = SummaryWriter(log_dir=str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, kind: str, fields: Mapping[str, float], time: Mapping[str, float]) -> None:
         """Append one record and flush it. Numbers that are not finite become null."""
@@ -74,7 +72,7 @@ class Metrics:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in fields.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Have all records on disk, as a checkpoint that follows them promises."""
@@ -87,4 +85,4 @@ class Metrics:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()

@@ -61,8 +61,8 @@ def load_slots(
     included.
 
     Raises:
-        TrainingError: with every slot that is unknown, half of a pair, given twice or of another shape; nothing has been
-            changed then.
+        TrainingError: with every slot that is unknown, half of a pair, given twice or of another shape; nothing has
+            been changed then.
     """
     owners = {id(p): name for name, p in trainable(model).items()}
     aliases = {name: owners.get(id(p)) for name, p in model.named_parameters(remove_duplicate=False)}

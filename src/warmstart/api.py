@@ -1,0 +1,372 @@
+"""The public verbs as functions: what the command line calls and what a program imports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warmstart.errors import ConfigError, DataError, Problem, WarmstartError
+
+if TYPE_CHECKING:
+    from warmstart.bootstrap.plan import Plan
+    from warmstart.bundle.model import Model
+    from warmstart.config import RunConfig
+    from warmstart.vocabularies.vocabulary import Vocabulary
+
+__all__ = ["convert", "evaluate", "inspect", "plan", "train", "translate"]
+
+
+def inspect(source: str | Path) -> dict[str, Any]:
+    """What is in a checkpoint, from its headers: format, family, dialect, configuration, entries, slots, step.
+
+    Raises:
+        SourceError, FormatError, DialectError, BundleError, VocabularyError.
+    """
+    from warmstart.bundle.model import open_model
+    from warmstart.formats.checkpoint import dtype_of
+
+    notes: list[str] = []
+    try:
+        model = open_model(source)
+    except WarmstartError as error:
+        from warmstart.errors import DialectError, VocabularyError
+        from warmstart.formats.detect import open_checkpoint
+        from warmstart.sources.uri import resolve
+
+        if not isinstance(error, DialectError | VocabularyError):
+            raise
+        from warmstart.bundle.model import Model as Opened
+
+        notes.append(str(error))
+        path = resolve(source)
+        model = Opened(str(source), path, open_checkpoint(path))
+    checkpoint = model.checkpoint
+
+    def entry(e: Any, **more: object) -> dict[str, object]:
+        count = 1
+        for n in e.shape:
+            count *= n
+        return {"shape": list(e.shape), "dtype": e.dtype, "nbytes": count * dtype_of(e.dtype).itemsize, **more}
+
+    return {
+        "source": str(source),
+        "format": checkpoint.format,
+        "family": model.family.name if model.family else None,
+        "dialect": model.dialect,
+        "config": model.config.model_dump(mode="json") if model.config else None,
+        "vocabularies": {
+            side: {"kind": v.kind, "size": len(v), "fingerprint": v.fingerprint}
+            for side, v in model.vocabularies.items()
+        },
+        "step": checkpoint.step,
+        "metadata": checkpoint.metadata,
+        "entries": [entry(e, name=e.name) for e in checkpoint.entries.values()],
+        "slots": [entry(s, name=s.parameter, slot=s.slot) for s in checkpoint.slots.values()],
+        "notes": notes,
+    }
+
+
+@dataclass
+class _Setting:
+    """A configuration with what it names: opened sources, vocabularies, the model's configuration, the plan."""
+
+    config: RunConfig
+    models: list[Model]
+    family: Any
+    model_config: Any
+    vocabularies: dict[str, Vocabulary]
+    plan: Plan
+
+
+def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0) -> Plan:
+    """The plan of the run that ``config`` describes. No weights are read.
+
+    Raises:
+        PlanError, ConfigError: every reason why it cannot start so.
+    """
+    return _setting(config, overrides, require_coverage).plan
+
+
+def _setting(path: str | Path, overrides: Sequence[str], require_coverage: float) -> _Setting:
+    from warmstart.bootstrap.plan import Target, make_plan
+    from warmstart.bundle.model import check_vocabulary_sizes, open_model, read_as
+    from warmstart.config import load_config
+    from warmstart.models.registry import dialect, family
+
+    config = load_config(Path(path), overrides)
+    of = family(config.family)
+    models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
+    vocabularies = _vocabularies(config, models)
+    model_config = _model_config(config, of, models, vocabularies)
+    for start, model in zip(config.start, models, strict=True):
+        if model.reading is None and start.dialect is not None:
+            read_as(model, of, model_config, dialect(of, start.dialect))
+        model.require()
+        if model.config is not model_config:
+            check_vocabulary_sizes(model)
+    target = Target(of.parameters(model_config), of.stages, of.order, of.behaviour(model_config), vocabularies)
+    made = make_plan(list(zip(config.start, models, strict=True)), target, require_coverage=require_coverage)
+    return _Setting(config, models, of, model_config, vocabularies, made)
+
+
+def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocabulary]:
+    from warmstart.vocabularies.load import build_vocabulary
+
+    inherited = {side: v for model in reversed(models) for side, v in model.vocabularies.items()}
+    shared = config.vocabularies.get("shared")
+    if shared is not None and shared.type != "inherit":
+        both: list[str] = []
+        if shared.type != "file":
+            data = _data(config)
+            both = [*data.text("source"), *data.text("target")]
+        one = build_vocabulary(shared, both)
+        return {"source": one, "target": one}
+    out: dict[str, Vocabulary] = {}
+    for side in ("source", "target"):
+        piece = config.vocabularies.get(side)
+        if piece is None or piece.type == "inherit":
+            if side not in inherited:
+                raise ConfigError(
+                    f"there is no {side} vocabulary",
+                    todo=f"add `vocabularies: {{{side}: {{type: characters}}}}`, or `start.files` where the source "
+                    "does not name its own",
+                )
+            out[side] = inherited[side]
+        else:
+            lines: Iterable[str] = () if piece.type == "file" else _data(config).text(side)  # type: ignore[arg-type]
+            out[side] = build_vocabulary(piece, lines)
+    return out
+
+
+def _data(config: RunConfig) -> Any:
+    if config.data is None:
+        raise ConfigError("data is missing", expected="data: tasks: …")
+    return config.data
+
+
+def _model_config(config: RunConfig, family: Any, models: Sequence[Model], vocabularies: Mapping[str, Vocabulary]) -> Any:
+    from difflib import get_close_matches
+
+    from pydantic import ValidationError
+
+    base: dict[str, Any] = {}
+    inherited = next((m.config for m in models if m.config is not None), None)
+    if inherited is not None:
+        base = inherited.model_dump()
+    sizes = {key: len(vocabularies[side]) for side, key in family.vocabulary_sizes.items()}
+    problems: list[Problem] = []
+    for key, value in config.model.items():
+        if key in sizes and value != sizes[key]:
+            problems.append(Problem(f"model.{key} is not the vocabulary's size", expected=str(sizes[key]), found=str(value)))
+        elif inherited is not None and key in base and base[key] == value:
+            problems.append(Problem(f"`model.{key}: {value}` changes nothing: the source has it already",
+                                    todo="remove the key"))  # fmt: skip
+        elif key not in family.config_type.model_fields:
+            near = get_close_matches(key, family.config_type.model_fields, n=1)
+            problems.append(Problem(f"unknown key model.{key}", todo=f"did you mean {near[0]}?" if near else "remove it"))
+    if problems:
+        raise ConfigError("the model is not valid", problems=problems)
+    try:
+        return family.config_type.model_validate({**base, **config.model, **sizes})
+    except ValidationError as error:
+        raise ConfigError(
+            "the model is not valid",
+            problems=[
+                Problem(f"model.{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}")
+                for e in error.errors()
+            ],
+        ) from None
+
+
+def train(
+    config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0, progress: bool = True
+) -> dict[str, Any]:
+    """Train as ``config`` says, or go on where the same run stopped; ``RUN/model`` is the finished bundle.
+
+    With ``mode: use`` nothing is trained: the source is passed on, verified, as a bundle with lineage.
+
+    Raises:
+        WarmstartError: one clear error; what was there before is as it was.
+    """
+    import yaml
+
+    from warmstart.inference.search import SearchConfig
+    from warmstart.storage.atomic import write_text
+
+    setting = _setting(config, overrides, require_coverage)
+    c = setting.config
+    run = c.run
+    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    _same_run(run, resolved)
+    if any(s.mode == "use" for s in c.start):
+        return _use(setting, run, resolved)
+    if c.data is None or c.training is None:
+        missing = [key for key in ("data", "training") if getattr(c, key) is None]
+        raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
+    from warmstart.training.run import train_run
+
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(run / "config.yaml", resolved)
+    write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
+    search = SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize)
+    result, notes = train_run(run, setting.family, setting.model_config, setting.vocabularies, setting.plan,
+                              setting.models, c.data, c.training, search, c.seed, progress=progress)  # fmt: skip
+    return {
+        "run": str(run),
+        "model": str(run / "model"),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "metrics": result.best_metrics,
+        "seconds": result.seconds,
+        "notes": notes,
+    }
+
+
+def _same_run(run: Path, resolved: str) -> None:
+    """A run directory belongs to one configuration."""
+    import difflib
+
+    old = run / "config.yaml"
+    if not old.is_file() or old.read_text("utf-8") == resolved:
+        return
+    changes = [
+        line
+        for line in difflib.unified_diff(old.read_text("utf-8").splitlines(), resolved.splitlines(), lineterm="", n=0)
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    raise ConfigError(
+        "the run directory holds another run",
+        where=run,
+        found="; ".join(changes[:6]),
+        todo="name another directory with `run=...`, or remove this one",
+    )
+
+
+def _use(setting: _Setting, run: Path, resolved: str) -> dict[str, Any]:
+    from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
+    from warmstart.storage.atomic import write_text
+
+    model = setting.models[0]
+    if (model.path / "warmstart.json").is_file():
+        verify(model.path)
+    _, config, reading = model.require()
+    if config != setting.model_config:
+        raise ConfigError("`mode: use` passes the model on as it is", found="keys under `model`",
+                          todo="remove them, or use `mode: init`")  # fmt: skip
+    run.mkdir(parents=True, exist_ok=True)
+    lineage = {"starts": [{"mode": "use", "source": Path(model.source).name,
+                           "files": describe_files(model.checkpoint.files), "ancestor": model.lineage}]}  # fmt: skip
+    arrays = (reading.read(e.name) for e in storages(setting.family, config))
+    write_bundle(run / "model", setting.family, config, arrays, setting.vocabularies, lineage)
+    verify(run / "model")
+    write_text(run / "config.yaml", resolved)
+    write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
+    return {"run": str(run), "model": str(run / "model"), "steps": 0, "best_step": None, "metrics": {}, "seconds": 0.0,
+            "notes": ["the source was passed on; nothing was trained"]}  # fmt: skip
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: str,
+    *,
+    quantize: str | None = None,
+    vocabularies: Sequence[str] = (),
+    force: bool = False,
+) -> dict[str, object]:
+    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian`` or ``warmstart``).
+
+    Raises:
+        ConfigError, SourceError, StorageError, DialectError; an existing destination is left as it was.
+    """
+    from warmstart.bundle.model import open_model
+    from warmstart.export.convert import convert_model
+
+    model = open_model(source, vocabularies=vocabularies)
+    return convert_model(model, Path(destination), to, quantize=quantize, force=force)
+
+
+def translate(
+    models: Sequence[str | Path],
+    lines: Sequence[str],
+    *,
+    engine: str | None = None,
+    vocabularies: Sequence[str] = (),
+    **search: Any,
+) -> list[list[tuple[str, float]]]:
+    """(text, score) of the best outputs of each line, best first, in the order of ``lines``.
+
+    Args:
+        models: one model, or an ensemble (native engine).
+        engine: ``native`` or ``ctranslate2``; None chooses by what the model is.
+        search: keys of ``inference.search.SearchConfig`` (beam_size, normalize, nbest, …).
+    """
+    from pydantic import ValidationError
+
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.search import SearchConfig
+    from warmstart.inference.translate import CTranslate2Model, is_ctranslate2, translate_native
+    from warmstart.sources.uri import resolve
+
+    try:
+        config = SearchConfig(**search)
+    except ValidationError as error:
+        raise ConfigError(
+            "these search options are not valid",
+            problems=[Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ")) for e in error.errors()],
+        ) from None
+    paths = [resolve(m) for m in models]
+    exported = [is_ctranslate2(p) for p in paths]
+    chosen = engine or ("ctranslate2" if any(exported) else "native")
+    if chosen not in ("native", "ctranslate2"):
+        raise ConfigError(f"there is no engine {chosen!r}", expected="native or ctranslate2")
+    if chosen == "ctranslate2":
+        if not all(exported) or len(paths) != 1:
+            raise ConfigError("the ctranslate2 engine needs one exported model", found=", ".join(map(str, paths)),
+                              todo="run `warmstart convert MODEL DIR --to ctranslate2` first")  # fmt: skip
+        found = CTranslate2Model(paths[0]).translate(lines, config)
+    else:
+        found = translate_native([open_model(m, vocabularies=vocabularies) for m in models], lines, config)
+    return [[(t.text, t.score) for t in best] for best in found]
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | None = None,
+    *,
+    split: str = "test",
+    engine: str | None = None,
+    vocabularies: Sequence[str] = (),
+    **search: Any,
+) -> dict[str, dict[str, float]]:
+    """Metrics of ``model`` on ``split`` of every task that has it.
+
+    Args:
+        data: a configuration whose ``data`` names the tasks; for a run, its own by default.
+    """
+    from warmstart.config import load_config
+    from warmstart.data.config import build_task
+    from warmstart.sources.uri import resolve
+
+    path = resolve(model)
+    source = Path(data) if data is not None else path / "config.yaml"
+    if not source.is_file():
+        raise ConfigError("what to evaluate on is not known", where=path,
+                          todo="give a configuration that names the tasks: --data CONFIG")  # fmt: skip
+    pieces = _data(load_config(source))
+    out: dict[str, dict[str, float]] = {}
+    for name, piece in pieces.tasks.items():
+        if split not in piece.splits:
+            continue
+        task = build_task(name, piece, {})
+        examples = list(task.examples(split))
+        found = translate([model], [str(e["source"]) for e in examples], engine=engine, vocabularies=vocabularies,
+                          **search)  # fmt: skip
+        predictions = [task.postprocess(best[0][0], dict(e)) for best, e in zip(found, examples, strict=True)]
+        out[name] = task.score([e["target"] for e in examples], predictions)
+    if not out:
+        raise DataError(f"no task has a split {split!r}", where=source)
+    return out

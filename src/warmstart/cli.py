@@ -1,0 +1,173 @@
+"""The command line: one short function a verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from warmstart.errors import WarmstartError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Open any pretrained model, see what will carry over, train from it, ship it.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Vocab = Annotated[list[str] | None, typer.Option("--vocab", help="vocabulary file: source, then target")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="overrides, key=value")]
+Coverage = Annotated[float, typer.Option("--require-coverage", min=0.0, max=1.0, help="refuse a plan that loads less")]
+Beam = Annotated[int, typer.Option("--beam-size", help="1 is greedy")]
+Normalize = Annotated[float, typer.Option("--normalize", help="scores are divided by length to this power")]
+Engine = Annotated[str | None, typer.Option("--engine", help="native or ctranslate2; by default what the model is for")]
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+
+
+@app.command()
+def inspect(source: str, as_json: Json = False) -> None:
+    """Show what is in a checkpoint: format, configuration, arrays, optimizer, step."""
+    from warmstart import api
+    from warmstart.reports.inspect import inspect_text
+
+    facts = api.inspect(source)
+    _print_json(facts) if as_json else typer.echo(inspect_text(facts), nl=False)
+
+
+@app.command()
+def plan(config: Path, overrides: Overrides = None, require_coverage: Coverage = 0.0, as_json: Json = False) -> None:
+    """Say where every parameter's first value comes from. Reads no weights."""
+    from warmstart import api
+    from warmstart.reports.plan import plan_text
+
+    made = api.plan(config, overrides or (), require_coverage=require_coverage)
+    _print_json(made.as_json()) if as_json else typer.echo(plan_text(made), nl=False)
+
+
+@app.command()
+def train(config: Path, overrides: Overrides = None, require_coverage: Coverage = 0.0, as_json: Json = False) -> None:
+    """Train as the configuration says, or go on where the same run stopped."""
+    from warmstart import api
+
+    facts = api.train(config, overrides or (), require_coverage=require_coverage)
+    if as_json:
+        _print_json(facts)
+        return
+    for note in facts["notes"]:
+        typer.echo(f"  {note}")
+    metrics = ", ".join(f"{k.removeprefix('validation/')} {v:.3f}" for k, v in facts["metrics"].items())
+    typer.echo(f"best at step {facts['best_step']} of {facts['steps']}: {metrics}" if metrics else "nothing was trained")
+    typer.echo(f"model: {facts['model']}")
+
+
+@app.command()
+def evaluate(
+    model: str,
+    data: Annotated[Path | None, typer.Option("--data", help="configuration that names the tasks")] = None,
+    split: str = "test",
+    beam_size: Beam = 1,
+    normalize: Normalize = 0.0,
+    engine: Engine = None,
+    vocab: Vocab = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run's or a model's outputs on a split of its tasks."""
+    from warmstart import api
+
+    scores = api.evaluate(model, data, split=split, engine=engine, vocabularies=vocab or (), beam_size=beam_size,
+                          normalize=normalize)  # fmt: skip
+    if as_json:
+        _print_json(scores)
+        return
+    for task, metrics in scores.items():
+        typer.echo(f"{task}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()))
+
+
+@app.command()
+def convert(
+    source: str,
+    destination: Path,
+    to: Annotated[str, typer.Option("--to", help="ctranslate2, marian or warmstart")],
+    quantize: Annotated[str | None, typer.Option("--quantize", help="int8 or float32 (ctranslate2)")] = None,
+    vocab: Vocab = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model in another framework's dialect."""
+    from warmstart import api
+
+    facts = api.convert(source, destination, to, quantize=quantize, vocabularies=vocab or (), force=force)
+    if as_json:
+        _print_json(facts)
+        return
+    typer.echo(f"{facts['destination']}: {facts['dialect']}, {facts['quantization'] or 'float32'}, {facts['bytes']:,} bytes")
+
+
+@app.command()
+def translate(
+    models: list[str],
+    input_file: Annotated[Path | None, typer.Option("--input", help="lines to translate; else standard input")] = None,
+    beam_size: Beam = 1,
+    normalize: Normalize = 0.0,
+    nbest: Annotated[int, typer.Option("--nbest", help="outputs a line")] = 1,
+    scores: Annotated[bool, typer.Option("--scores", help="print index ||| text ||| score")] = False,
+    engine: Engine = None,
+    vocab: Vocab = None,
+) -> None:
+    """Translate lines; several models are an ensemble."""
+    from warmstart import api
+    from warmstart.data.text import read_lines
+
+    lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
+    found = api.translate(models, lines, engine=engine, vocabularies=vocab or (), beam_size=beam_size, nbest=nbest,
+                          normalize=normalize)  # fmt: skip
+    for index, best in enumerate(found):
+        for text, score in best:
+            typer.echo(f"{index} ||| {text} ||| {score:.6f}" if scores or nbest > 1 else text)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="label=RUN, at least one")],
+    metrics: Annotated[list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")] = None,
+    curves: Annotated[Path | None, typer.Option("--curves", help="draw them as PNG")] = None,
+) -> None:
+    """Put runs side by side: a table of their metrics, and learning curves."""
+    from warmstart.errors import ConfigError
+    from warmstart.reports.curves import draw_curves, read_metrics
+    from warmstart.reports.table import comparison_table
+
+    records: dict[str, Any] = {}
+    for item in runs:
+        label, sign, run = item.partition("=")
+        if not sign:
+            raise ConfigError(f"{item!r} is no run", expected="label=RUN")
+        records[label] = read_metrics(Path(run))
+    chosen = metrics or ["validation/loss"]
+    typer.echo(comparison_table(records, chosen), nl=False)
+    if curves is not None:
+        draw_curves(records, chosen, curves)
+        typer.echo(f"curves: {curves}")
+
+
+def main() -> None:
+    """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
+    try:
+        app()
+    except WarmstartError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+    except BrokenPipeError:
+        raise SystemExit(141) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One run's configuration: the rooms' pieces put together, validated whole, every problem reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from warmstart.bootstrap.start import StartConfig
+from warmstart.data.config import DataConfig
+from warmstart.errors import ConfigError, Problem, SourceError
+from warmstart.training.config import TrainingConfig
+from warmstart.vocabularies.load import VocabularyConfig
+
+SIDES = ("source", "target", "shared")
+
+
+class DecodingConfig(BaseModel):
+    """How validation is decoded; see ``warmstart translate``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    beam_size: Annotated[int, Field(gt=0)] = 1
+    normalize: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class RunConfig(BaseModel):
+    """Everything about one run. Paths are relative to the current directory.
+
+    ``model`` holds the family's keys that differ from the source's (or, from scratch, from the defaults);
+    ``vocabularies`` the sides that are not the source's; ``start`` one source or several.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: Path
+    seed: int = 1
+    family: str = "transformer"
+    model: dict[str, Any] = {}
+    vocabularies: dict[str, VocabularyConfig] = {}
+    start: tuple[StartConfig, ...] = ()
+    data: DataConfig | None = None
+    training: TrainingConfig | None = None
+    decoding: DecodingConfig = DecodingConfig()
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, dict) else value
+
+    @field_validator("vocabularies")
+    @classmethod
+    def _sides(cls, value: dict[str, VocabularyConfig]) -> dict[str, VocabularyConfig]:
+        wrong = set(value) - set(SIDES)
+        if wrong or ("shared" in value and len(value) > 1):
+            raise ValueError(f"sides are source and target, or shared alone; not {', '.join(sorted(value))}")
+        return value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in the YAML file ``path`` with ``key.sub=value`` overrides (split at the first ``=``).
+
+    Raises:
+        SourceError: the file is missing.
+        ConfigError: everything that is wrong with it.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise SourceError("the configuration does not exist", where=path)
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError("the configuration is not valid YAML", where=path, found=error) from None
+    if not isinstance(tree, dict):
+        raise ConfigError("the configuration holds no keys", where=path, expected="key: value lines")
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise ConfigError(f"{override!r} is no override", expected="key=value, for instance training.steps=100")
+        _set(tree, key.split("."), yaml.safe_load(value), override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("the configuration is not valid", where=path, problems=list(_problems(error))) from None
+
+
+def _set(tree: dict[str, Any], keys: Sequence[str], value: object, override: str) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{override!r} goes into {key}, which holds no keys")
+    tree[keys[-1]] = value
+
+
+def _problems(error: ValidationError) -> Iterable[Problem]:
+    for item in error.errors():
+        place = [str(part) for part in item["loc"]]
+        where = ".".join(place)
+        if item["type"] == "extra_forbidden":
+            near = get_close_matches(place[-1], _known_keys(place[:-1]), n=1, cutoff=0.6)
+            todo = f"did you mean {near[0]}?" if near else "remove it"
+            yield Problem(f"unknown key {where}", todo=todo)
+        elif item["type"] == "missing":
+            yield Problem(f"{where} is missing")
+        else:
+            text = item["msg"].removeprefix("Value error, ")
+            found = item["input"]
+            short = None if isinstance(found, dict | list) else repr(found)
+            yield Problem(f"{where}: {text}" if where else text, found=short)
+
+
+def _known_keys(place: Sequence[str]) -> list[str]:
+    """Keys that may stand at ``place``, found by walking the models."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in place:
+        inner: list[type[BaseModel]] = []
+        for m in models:
+            field = m.model_fields.get(part)
+            inner += _models_in(field.annotation) if field else []
+        models = inner or models
+    return [key for m in models for key in m.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models_in(argument)]

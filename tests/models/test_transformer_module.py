@@ -1,0 +1,170 @@
+"""Properties of the Transformer module: names, ties, padding, caches, positions, dropout."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.module import Transformer, sinusoids
+from warmstart.models.transformer.parameters import parameters
+
+SMALL = {
+    **{"source_vocab_size": 9, "target_vocab_size": 9, "d_model": 8, "num_heads": 2, "d_ff": 12, "decoder_d_ff": 10},
+    **{"encoder_layers": 2, "decoder_layers": 3},
+}
+VARIANTS = [
+    {},
+    {"norm": "pre", "activation": "swish"},
+    {"norm": "pre", "normalize_keys": False, "tied_embeddings": "all"},
+    {"tied_embeddings": "target", "output_bias": False, "activation": "gelu"},
+    {"positions": "learned", "max_positions": 4, "scale_embeddings": False},
+]
+SOURCE = torch.tensor([[2, 3, 4, 5, 0], [6, 7, 0, 0, 0]])
+LENGTHS = torch.tensor([5, 3])
+TARGET = torch.tensor([[3, 4, 5, 6, 7, 0], [8, 2, 0, 0, 0, 0]])
+
+
+def config(**options: object) -> TransformerConfig:
+    return TransformerConfig.model_validate(SMALL | options)
+
+
+def build(**options: object) -> Transformer:
+    torch.manual_seed(1)
+    return Transformer(config(**options)).eval()
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_names_and_shapes_are_the_familys(options: dict[str, object]) -> None:
+    model = build(**options)
+    found = {name: tuple(array.shape) for name, array in model.state_dict().items()}
+    assert found == {p.name: p.shape for p in parameters(model.config)}
+    assert {array.dtype for array in model.state_dict().values()} == {torch.float32}
+    assert not list(model.buffers())
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_steps_with_caches_are_the_whole_forward(options: dict[str, object]) -> None:
+    model = build(**options)
+    with torch.inference_mode():
+        whole = model(SOURCE, LENGTHS, TARGET)
+        state, previous = model.start(model.encode(SOURCE, LENGTHS)), None
+        for t in range(TARGET.shape[1]):
+            logits, state = model.decode_step(state, previous)
+            torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=0)
+            previous = TARGET[:, t]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_padding_has_no_influence(options: dict[str, object]) -> None:
+    model = build(**options)
+    padded = functional.pad(SOURCE, (0, 4), value=8)
+    logits = model(SOURCE, LENGTHS, TARGET)
+    torch.testing.assert_close(model(padded, LENGTHS, functional.pad(TARGET, (0, 3)))[:, :6], logits)
+    torch.testing.assert_close(model(SOURCE[1:, :3], LENGTHS[1:], TARGET[1:, :3]), logits[1:, :3])
+
+
+def test_no_position_sees_its_own_or_later_tokens() -> None:
+    model = build()
+    changed = TARGET.clone()
+    changed[:, 3:] = 1
+    before, after = model(SOURCE, LENGTHS, TARGET), model(SOURCE, LENGTHS, changed)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert (before[:, 4:] - after[:, 4:]).abs().amax(-1).min() > 1e-3
+
+
+def test_selected_rows_go_on_as_their_own_sentences() -> None:
+    """Swapping, repeating and dropping rows is the same as having decoded those rows from the start."""
+    model = build()
+    with torch.inference_mode():
+        state = model.start(model.encode(SOURCE, LENGTHS))
+        _, state = model.decode_step(state, None)
+        state = state.select(torch.tensor([1, 0, 0]))
+        _, state = model.decode_step(state, torch.tensor([8, 3, 5]))
+        state = state.select(torch.tensor([0, 2, 1]))  # within sentences: only target caches move
+        logits, _ = model.decode_step(state, torch.tensor([2, 6, 4]))
+        rows = torch.tensor([1, 0, 0])
+        target = torch.tensor([[8, 2, 0], [5, 6, 0], [3, 4, 0]])
+        torch.testing.assert_close(logits, model(SOURCE[rows], LENGTHS[rows], target)[:, 2], atol=1e-5, rtol=0)
+
+
+def test_masked_logits_are_those_of_the_real_positions() -> None:
+    model = build()
+    mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    torch.testing.assert_close(model(SOURCE, LENGTHS, TARGET, mask), model(SOURCE, LENGTHS, TARGET)[mask])
+
+
+@pytest.mark.parametrize("tied", ["none", "target", "all"])
+def test_a_model_filled_from_meta_is_the_model_and_stays_tied(tied: str) -> None:
+    model = build(tied_embeddings=tied)
+    needed = {p.name for p in parameters(model.config) if p.storage == p.name}
+    with torch.device("meta"):
+        copy = Transformer(model.config).eval()
+    copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items() if k in needed}, assign=True)
+    assert {name for name, _ in copy.named_parameters()} == {name for name, _ in model.named_parameters()}
+    assert (copy.decoder.output.weight is copy.decoder.embedding.weight) == (tied != "none")
+    assert (copy.encoder.embedding.weight is copy.decoder.embedding.weight) == (tied == "all")
+    assert not any(parameter.is_meta for parameter in copy.parameters())
+    assert torch.equal(copy(SOURCE, LENGTHS, TARGET), model(SOURCE, LENGTHS, TARGET))
+
+
+def test_a_missing_shared_parameter_is_missed() -> None:
+    model = build(tied_embeddings="target")
+    arrays = {name: array for name, array in model.state_dict().items() if not name.startswith("decoder.embedding")}
+    with pytest.raises(RuntimeError, match=r"decoder\.embedding\.weight"):
+        model.load_state_dict(arrays)
+
+
+def test_sinusoids_are_marians() -> None:
+    """Marian's frequencies end at exactly 1/10000 (exponent i/(d/2-1)), and sines and cosines stand in blocks."""
+    table = sinusoids(50, 8)
+    for p in (0, 1, 7, 49):
+        angles = [p * 10000.0 ** (-i / 3) for i in range(4)]
+        expected = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        assert table[p].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_positions_beyond_the_learned_share_the_last() -> None:
+    model = build(positions="learned", max_positions=2)
+    x = model._embed(torch.zeros(1, 5, 8), 0)[0]
+    assert model.positions is not None
+    torch.testing.assert_close(x, model.positions.weight[[0, 1, 1, 1, 1]])
+
+
+def test_a_table_first_made_in_inference_serves_training() -> None:
+    model = build(dropout=0.1)
+    with torch.inference_mode():
+        model(SOURCE, LENGTHS, TARGET)
+    model.train()
+    model(SOURCE, LENGTHS, TARGET).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_gelu_is_marians() -> None:
+    x = torch.linspace(-3, 3, 7)
+    activation = build(activation="gelu").decoder.layers[0].ffn.activation
+    torch.testing.assert_close(activation(x), x / (1 + torch.exp(-1.702 * x)))
+
+
+@pytest.mark.parametrize("rate", ["dropout", "attention_dropout", "ffn_dropout", "source_dropout", "target_dropout"])
+def test_each_dropout_acts_in_training_only(rate: str) -> None:
+    rates = {"dropout": 0.0, rate: 0.5}
+    model, plain = build(**rates), build(dropout=0.0)
+    expected = plain(SOURCE, LENGTHS, TARGET)
+    assert torch.equal(model(SOURCE, LENGTHS, TARGET), expected)
+    model.train()
+    assert not torch.allclose(model(SOURCE, LENGTHS, TARGET), expected, atol=1e-3)
+    assert torch.equal(plain.train()(SOURCE, LENGTHS, TARGET), expected)
+
+
+def test_word_dropout_takes_whole_words() -> None:
+    model = build(source_dropout=0.5).train()
+    x = model._words(model.encoder.embedding, torch.arange(9).expand(50, 9), 0.5)
+    dropped = (x == 0).all(-1)
+    assert torch.equal(dropped, (x == 0).any(-1))
+    assert 0.3 < dropped.float().mean() < 0.7
+    kept = 2 * model.encoder.embedding.weight.expand(50, 9, 8)
+    torch.testing.assert_close(x[~dropped], kept[~dropped])
