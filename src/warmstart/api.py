@@ -136,7 +136,7 @@ def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocab
                 )
             out[side] = inherited[side]
         else:
-            lines: Iterable[str] = () if piece.type == "file" else _data(config).text(side)  # type: ignore[arg-type]
+            lines: Iterable[str] = () if piece.type == "file" else _data(config).text(side)
             out[side] = build_vocabulary(piece, lines)
     return out
 
@@ -147,7 +147,9 @@ def _data(config: RunConfig) -> Any:
     return config.data
 
 
-def _model_config(config: RunConfig, family: Any, models: Sequence[Model], vocabularies: Mapping[str, Vocabulary]) -> Any:
+def _model_config(
+    config: RunConfig, family: Any, models: Sequence[Model], vocabularies: Mapping[str, Vocabulary]
+) -> Any:
     from difflib import get_close_matches
 
     from pydantic import ValidationError
@@ -160,13 +162,18 @@ def _model_config(config: RunConfig, family: Any, models: Sequence[Model], vocab
     problems: list[Problem] = []
     for key, value in config.model.items():
         if key in sizes and value != sizes[key]:
-            problems.append(Problem(f"model.{key} is not the vocabulary's size", expected=str(sizes[key]), found=str(value)))
+            problems.append(
+                Problem(f"model.{key} is not the vocabulary's size", expected=str(sizes[key]), found=str(value))
+            )
         elif inherited is not None and key in base and base[key] == value:
-            problems.append(Problem(f"`model.{key}: {value}` changes nothing: the source has it already",
-                                    todo="remove the key"))  # fmt: skip
+            problems.append(
+                Problem(f"`model.{key}: {value}` changes nothing: the source has it already", todo="remove the key")
+            )
         elif key not in family.config_type.model_fields:
             near = get_close_matches(key, family.config_type.model_fields, n=1)
-            problems.append(Problem(f"unknown key model.{key}", todo=f"did you mean {near[0]}?" if near else "remove it"))
+            problems.append(
+                Problem(f"unknown key model.{key}", todo=f"did you mean {near[0]}?" if near else "remove it")
+            )
     if problems:
         raise ConfigError("the model is not valid", problems=problems)
     try:
@@ -212,8 +219,19 @@ def train(
     write_text(run / "config.yaml", resolved)
     write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
     search = SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize)
-    result, notes = train_run(run, setting.family, setting.model_config, setting.vocabularies, setting.plan,
-                              setting.models, c.data, c.training, search, c.seed, progress=progress)  # fmt: skip
+    result, notes = train_run(
+        run,
+        setting.family,
+        setting.model_config,
+        setting.vocabularies,
+        setting.plan,
+        setting.models,
+        c.data,
+        c.training,
+        search,
+        c.seed,
+        progress=progress,
+    )
     return {
         "run": str(run),
         "model": str(run / "model"),
@@ -254,18 +272,36 @@ def _use(setting: _Setting, run: Path, resolved: str) -> dict[str, Any]:
         verify(model.path)
     _, config, reading = model.require()
     if config != setting.model_config:
-        raise ConfigError("`mode: use` passes the model on as it is", found="keys under `model`",
-                          todo="remove them, or use `mode: init`")  # fmt: skip
+        raise ConfigError(
+            "`mode: use` passes the model on as it is",
+            found="keys under `model`",
+            todo="remove them, or use `mode: init`",
+        )
     run.mkdir(parents=True, exist_ok=True)
-    lineage = {"starts": [{"mode": "use", "source": Path(model.source).name,
-                           "files": describe_files(model.checkpoint.files), "ancestor": model.lineage}]}  # fmt: skip
+    lineage = {
+        "starts": [
+            {
+                "mode": "use",
+                "source": Path(model.source).name,
+                "files": describe_files(model.checkpoint.files),
+                "ancestor": model.lineage,
+            }
+        ]
+    }
     arrays = (reading.read(e.name) for e in storages(setting.family, config))
     write_bundle(run / "model", setting.family, config, arrays, setting.vocabularies, lineage)
     verify(run / "model")
     write_text(run / "config.yaml", resolved)
     write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
-    return {"run": str(run), "model": str(run / "model"), "steps": 0, "best_step": None, "metrics": {}, "seconds": 0.0,
-            "notes": ["the source was passed on; nothing was trained"]}  # fmt: skip
+    return {
+        "run": str(run),
+        "model": str(run / "model"),
+        "steps": 0,
+        "best_step": None,
+        "metrics": {},
+        "seconds": 0.0,
+        "notes": ["the source was passed on; nothing was trained"],
+    }
 
 
 def convert(
@@ -325,8 +361,11 @@ def translate(
         raise ConfigError(f"there is no engine {chosen!r}", expected="native or ctranslate2")
     if chosen == "ctranslate2":
         if not all(exported) or len(paths) != 1:
-            raise ConfigError("the ctranslate2 engine needs one exported model", found=", ".join(map(str, paths)),
-                              todo="run `warmstart convert MODEL DIR --to ctranslate2` first")  # fmt: skip
+            raise ConfigError(
+                "the ctranslate2 engine needs one exported model",
+                found=", ".join(map(str, paths)),
+                todo="run `warmstart convert MODEL DIR --to ctranslate2` first",
+            )
         found = CTranslate2Model(paths[0]).translate(lines, config)
     else:
         found = translate_native([open_model(m, vocabularies=vocabularies) for m in models], lines, config)
@@ -354,8 +393,11 @@ def evaluate(
     path = resolve(model)
     source = Path(data) if data is not None else path / "config.yaml"
     if not source.is_file():
-        raise ConfigError("what to evaluate on is not known", where=path,
-                          todo="give a configuration that names the tasks: --data CONFIG")  # fmt: skip
+        raise ConfigError(
+            "what to evaluate on is not known",
+            where=path,
+            todo="give a configuration that names the tasks: --data CONFIG",
+        )
     pieces = _data(load_config(source))
     out: dict[str, dict[str, float]] = {}
     for name, piece in pieces.tasks.items():
@@ -363,8 +405,9 @@ def evaluate(
             continue
         task = build_task(name, piece, {})
         examples = list(task.examples(split))
-        found = translate([model], [str(e["source"]) for e in examples], engine=engine, vocabularies=vocabularies,
-                          **search)  # fmt: skip
+        found = translate(
+            [model], [str(e["source"]) for e in examples], engine=engine, vocabularies=vocabularies, **search
+        )
         predictions = [task.postprocess(best[0][0], dict(e)) for best, e in zip(found, examples, strict=True)]
         out[name] = task.score([e["target"] for e in examples], predictions)
     if not out:

@@ -64,7 +64,9 @@ def train(config: Path, overrides: Overrides = None, require_coverage: Coverage 
     for note in facts["notes"]:
         typer.echo(f"  {note}")
     metrics = ", ".join(f"{k.removeprefix('validation/')} {v:.3f}" for k, v in facts["metrics"].items())
-    typer.echo(f"best at step {facts['best_step']} of {facts['steps']}: {metrics}" if metrics else "nothing was trained")
+    typer.echo(
+        f"best at step {facts['best_step']} of {facts['steps']}: {metrics}" if metrics else "nothing was trained"
+    )
     typer.echo(f"model: {facts['model']}")
 
 
@@ -82,8 +84,9 @@ def evaluate(
     """Score a run's or a model's outputs on a split of its tasks."""
     from warmstart import api
 
-    scores = api.evaluate(model, data, split=split, engine=engine, vocabularies=vocab or (), beam_size=beam_size,
-                          normalize=normalize)  # fmt: skip
+    scores = api.evaluate(
+        model, data, split=split, engine=engine, vocabularies=vocab or (), beam_size=beam_size, normalize=normalize
+    )
     if as_json:
         _print_json(scores)
         return
@@ -108,7 +111,9 @@ def convert(
     if as_json:
         _print_json(facts)
         return
-    typer.echo(f"{facts['destination']}: {facts['dialect']}, {facts['quantization'] or 'float32'}, {facts['bytes']:,} bytes")
+    typer.echo(
+        f"{facts['destination']}: {facts['dialect']}, {facts['quantization'] or 'float32'}, {facts['bytes']:,} bytes"
+    )
 
 
 @app.command()
@@ -127,8 +132,9 @@ def translate(
     from warmstart.data.text import read_lines
 
     lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
-    found = api.translate(models, lines, engine=engine, vocabularies=vocab or (), beam_size=beam_size, nbest=nbest,
-                          normalize=normalize)  # fmt: skip
+    found = api.translate(
+        models, lines, engine=engine, vocabularies=vocab or (), beam_size=beam_size, nbest=nbest, normalize=normalize
+    )
     for index, best in enumerate(found):
         for text, score in best:
             typer.echo(f"{index} ||| {text} ||| {score:.6f}" if scores or nbest > 1 else text)
@@ -137,7 +143,9 @@ def translate(
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(help="label=RUN, at least one")],
-    metrics: Annotated[list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")
+    ] = None,
     curves: Annotated[Path | None, typer.Option("--curves", help="draw them as PNG")] = None,
 ) -> None:
     """Put runs side by side: a table of their metrics, and learning curves."""

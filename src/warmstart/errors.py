@@ -140,6 +140,4 @@ class MissingExtra(WarmstartError):
     """An optional library is not installed; the message says which extra brings it."""
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(
-            f"{library} is not installed", todo=f"pip install 'warmstart[{extra}]'"
-        )
+        super().__init__(f"{library} is not installed", todo=f"pip install 'warmstart[{extra}]'")

@@ -134,8 +134,9 @@ def make_plan(starts: Sequence[tuple[StartConfig, Model]], target: Target, *, re
     storages = {p.storage: p for p in reversed(target.parameters)}
     for storage, p in reversed(storages.items()):
         if storage not in draft.rows:
-            draft.rows[storage] = Row(storage, p.shape, p.stage, "initialise", "no source has it",
-                                      initialiser=p.initialiser)  # fmt: skip
+            draft.rows[storage] = Row(
+                storage, p.shape, p.stage, "initialise", "no source has it", initialiser=p.initialiser
+            )
     order = {s: k for k, s in enumerate(dict.fromkeys(p.storage for p in target.parameters))}
     plan = Plan(
         tuple(c.source for c, _ in starts),
@@ -149,17 +150,19 @@ def make_plan(starts: Sequence[tuple[StartConfig, Model]], target: Target, *, re
     )
     if not draft.problems and plan.coverage < require_coverage:
         draft.problems.append(
-            Problem("too little of the model comes from the sources", expected=f"{require_coverage:.1%} or more",
-                    found=f"{plan.coverage:.1%}", todo="look at the plan's initialised rows")  # fmt: skip
+            Problem(
+                "too little of the model comes from the sources",
+                expected=f"{require_coverage:.1%} or more",
+                found=f"{plan.coverage:.1%}",
+                todo="look at the plan's initialised rows",
+            )
         )
     if draft.problems:
         raise PlanError("this start is impossible as configured", problems=draft.problems)
     return plan
 
 
-def _one_source(
-    draft: _Draft, number: int, config: StartConfig, answer: Answers, model: Model, target: Target
-) -> None:
+def _one_source(draft: _Draft, number: int, config: StartConfig, answer: Answers, model: Model, target: Target) -> None:
     family, source_config, reading = model.require()
     prefix = f"{config.into}." if config.into else ""
     if prefix and not any(p.name.startswith(prefix) for p in target.parameters):
@@ -193,19 +196,26 @@ def _one_source(
         if not found:
             reason = "not selected" if partial else "the source has no such parameter"
             if not relaxed and not partial:
-                draft.problems.append(Problem(f"{storage} is missing in the source", where=config.source,
-                                              todo="say `strict: false` to initialise it"))  # fmt: skip
-            if not (len(target.parameters) > len(mine)) or storage not in draft.rows:
-                if not partial:
-                    draft.rows.setdefault(storage, _initialise(members[0], reason))
+                draft.problems.append(
+                    Problem(
+                        f"{storage} is missing in the source",
+                        where=config.source,
+                        todo="say `strict: false` to initialise it",
+                    )
+                )
+            if not partial:
+                draft.rows.setdefault(storage, _initialise(members[0], reason))
             continue
         row = _load(draft, number, config, answer, model, members[0], found[0], target, prefix)
         if row is None:
             continue
         if storage in draft.rows and draft.rows[storage].source is not None:
             draft.problems.append(
-                Problem(f"two sources write {storage}", found=f"{draft.rows[storage].source} and {number}",
-                        todo="narrow one with `select` or `exclude`")  # fmt: skip
+                Problem(
+                    f"two sources write {storage}",
+                    found=f"{draft.rows[storage].source} and {number}",
+                    todo="narrow one with `select` or `exclude`",
+                )
             )
         draft.rows[storage] = row
         if row.action != "initialise":
@@ -219,8 +229,13 @@ def _offered(draft: _Draft, config: StartConfig, names: list[str], prefix: str) 
     for key, patterns in (("select", config.select), ("exclude", config.exclude)):
         for pattern in patterns:
             if not any(matches(pattern, n) for n in names):
-                draft.problems.append(Problem(f"`{key}: {pattern}` matches nothing", where=config.source,
-                                              found=f"names such as {', '.join(names[:3])}"))  # fmt: skip
+                draft.problems.append(
+                    Problem(
+                        f"`{key}: {pattern}` matches nothing",
+                        where=config.source,
+                        found=f"names such as {', '.join(names[:3])}",
+                    )
+                )
     kept = [n for n in names if not config.select or any(matches(p, n) for p in config.select)]
     kept = [n for n in kept if not any(matches(p, n) for p in config.exclude)]
     out = {n: n for n in kept}
@@ -255,11 +270,16 @@ def _dropped(
         draft.problems.append(Problem(f"`drop: {stage}` is no stage of the model", expected=", ".join(known)))
     if config.drop_last is not None:
         if target.order is None:
-            draft.problems.append(Problem("`drop_last` needs stages with an order, which this family does not have",
-                                          todo=f"name them: `drop: [...]` of {', '.join(known)}"))  # fmt: skip
+            draft.problems.append(
+                Problem(
+                    "`drop_last` needs stages with an order, which this family does not have",
+                    todo=f"name them: `drop: [...]` of {', '.join(known)}",
+                )
+            )
         elif not 0 < config.drop_last < len(target.order):
-            draft.problems.append(Problem(f"`drop_last: {config.drop_last}` is out of range",
-                                          expected=f"1 to {len(target.order) - 1}"))  # fmt: skip
+            draft.problems.append(
+                Problem(f"`drop_last: {config.drop_last}` is out of range", expected=f"1 to {len(target.order) - 1}")
+            )
         else:
             stages |= set(target.order[-config.drop_last :])
     dropped: dict[str, str] = {}
@@ -327,9 +347,13 @@ def _load(
     if answer.weights == "matching":
         return _initialise(p, f"the source's shape is {list(origin.shape)}")
     draft.problems.append(
-        Problem(f"{p.storage} has another shape", where=f"{config.source}: {', '.join(arrays)}",
-                expected=str(list(p.shape)), found=str(list(origin.shape)),
-                todo="change `model`, or say `strict: false` to initialise it")  # fmt: skip
+        Problem(
+            f"{p.storage} has another shape",
+            where=f"{config.source}: {', '.join(arrays)}",
+            expected=str(list(p.shape)),
+            found=str(list(origin.shape)),
+            todo="change `model`, or say `strict: false` to initialise it",
+        )
     )
     return None
 
@@ -352,15 +376,24 @@ def _load_vocabulary_rows(
             return Row(p.storage, p.shape, p.stage, "load", "same name and shape", **base)
         missing = "the source" if old is None else "the model"
         draft.problems.append(
-            Problem(f"{missing} has no {side} vocabulary, so rows of {p.storage} have no meaning", where=config.source,
-                    todo="name the files: `start.files: [source vocabulary, target vocabulary]`")  # fmt: skip
+            Problem(
+                f"{missing} has no {side} vocabulary, so rows of {p.storage} have no meaning",
+                where=config.source,
+                todo="name the files: `start.files: [source vocabulary, target vocabulary]`",
+            )
         )
         return None
     if shape[1:] != p.shape[1:]:
         if answer.weights == "matching":
             return _initialise(p, f"the source's shape is {list(shape)}")
-        draft.problems.append(Problem(f"{p.storage} has another shape", where=config.source,
-                                      expected=str(list(p.shape)), found=str(list(shape))))  # fmt: skip
+        draft.problems.append(
+            Problem(
+                f"{p.storage} has another shape",
+                where=config.source,
+                expected=str(list(p.shape)),
+                found=str(list(shape)),
+            )
+        )
         return None
     if new.fingerprint == old.fingerprint:
         return Row(p.storage, p.shape, p.stage, "load", f"same {side} vocabulary", **base)
@@ -391,26 +424,36 @@ def _plan_slots(draft: _Draft, number: int, answer: Answers, model: Model, row: 
         draft.slots.append(SlotRow(row.target, slot, "load", f"{theirs} of the source{where}", number, axis))
     for slot, reason in model.reading.lost_slots(row.canonical).items():
         draft.slots.append(SlotRow(row.target, slot, "fresh", reason, number))
-        draft.problems.append(Problem(f"optimizer state {slot} of {row.target} cannot follow", found=reason,
-                                      todo="say `optimizer: fresh`"))  # fmt: skip
+        draft.problems.append(
+            Problem(
+                f"optimizer state {slot} of {row.target} cannot follow", found=reason, todo="say `optimizer: fresh`"
+            )
+        )
     if not carried and not any("optimizer state" in p.what for p in draft.problems):
         draft.problems.append(
-            Problem("the source has no optimizer state to carry", where=str(model.source),
-                    todo="say `optimizer: fresh`, or give the file that holds it")  # fmt: skip
+            Problem(
+                "the source has no optimizer state to carry",
+                where=str(model.source),
+                todo="say `optimizer: fresh`, or give the file that holds it",
+            )
         )
 
 
 def _step(draft: _Draft, config: StartConfig, answer: Answers, model: Model) -> int:
     if answer.data == "carry" and not model.state and config.mode != "use":
         draft.problems.append(
-            Problem("the source's position in its data cannot be carried: its shuffle is another framework's",
-                    where=config.source, todo="say `data: start`")  # fmt: skip
+            Problem(
+                "the source's position in its data cannot be carried: its shuffle is another framework's",
+                where=config.source,
+                todo="say `data: start`",
+            )
         )
     if answer.step != "carry":
         return 0
     if model.checkpoint.step is None:
-        draft.problems.append(Problem("the source does not say its step", where=config.source,
-                                      todo="say `step: fresh`"))  # fmt: skip
+        draft.problems.append(
+            Problem("the source does not say its step", where=config.source, todo="say `step: fresh`")
+        )
         return 0
     return model.checkpoint.step
 
@@ -450,7 +493,10 @@ def _account(
         unspoken.append(array)
     if unspoken and answer.weights == "all" and not (config.select or config.exclude):
         draft.problems.append(
-            Problem(f"{len(unspoken)} arrays of the source would be left behind", where=config.source,
-                    found=", ".join(unspoken[:4]) + (" …" if len(unspoken) > 4 else ""),
-                    todo="change `model` to have them, or say `strict: false`")  # fmt: skip
+            Problem(
+                f"{len(unspoken)} arrays of the source would be left behind",
+                where=config.source,
+                found=", ".join(unspoken[:4]) + (" …" if len(unspoken) > 4 else ""),
+                todo="change `model` to have them, or say `strict: false`",
+            )
         )

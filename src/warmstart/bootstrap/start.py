@@ -85,13 +85,25 @@ def answers(config: StartConfig) -> tuple[Answers, list[Problem]]:
                 Problem(f"`{spelt}` changes nothing: `mode: {config.mode}` means it already", todo="remove the key")
             )
         elif value is not None and config.mode == "use":
-            problems.append(Problem(f"`{spelt}` does not go with `mode: use`, which passes the model on as it is",
-                                    todo="use `mode: init`"))  # fmt: skip
-    shaping = {"select": config.select, "exclude": config.exclude, "rename": config.rename, "drop": config.drop,
-               "drop_last": config.drop_last, "into": config.into}  # fmt: skip
+            problems.append(
+                Problem(
+                    f"`{spelt}` does not go with `mode: use`, which passes the model on as it is",
+                    todo="use `mode: init`",
+                )
+            )
+    shaping = {
+        "select": config.select,
+        "exclude": config.exclude,
+        "rename": config.rename,
+        "drop": config.drop,
+        "drop_last": config.drop_last,
+        "into": config.into,
+    }
     if config.mode == "use":
         problems += [
-            Problem(f"`{key}` does not go with `mode: use`, which passes the model on as it is", todo="use `mode: init`")
+            Problem(
+                f"`{key}` does not go with `mode: use`, which passes the model on as it is", todo="use `mode: init`"
+            )
             for key, value in shaping.items()
             if value
         ]

@@ -151,13 +151,17 @@ def verify(path: Path) -> None:
         elif not f.is_file():
             problems.append(Problem(f"{name} is missing"))
         elif f.stat().st_size != facts["bytes"]:
-            problems.append(Problem(f"{name} has another size", expected=f"{facts['bytes']} bytes",
-                                    found=f"{f.stat().st_size} bytes"))  # fmt: skip
+            problems.append(
+                Problem(
+                    f"{name} has another size", expected=f"{facts['bytes']} bytes", found=f"{f.stat().st_size} bytes"
+                )
+            )
         elif sha256(f) != facts["sha256"]:
             problems.append(Problem(f"{name} has other content", expected=facts["sha256"]))
     if problems:
-        raise BundleError("the bundle is not what was written", where=path, problems=problems,
-                          todo="copy it again from where it came")  # fmt: skip
+        raise BundleError(
+            "the bundle is not what was written", where=path, problems=problems, todo="copy it again from where it came"
+        )
 
 
 def sha256(path: Path) -> str:

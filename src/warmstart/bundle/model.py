@@ -67,8 +67,15 @@ class RunCheckpoint(Checkpoint):
         for name, e in (optimizer.entries if optimizer else {}).items():
             slot, _, parameter = name.partition(".")
             slots[parameter, slot] = SlotEntry(parameter, slot, e.shape, e.dtype)
-        super().__init__(model.path, model.format, model.entries, model.metadata, slots, step,
-                         files=[*model.files, *(optimizer.files if optimizer else ())])  # fmt: skip
+        super().__init__(
+            model.path,
+            model.format,
+            model.entries,
+            model.metadata,
+            slots,
+            step,
+            files=[*model.files, *(optimizer.files if optimizer else ())],
+        )
         self._model, self._optimizer = model, optimizer
 
     def read(self, name: str) -> Array:
@@ -150,13 +157,21 @@ def _identity_links(family: Family, config: BaseModel) -> list[Link]:
 def _open_bundle(source: str, path: Path) -> Model:
     manifest, family, config = read_manifest(path)
     if not (path / WEIGHTS).is_file():
-        raise BundleError("this model directory holds no weights to start from", where=path,
-                          expected=WEIGHTS, todo="give the bundle it was converted from")  # fmt: skip
+        raise BundleError(
+            "this model directory holds no weights to start from",
+            where=path,
+            expected=WEIGHTS,
+            todo="give the bundle it was converted from",
+        )
     checkpoint = open_checkpoint(path / WEIGHTS)
     size = manifest.get("files", {}).get(WEIGHTS, {}).get("bytes")
     if size is not None and (path / WEIGHTS).stat().st_size != size:
-        raise BundleError("the bundle's weights are not complete", where=path / WEIGHTS, expected=f"{size} bytes",
-                          found=f"{(path / WEIGHTS).stat().st_size} bytes")  # fmt: skip
+        raise BundleError(
+            "the bundle's weights are not complete",
+            where=path / WEIGHTS,
+            expected=f"{size} bytes",
+            found=f"{(path / WEIGHTS).stat().st_size} bytes",
+        )
     model = Model(source, path, checkpoint, family, "warmstart", config, read_vocabularies(path))
     model.reading = read_through(checkpoint, _identity_links(family, config))
     lineage = path / "lineage.json"

@@ -42,10 +42,15 @@ def convert_model(
         raise SourceError("the destination would replace its own source", where=destination, todo="choose another")
     sides = set(family.vocabulary_sizes) - set(model.vocabularies)
     if sides and to != "warmstart":
-        raise VocabularyError(f"the {' and '.join(sorted(sides))} vocabulary is not known", where=model.path,
-                              todo="give the files with --vocab SOURCE --vocab TARGET")  # fmt: skip
-    lineage = {"converted_from": {"source": Path(model.source).name, "files": describe_files(model.checkpoint.files)},
-               "ancestor": model.lineage}  # fmt: skip
+        raise VocabularyError(
+            f"the {' and '.join(sorted(sides))} vocabulary is not known",
+            where=model.path,
+            todo="give the files with --vocab SOURCE --vocab TARGET",
+        )
+    lineage = {
+        "converted_from": {"source": Path(model.source).name, "files": describe_files(model.checkpoint.files)},
+        "ancestor": model.lineage,
+    }
     assert isinstance(config, TransformerConfig)
     if to == "warmstart":
         arrays = (reading.read(e.name) for e in storages(family, config))

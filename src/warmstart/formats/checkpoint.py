@@ -57,7 +57,8 @@ def dtype_of(name: str) -> np.dtype[Any]:
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        special: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return special
 
 
 @dataclass

@@ -40,8 +40,11 @@ def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:
     """Source and target vocabulary of ``model``."""
     missing = [side for side in ("source", "target") if side not in model.vocabularies]
     if missing:
-        raise VocabularyError(f"the {' and '.join(missing)} vocabulary is not known", where=model.path,
-                              todo="give the files with --vocab SOURCE --vocab TARGET")  # fmt: skip
+        raise VocabularyError(
+            f"the {' and '.join(missing)} vocabulary is not known",
+            where=model.path,
+            todo="give the files with --vocab SOURCE --vocab TARGET",
+        )
     return model.vocabularies["source"], model.vocabularies["target"]
 
 
@@ -57,8 +60,9 @@ def translate_native(models: Sequence[Model], lines: Sequence[str], config: Sear
     for other in models[1:]:
         pair = require_vocabularies(other)
         if (pair[0].fingerprint, pair[1].fingerprint) != (source.fingerprint, target.fingerprint):
-            raise VocabularyError("an ensemble needs one vocabulary", where=other.path,
-                                  expected=f"the vocabularies of {models[0].path}")  # fmt: skip
+            raise VocabularyError(
+                "an ensemble needs one vocabulary", where=other.path, expected=f"the vocabularies of {models[0].path}"
+            )
     scorers = [TransformerScorer(load_module(m)) for m in models]
     ids = [[*source.encode(line), source.eos_id] for line in lines]
     found = translate_ids(scorers, ids, config, eos_id=target.eos_id, unk_id=target.unk_id)

@@ -1,9 +1,9 @@
-"""What a family says about itself, as data: its parameters, stages, dialects and, where there is one, a torch module."""
+"""What a family says about itself, as data: parameters, stages, dialects and, where there is one, a torch module."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -48,24 +48,16 @@ class Parameter:
         return count
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """What a dialect made of a checkpoint: the family's configuration, what it could not say, and vocabularies."""
-
-    config: BaseModel
-    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-
-
 class Dialect(Protocol):
     """How one framework spells one family."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint is written in this dialect (headers and metadata only)."""
 
-    def read_config(self, checkpoint: Checkpoint) -> BaseModel:
+    def read_config(self, checkpoint: Checkpoint) -> Any:
         """The family's configuration.
 
         Raises:
@@ -82,12 +74,24 @@ class Dialect(Protocol):
 class Family(Protocol):
     """An architecture. ``order`` lists stages from input to output only where the family has such an order."""
 
-    name: str
-    revision: int
-    config_type: type[BaseModel]
-    stages: tuple[str, ...]
-    order: tuple[str, ...] | None
-    vocabulary_sizes: Mapping[str, str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def config_type(self) -> type[BaseModel]: ...
+
+    @property
+    def stages(self) -> tuple[str, ...]: ...
+
+    @property
+    def order(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def vocabulary_sizes(self) -> Mapping[str, str]:
+        """Side → key of the configuration that holds the size of its vocabulary."""
 
     def parameters(self, config: Any) -> tuple[Parameter, ...]: ...
 

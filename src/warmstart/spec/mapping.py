@@ -41,9 +41,15 @@ class Link:
     optional: bool = False
 
 
-def rule(foreign: str | Sequence[str], canonical: str | Sequence[str], op: Op | None = None,
-         *, each: Mapping[str, int] | None = None, gather: Mapping[str, int] | None = None,
-         optional: bool = False) -> Rule:  # fmt: skip
+def rule(
+    foreign: str | Sequence[str],
+    canonical: str | Sequence[str],
+    op: Op | None = None,
+    *,
+    each: Mapping[str, int] | None = None,
+    gather: Mapping[str, int] | None = None,
+    optional: bool = False,
+) -> Rule:
     """A :class:`Rule`; single names may be given as strings."""
 
     def names(value: str | Sequence[str]) -> tuple[str, ...]:
@@ -194,9 +200,9 @@ def read_through(checkpoint: Checkpoint, links: Sequence[Link]) -> Reading:
     return Reading(checkpoint, origins, [n for n in checkpoint.entries if n not in used])
 
 
-def write_through(links: Sequence[Link], read: Callable[[str], Array], known: Container[str]) -> Iterator[
-    tuple[str, Callable[[], Array]]
-]:
+def write_through(
+    links: Sequence[Link], read: Callable[[str], Array], known: Container[str]
+) -> Iterator[tuple[str, Callable[[], Array]]]:
     """(foreign name, how to compute it) for every link whose canonical arrays are ``known``.
 
     Arrays are read and laid out when the value is asked for, one link at a time, so that memory is bounded by the

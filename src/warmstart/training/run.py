@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,24 @@ class Evaluation:
                 out |= {f"{prefix}/{k}": v for k, v in self.decode(model, name).items()}
         return {"validation/loss": total / tokens, **out}
 
-    def decode(self, model: nn.Module, name: str) -> dict[str, float]:
+    def decode(self, model: Any, name: str) -> dict[str, float]:
         """Metrics of greedy or beam-search outputs of one task."""
         split, task = self.splits[name], self.tasks[name]
         sources = [split.source[a:b].tolist() for a, b in _spans(split.source_offsets)]
-        found = translate_ids([TransformerScorer(model)], sources, self.search,  # type: ignore[arg-type]
-                              eos_id=self.target.eos_id, unk_id=self.target.unk_id)  # fmt: skip
+        found = translate_ids(
+            [TransformerScorer(model)],
+            sources,
+            self.search,
+            eos_id=self.target.eos_id,
+            unk_id=self.target.unk_id,
+        )
         outputs = [self.target.decode(best[0].ids) for best in found]
         predictions = [task.postprocess(o, dict(e)) for o, e in zip(outputs, split.examples, strict=True)]
         return task.score([e["target"] for e in split.examples], predictions)
 
 
 def _spans(offsets: Any) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [(int(a), int(b)) for a, b in pairwise(offsets)]
 
 
 def train_run(

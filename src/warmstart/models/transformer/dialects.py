@@ -60,15 +60,15 @@ class MarianDialect:
             for key, allowed in _MARIAN_ALLOWED.items()
             if key in options and options[key] not in allowed
         ]
-        processing = tuple(
-            options.get(f"transformer-{key}") or "" for key in ("preprocess", "postprocess", "postprocess-top")
+        processing = " ".join(
+            options.get(f"transformer-{key}") or "-" for key in ("preprocess", "postprocess", "postprocess-top")
         )
-        norm = {("", "dan", ""): "post", ("n", "da", "n"): "pre"}.get(processing)
+        norm = {"- dan -": "post", "n da n": "pre"}.get(processing)
         if norm is None:
             problems.append(
                 Problem(
-                    f"transformer-preprocess, -postprocess, -postprocess-top {processing} are not supported",
-                    expected="'', 'dan', '' (post-norm) or 'n', 'da', 'n' (pre-norm)",
+                    f"transformer-preprocess, -postprocess, -postprocess-top are {processing!r}",
+                    expected="'- dan -' (post-norm) or 'n da n' (pre-norm)",
                 )
             )
         sizes = options.get("dim-vocabs")
@@ -104,7 +104,9 @@ class MarianDialect:
                 target_dropout=training.get("dropout-trg", 0.0),
             )
         except (KeyError, ValueError) as error:
-            raise DialectError("the model options are incomplete or wrong", where=checkpoint.path, found=error) from None
+            raise DialectError(
+                "the model options are incomplete or wrong", where=checkpoint.path, found=error
+            ) from None
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
@@ -310,10 +312,14 @@ class CTranslate2Dialect:
                     x = f"{ours}.cross_attention"
                     rules += [
                         rule(f"{theirs}/attention/linear_0/{what}", f"{x}.query.{what}", each=each),
-                        rule(f"{theirs}/attention/linear_1/{what}", [f"{x}.key.{what}", f"{x}.value.{what}"], Split(2),
-                             each=each),
+                        rule(
+                            f"{theirs}/attention/linear_1/{what}",
+                            [f"{x}.key.{what}", f"{x}.value.{what}"],
+                            Split(2),
+                            each=each,
+                        ),
                         rule(f"{theirs}/attention/linear_2/{what}", f"{x}.output.{what}", each=each),
-                    ]  # fmt: skip
+                    ]
             rules += self._norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
             rules += self._norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
             if side == "decoder":
@@ -355,5 +361,3 @@ class CTranslate2Dialect:
             flags[f"{side}/pre_norm"] = np.int8(c.norm == "pre")
             flags[f"{side}/scale_embeddings"] = np.float32(math.sqrt(c.d_model) if c.scale_embeddings else 1.0)
         return flags
-
-
