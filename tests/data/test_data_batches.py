@@ -73,7 +73,8 @@ def test_every_example_comes_once_an_epoch_by_size(sizes: tuple[int, ...]) -> No
     for order in orders:
         assert len(order) == len(expected)
         assert set(order) == expected
-    assert len(expected) == 1 or orders[0] != orders[1]
+    if len(expected) > 100:
+        assert len({tuple(order) for order in orders}) == 3
 
 
 def test_rates_are_exact_over_every_stretch() -> None:
@@ -109,8 +110,8 @@ def test_batches_are_a_pure_function() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert permute(np.arange(10), 10, derive_key(0, "order", 0, 0)).tolist() == ORDER
-    assert derive_key(0, "order", 0, 0) == 12605459127180230914
+    assert permute(np.arange(10), 10, derive_key(0, "order", 0, 0)).tolist() == [8, 1, 3, 0, 4, 5, 7, 6, 2, 9]
+    assert derive_key(0, "order", 0, 0) == 4575746531636895025
 
 
 def test_seeking_equals_iterating() -> None:

@@ -100,17 +100,37 @@ def test_the_limit_is_each_sentences_own() -> None:
     assert [len(nbest[0].ids) for nbest in found] == [6, 12, 9]
 
 
-def test_a_beam_wider_than_the_vocabulary_is_exhaustive() -> None:
-    rows = [[0.2, 0.1, 0.4, 0.3], [1.0, 0, 0, 0], [0.3, 0.1, 0.25, 0.35], [0.6, 0.1, 0.1, 0.2]]
-    found = search(rows, 2, beam_size=50, nbest=50, max_length_factor=2.0)
-    expected: dict[tuple[int, ...], float] = {}
-    for length in range(5):
-        for ids in itertools.product([2, 3], repeat=length):
-            path = [*ids, 0] if length < 4 else list(ids)
-            before = [0, *path[:-1]]
-            expected[ids] = math.prod(rows[a][b] for a, b in zip(before, path, strict=True))
-    assert {h.ids: pytest.approx(math.exp(h.score)) for h in found} == expected
-    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+def by_the_book(rows: list[list[float]], limit: int, beam: int, alpha: float) -> list[tuple[tuple[int, ...], float]]:
+    """Marian's search written the plain way: every continuation of every hypothesis, sorted."""
+    live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
+    finished = []
+    for length in range(1, limit + 1):
+        grown = [
+            ((*ids, token), total + math.log(p))
+            for ids, total in live
+            for token, p in enumerate(rows[ids[-1] if ids else 0])
+            if token != 1
+        ]
+        grown = sorted(grown, key=lambda pair: -pair[1])[:beam]
+        ends = [pair for pair in grown if pair[0][-1] == 0 or length == limit]
+        finished += [(tuple(t for t in ids if t), total / length**alpha) for ids, total in ends]
+        live = [pair for pair in grown if pair not in ends]
+        beam = len(live)
+    return sorted(finished, key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_search_is_the_one_by_the_book(seed: int) -> None:
+    """Random tables, in one batch of several lengths; beams up to and beyond the vocabulary."""
+    torch.manual_seed(seed)
+    rows = torch.softmax(2 * torch.randn(6, 6, dtype=torch.float64), -1).tolist()
+    beam, alpha, lengths = 1 + seed % 8, 0.3 * (seed % 4), [2, 3, 5]
+    config = SearchConfig(beam_size=beam, nbest=beam, normalize=alpha, max_length_factor=2.0)
+    found = translate_ids([Table(rows)], [[3] * (length - 1) + [0] for length in lengths], config)
+    for length, nbest in zip(lengths, found, strict=True):
+        expected = by_the_book(rows, 2 * length, beam, alpha)
+        assert [h.ids for h in nbest] == [ids for ids, _ in expected]
+        assert [h.score for h in nbest] == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
 def test_greedy_reorders_nothing_and_drops_finished_sentences() -> None:

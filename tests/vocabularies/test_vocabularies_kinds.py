@@ -12,7 +12,13 @@ from pydantic import ValidationError
 
 from warmstart.errors import VocabularyError
 from warmstart.vocabularies.characters import CharacterVocabulary
-from warmstart.vocabularies.load import VocabularyConfig, build_vocabulary, difference, load_vocabulary, parse_vocabulary
+from warmstart.vocabularies.load import (
+    VocabularyConfig,
+    build_vocabulary,
+    difference,
+    load_vocabulary,
+    parse_vocabulary,
+)
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
 
@@ -21,7 +27,7 @@ LINES = ["Kyiv and Lviv", "Minsk, Brest", "Gomel and Lida", "Odesa", "a long riv
 
 @pytest.fixture(scope="module")
 def pieces() -> SentencePieceVocabulary:
-    return SentencePieceVocabulary.train(LINES * 5, 50)
+    return SentencePieceVocabulary.train(LINES * 5, 30)
 
 
 def test_characters_come_by_falling_count_then_code_point() -> None:
@@ -60,7 +66,7 @@ def test_bad_characters_are_refused(tokens: list[str]) -> None:
 
 
 def test_sentencepiece_trains_as_asked_and_survives_its_file(pieces: SentencePieceVocabulary, tmp_path: Path) -> None:
-    assert (len(pieces), pieces.eos_id, pieces.unk_id) == (50, 0, 1)
+    assert (len(pieces), pieces.eos_id, pieces.unk_id) == (30, 0, 1)
     assert pieces.tokens[:2] == ("</s>", "<unk>")
     for line in LINES:
         ids = pieces.encode(line)
@@ -80,10 +86,10 @@ def test_sentencepiece_too_many_pieces_is_one_clear_error() -> None:
         SentencePieceVocabulary.train(["a b"], 5000)
 
 
-@pytest.mark.parametrize("cut", [10, 1000])
-def test_damaged_sentencepiece_is_refused(pieces: SentencePieceVocabulary, cut: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [slice(None, -7), slice(None, 300), slice(40, None)])
+def test_damaged_sentencepiece_is_refused(pieces: SentencePieceVocabulary, part: slice, tmp_path: Path) -> None:
     path = tmp_path / "vocab.spm"
-    path.write_bytes(b"\x00\x01" + pieces.file()[1][cut:])
+    path.write_bytes(pieces.file()[1][part])
     with pytest.raises(VocabularyError) as caught:
         load_vocabulary(path)
     assert caught.value.where == str(path)
@@ -93,7 +99,7 @@ TOKENS = ["y", "no", "1", "~", "null", "true", "1e3", "0x1", "-", "'", '"', "\\"
 
 
 def test_yaml_words_stay_strings() -> None:
-    text = "</s>: 0\n<unk>: 1\ny: 2\nno: 3\n1: 4\n~: 5\nnull: 6\n\"'\": 7\n.: 8\n1.0: 9\n"
+    text = '</s>: 0\n<unk>: 1\ny: 2\nno: 3\n1: 4\n~: 5\nnull: 6\n"\'": 7\n.: 8\n1.0: 9\n'
     assert MarianVocabulary.parse(text).tokens == ("</s>", "<unk>", "y", "no", "1", "~", "null", "'", ".", "1.0")
 
 
@@ -173,7 +179,7 @@ def test_configured_vocabularies(tmp_path: Path) -> None:
     path.write_bytes(characters.file()[1])
     assert json.loads(path.read_text()) == {"kind": "characters", "tokens": ["</s>", "<unk>", "a"]}
     assert build_vocabulary(VocabularyConfig(type="file", path=path), []).fingerprint == characters.fingerprint
-    assert len(build_vocabulary(VocabularyConfig(type="sentencepiece", size=50), LINES * 5)) == 50
+    assert len(build_vocabulary(VocabularyConfig(type="sentencepiece", size=30), LINES * 5)) == 30
     with pytest.raises(VocabularyError, match="inherit"):
         build_vocabulary(VocabularyConfig(type="inherit"), [])
 

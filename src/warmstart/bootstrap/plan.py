@@ -169,12 +169,13 @@ def _one_source(draft: _Draft, number: int, config: StartConfig, answer: Answers
         draft.problems.append(Problem(f"`into: {config.into}` is no part of the model"))
         return
     mine = [p for p in target.parameters if p.name.startswith(prefix)]
-    offered = _offered(draft, config, list(reading.origins), prefix)
+    source_ties = {p.name: p.storage for p in family.parameters(source_config)}
+    names = [name for name, storage in source_ties.items() if storage in reading.origins]
+    offered = _offered(draft, config, names, prefix)
     dropped = _dropped(draft, config, mine, target, prefix)
     partial = bool(config.select or config.exclude)
     relaxed = answer.weights == "matching"
     _compare_behaviour(draft, family.behaviour(source_config), target.behaviour, prefix, relaxed or partial)
-    source_ties = {p.name: p.storage for p in family.parameters(source_config)}
     taken: set[str] = set()
     for storage in dict.fromkeys(p.storage for p in mine):
         members = [p for p in mine if p.storage == storage]
@@ -182,7 +183,7 @@ def _one_source(draft: _Draft, number: int, config: StartConfig, answer: Answers
             draft.rows.setdefault(storage, _initialise(members[0], f"stage {members[0].stage} is dropped"))
             continue
         wanted = [_source_name(p.name, offered) for p in members]
-        found = list(dict.fromkeys(source_ties.get(w, w) for w in wanted if w and source_ties.get(w, w) in offered))
+        found = list(dict.fromkeys(source_ties[w] for w in wanted if w))
         if len(found) > 1:
             draft.problems.append(
                 Problem(
@@ -257,7 +258,7 @@ def _offered(draft: _Draft, config: StartConfig, names: list[str], prefix: str) 
 
 
 def _source_name(target: str, offered: Mapping[str, str]) -> str | None:
-    return next((name for name, new in offered.items() if new == target), target if target in offered else None)
+    return next((name for name, new in offered.items() if new == target), None)
 
 
 def _dropped(
