@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -168,6 +169,8 @@ def compare(
 
 def main() -> None:
     """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
+    # Threads that spin at barriers cost a tenfold slowdown where another process wants the core (docs/log.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except WarmstartError as error:

@@ -34,7 +34,7 @@ def test_compression_is_known_by_content(kind: str, tmp_path: Path) -> None:
 def test_truncated_compression_is_an_error(compress: object, tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes(compress(TEXT.encode() * 100)[:-6])  # type: ignore[operator]
-    with pytest.raises(DataError, match="truncated|damaged") as caught:
+    with pytest.raises(DataError, match=r"truncated|damaged") as caught:
         list(read_lines(path))
     assert caught.value.where == str(path)
 

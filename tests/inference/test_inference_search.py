@@ -19,24 +19,28 @@ from warmstart.models.transformer.module import Transformer
 
 
 class Table:
-    """A scorer whose next token depends on the previous one only: ``rows[previous]`` are probabilities."""
+    """A scorer whose next token depends on the previous one: ``rows[previous]`` are probabilities (those of
+    ``rows[step][previous]`` where the table is of three axes). The state is (rows, step)."""
 
-    def __init__(self, rows: list[list[float]]) -> None:
+    def __init__(self, rows: list[list[float]] | list[list[list[float]]]) -> None:
         self.log_probs = torch.tensor(rows).log()
         self.rows_seen: list[int] = []
         self.selections = 0
 
-    def start(self, source: Tensor, lengths: Tensor) -> int:
-        return len(source)
+    def start(self, source: Tensor, lengths: Tensor) -> tuple[int, int]:
+        return len(source), 0
 
-    def step(self, state: int, previous: Tensor | None) -> tuple[Tensor, int]:
-        previous = torch.zeros(state, dtype=torch.int64) if previous is None else previous
-        self.rows_seen.append(state)
-        return self.log_probs[previous], state
+    def step(self, state: tuple[int, int], previous: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        count, step = state
+        previous = torch.zeros(count, dtype=torch.int64) if previous is None else previous
+        assert len(previous) == count
+        self.rows_seen.append(count)
+        table = self.log_probs if self.log_probs.ndim == 2 else self.log_probs[step]
+        return table[previous], (count, step + 1)
 
-    def select(self, state: int, rows: Tensor) -> int:
+    def select(self, state: tuple[int, int], rows: Tensor) -> tuple[int, int]:
         self.selections += 1
-        return len(rows)
+        return len(rows), state[1]
 
 
 # </s> <unk> a b: after the start a .5, b .4; after a </s> .4; after b </s> .9
@@ -100,7 +104,9 @@ def test_the_limit_is_each_sentences_own() -> None:
     assert [len(nbest[0].ids) for nbest in found] == [6, 12, 9]
 
 
-def by_the_book(rows: list[list[float]], limit: int, beam: int, alpha: float) -> list[tuple[tuple[int, ...], float]]:
+def by_the_book(
+    rows: list[list[list[float]]], limit: int, beam: int, alpha: float
+) -> list[tuple[tuple[int, ...], float]]:
     """Marian's search written the plain way: every continuation of every hypothesis, sorted."""
     live: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
     finished = []
@@ -108,7 +114,7 @@ def by_the_book(rows: list[list[float]], limit: int, beam: int, alpha: float) ->
         grown = [
             ((*ids, token), total + math.log(p))
             for ids, total in live
-            for token, p in enumerate(rows[ids[-1] if ids else 0])
+            for token, p in enumerate(rows[length - 1][ids[-1] if ids else 0])
             if token != 1
         ]
         grown = sorted(grown, key=lambda pair: -pair[1])[:beam]
@@ -121,9 +127,10 @@ def by_the_book(rows: list[list[float]], limit: int, beam: int, alpha: float) ->
 
 @pytest.mark.parametrize("seed", range(20))
 def test_search_is_the_one_by_the_book(seed: int) -> None:
-    """Random tables, in one batch of several lengths; beams up to and beyond the vocabulary."""
+    """Random tables, another at each step so that no products tie; one batch of several lengths; beams
+    up to and beyond the vocabulary."""
     torch.manual_seed(seed)
-    rows = torch.softmax(2 * torch.randn(6, 6, dtype=torch.float64), -1).tolist()
+    rows = torch.softmax(2 * torch.randn(10, 6, 6, dtype=torch.float64), -1).tolist()
     beam, alpha, lengths = 1 + seed % 8, 0.3 * (seed % 4), [2, 3, 5]
     config = SearchConfig(beam_size=beam, nbest=beam, normalize=alpha, max_length_factor=2.0)
     found = translate_ids([Table(rows)], [[3] * (length - 1) + [0] for length in lengths], config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def test_series_leaves_out_what_was_not_measured() -> None:
 def test_spread_keeps_order_and_distance() -> None:
     moved = spread([0.5, 0.1, 0.52, 0.5], 0.1)
     ordered = [moved[i] for i in (1, 0, 3, 2)]
-    assert all(b - a >= 0.1 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(ordered))
     assert spread([0.1, 0.9], 0.1) == [0.1, 0.9]
 
 
@@ -71,6 +72,15 @@ def test_table_values_gains_and_width() -> None:
     # loss fell from 5 to 3 and from 3 to 1.5: the gain is positive; chrF is 200 and 150: it is negative
     assert rows[4] == ["100", "3.000", "1.500", "+1.500", "200.000", "150.000", "-50.000"]
     assert rows[6] == ["validation/cer"]
+
+
+def test_long_labels_are_whole_where_they_fit_and_never_widen_the_table() -> None:
+    named = {"from scratch": RUNS["scratch"], "transfer": RUNS["transfer"]}
+    assert "from scratch" in comparison_table(named, ["validation/loss", "validation/chrf"])
+    crowd = {f"a run with quite a long name {i}": RUNS["scratch"] for i in range(6)}
+    lines = comparison_table(crowd, ["validation/loss"]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].split()[-1] == "+0.000"
 
 
 def test_only_steps_that_all_runs_measured() -> None:

@@ -37,17 +37,17 @@ class Stream:
             yield Position(0, 0, k + 1), make_batch(k)
 
 
-@pytest.fixture()
+@pytest.fixture
 def stream() -> type[Stream]:
     return Stream
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch() -> Batch:
     return make_batch(0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def build():  # type: ignore[no-untyped-def]
     """Makes the same tiny Transformer every time, with dropout and all embeddings tied."""
 
@@ -74,7 +74,7 @@ def build():  # type: ignore[no-untyped-def]
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def config() -> TrainingConfig:
     return TrainingConfig(
         steps=6,

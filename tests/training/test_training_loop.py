@@ -17,6 +17,7 @@ from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.storage.locks import directory_lock
 from warmstart.training import state as checkpoints
+from warmstart.training.config import OptimizerConfig
 from warmstart.training.loop import train
 from warmstart.training.metrics import cut, read_metrics
 from warmstart.training.objective import batch_loss
@@ -114,6 +115,9 @@ def test_accumulation_equals_the_large_batch(build, stream, config, tmp_path: Pa
         lengths = both("source_lengths"), both("target_lengths")
         return Batch(source, lengths[0], target, lengths[1], both("tasks"), both("indices"))
 
+    # A key's bias has no gradient but rounding (softmax ignores a constant), which a tiny epsilon would blow up
+    config = config.model_copy(update={"optimizer": OptimizerConfig(epsilon=1e-3)})
+
     def plain() -> Any:
         return build(dropout=0.0)
 
@@ -171,20 +175,22 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, build, stream, c
 
 
 @pytest.mark.parametrize(
-    ("options", "update", "text"),
+    ("change", "text"),
     [
-        ({"seed": 6}, {"steps": 9}, "another seed"),
-        ({"task_fingerprint": "other"}, {"steps": 9}, "another task"),
-        ({}, {}, "raise steps"),
-        ({}, {"best_metric": "validation/chrf", "steps": 9}, "validation/loss"),
+        ({"seed": 6}, "another seed"),
+        ({"task_fingerprint": "other"}, "another task"),
+        ({"steps": 6}, "raise steps"),
+        ({"best_metric": "validation/chrf"}, "validation/loss"),
     ],
 )
 def test_what_cannot_be_resumed_says_why(  # type: ignore[no-untyped-def]
-    tmp_path: Path, build, stream, config, options: dict[str, Any], update: dict[str, Any], text: str
+    tmp_path: Path, build, stream, config, change: dict[str, Any], text: str
 ) -> None:
     go(tmp_path, build, stream(), config)
     before = arrays(tmp_path / "checkpoints/step-00000006")
     with pytest.raises(TrainingError, match=text):
+        update = {"steps": 9} | {k: v for k, v in change.items() if k in type(config).model_fields}
+        options = {k: v for k, v in change.items() if k not in update}
         go(tmp_path, build, stream(), config.model_copy(update=update), **options)
     assert arrays(tmp_path / "checkpoints/step-00000006") == before
 

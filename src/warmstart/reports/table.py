@@ -9,6 +9,7 @@ from warmstart.reports.curves import series
 
 WIDTH = 80
 LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity", "cer", "wer", "ter"})
+_STEP = 8
 _CELL = 10
 
 
@@ -35,7 +36,9 @@ def comparison_table(
     if not steps:
         return "no step at which all runs were measured\n"
     headings = [*runs, "gain"] if len(runs) > 1 else list(runs)
-    per_block = max(1, (WIDTH - _CELL) // (_CELL * len(headings)))
+    widest = max(_CELL, (WIDTH - _STEP) // len(headings))
+    width = min(widest, max(_CELL, *(len(heading) + 2 for heading in headings)))
+    per_block = max(1, (WIDTH - _STEP) // (width * len(headings)))
     blocks = [metrics[i : i + per_block] for i in range(0, len(metrics), per_block)]
     first, *_, last = [*runs, *runs]
 
@@ -43,21 +46,21 @@ def comparison_table(
         row = [f"{values[metric, run][step]:.3f}" for run in runs]
         if len(runs) > 1:
             gain = values[metric, last][step] - values[metric, first][step]
-            row.append(f"{-gain if metric.rpartition('/')[2] in lower_is_better else gain:+.3f}")
+            row.append(f"{-gain if metric.rpartition('/')[2] in lower_is_better else gain:+z.3f}")
         return row
 
     lines: list[str] = []
     for block in blocks:
         lines += [""] if lines else []
-        lines.append(" " * _CELL + "".join(metric.rjust(_CELL * len(headings)) for metric in block))
-        lines.append("step".rjust(_CELL) + "".join(_fit(h) for _ in block for h in headings))
+        lines.append(" " * _STEP + "".join(metric.rjust(width * len(headings)) for metric in block))
+        lines.append("step".rjust(_STEP) + "".join(_fit(h, width) for _ in block for h in headings))
         for step in steps:
-            lines.append(f"{step:>{_CELL}}" + "".join(cell.rjust(_CELL) for m in block for cell in cells(m, step)))
+            lines.append(f"{step:>{_STEP}}" + "".join(cell.rjust(width) for m in block for cell in cells(m, step)))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _fit(label: str) -> str:
-    return (label if len(label) < _CELL else label[: _CELL - 2] + "…").rjust(_CELL)
+def _fit(label: str, width: int) -> str:
+    return (label if len(label) < width else label[: width - 2] + "…").rjust(width)
 
 
 def _thin(steps: Sequence[int], count: int) -> list[int]:

@@ -10,6 +10,9 @@ from warmstart.errors import VocabularyError
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 MAX_SENTENCE_BYTES = 1 << 16
+# Number of the last field that every model has (sentencepiece_model.proto): a file cut between two pieces
+# parses, as a smaller vocabulary, but lacks it.
+NORMALIZER_SPEC = 3
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -27,8 +30,12 @@ class SentencePieceVocabulary(Vocabulary):
             size = self._processor.get_piece_size()
         except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise VocabularyError("not a SentencePiece model, or a damaged one", found=error) from error
-        if size == 0:
-            raise VocabularyError("a SentencePiece model without pieces")
+        if size == 0 or NORMALIZER_SPEC not in _fields(self._model):
+            raise VocabularyError(
+                "a truncated SentencePiece model",
+                expected="pieces, then how text is normalised",
+                found=f"{size} pieces",
+            )
         self.tokens = tuple(self._processor.id_to_piece(list(range(size))))
         self.eos_id = self._processor.eos_id()
         self.unk_id = self._processor.unk_id()
@@ -76,3 +83,27 @@ class SentencePieceVocabulary(Vocabulary):
 
     def file(self) -> tuple[str, bytes]:
         return ".spm", self._model
+
+
+def _fields(message: bytes) -> set[int]:
+    """Numbers of the length-delimited fields at the top of a protobuf message, up to any of another type."""
+    numbers: set[int] = set()
+    at = 0
+    while at < len(message) and message[at] & 7 == 2:
+        tag, at = _varint(message, at)
+        length, at = _varint(message, at)
+        numbers.add(tag >> 3)
+        at += length
+    return numbers
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """(value, offset after it); what is missing at the end reads as zero."""
+    value = shift = 0
+    while at < len(message):
+        value |= (message[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if message[at - 1] < 0x80:
+            break
+    return value, at
