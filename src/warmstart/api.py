@@ -283,7 +283,7 @@ def _use(setting: _Setting, run: Path, resolved: str) -> dict[str, Any]:
             {
                 "mode": "use",
                 "source": Path(model.source).name,
-                "files": describe_files(model.checkpoint.files),
+                "files": describe_files(model.checkpoint),
                 "ancestor": model.lineage,
             }
         ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from warmstart import __version__
 from warmstart.errors import BundleError, Problem
-from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
 from warmstart.models.registry import FAMILIES
@@ -170,6 +170,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Names, sizes and SHA-256 of files for a lineage. Names only: no absolute path is stored."""
-    return [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files if f.is_file()]
+def describe_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Names, sizes and SHA-256 of a checkpoint's files for a lineage. Names only: no absolute path is stored."""
+    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    files = [folder / f for f in checkpoint.files]
+    return [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files]

@@ -48,7 +48,7 @@ def convert_model(
             todo="give the files with --vocab SOURCE --vocab TARGET",
         )
     lineage = {
-        "converted_from": {"source": Path(model.source).name, "files": describe_files(model.checkpoint.files)},
+        "converted_from": {"source": Path(model.source).name, "files": describe_files(model.checkpoint)},
         "ancestor": model.lineage,
     }
     assert isinstance(config, TransformerConfig)

@@ -217,6 +217,6 @@ def write_through(
         for index, name in enumerate(link.foreign):
 
             def compute(link: Link = link, index: int = index) -> Array:
-                return np.ascontiguousarray(link.op.backward([read(n) for n in link.canonical])[index])
+                return np.asarray(link.op.backward([read(n) for n in link.canonical])[index], order="C")
 
             yield name, compute

@@ -179,7 +179,7 @@ def describe_lineage(plan: Plan, models: Sequence[Model], best_step: int | None)
             {
                 "mode": mode,
                 "source": Path(source).name,
-                "files": describe_files(model.checkpoint.files),
+                "files": describe_files(model.checkpoint),
                 "ancestor": model.lineage,
             }
             for mode, source, model in zip(plan.modes, plan.sources, models, strict=True)

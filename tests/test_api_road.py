@@ -1,0 +1,165 @@
+"""The whole road by the public verbs, on Marian's own models and on a small training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from warmstart import api
+from warmstart.errors import BundleError, ConfigError, PlanError, StorageError, WarmstartError
+
+TINY = {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1}
+
+
+@pytest.fixture
+def marian(fixtures) -> Path:
+    return fixtures / "fixtures" / "marian-ar-en-translit"
+
+
+def test_exports_of_a_marian_model_decode_as_marian_did(marian, tmp_path):
+    lines = (marian / "test.ar").read_text("utf-8").splitlines()
+    expected = (marian / "test.greedy.out").read_text("utf-8").splitlines()
+    assert [best[0][0] for best in api.translate([marian], lines)] == expected
+    api.convert(marian, tmp_path / "ct2", "ctranslate2")
+    exported = [best[0][0] for best in api.translate([tmp_path / "ct2"], lines)]
+    assert sum(a == b for a, b in zip(exported, expected, strict=True)) >= 1588
+    api.convert(marian, tmp_path / "int8", "ctranslate2", quantize="int8")
+    quantized = [best[0][0] for best in api.translate([tmp_path / "int8"], lines[:200])]
+    assert sum(a == b for a, b in zip(quantized, expected, strict=False)) > 150
+    assert (tmp_path / "int8/model.bin").stat().st_size < (tmp_path / "ct2/model.bin").stat().st_size / 2
+
+
+def test_a_marian_model_returns_array_by_array(marian, tmp_path):
+    api.convert(marian, tmp_path / "bundle", "warmstart")
+    api.convert(tmp_path / "bundle", tmp_path / "back", "marian")
+    with np.load(marian / "model.npz") as old, np.load(tmp_path / "back/model.npz") as new:
+        assert set(old.files) == set(new.files)
+        for name in set(old.files) - {"special:model.yml"}:
+            assert old[name].tobytes() == new[name].tobytes()
+            assert old[name].shape == new[name].shape
+    lines = (marian / "test.ar").read_text("utf-8").splitlines()[:50]
+    assert api.translate([tmp_path / "back"], lines) == api.translate([marian], lines)
+
+
+def test_use_passes_the_model_on_verified(marian, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {"run": "run", "start": {"source": str(marian), "mode": "use"}}
+    Path("use.yaml").write_text(yaml.safe_dump(config))
+    facts = api.train("use.yaml")
+    assert facts["steps"] == 0
+    lineage = json.loads(Path("run/model/lineage.json").read_text())
+    assert lineage["starts"][0]["files"][0]["name"] == "model.npz"
+    assert str(marian) not in Path("run/model/lineage.json").read_text()
+    weights = Path("run/model/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    Path("again.yaml").write_text(yaml.safe_dump({"run": "run2", "start": {"source": "run", "mode": "use"}}))
+    with pytest.raises(BundleError, match=r"model\.safetensors has other content"):
+        api.train("again.yaml")
+    assert not Path("run2").exists()
+
+
+def test_newer_bundles_name_both_versions(marian, tmp_path):
+    api.convert(marian, tmp_path / "bundle", "warmstart")
+    manifest = tmp_path / "bundle/warmstart.json"
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**facts, "format_version": 9, "warmstart_version": "7.0"}))
+    with pytest.raises(BundleError, match="format version 9"):
+        api.translate([tmp_path / "bundle"], ["a"])
+
+
+def test_an_existing_destination_is_left_as_it_was(marian, tmp_path):
+    (tmp_path / "ct2").mkdir()
+    (tmp_path / "ct2/mine.txt").write_text("mine")
+    with pytest.raises(StorageError):
+        api.convert(marian, tmp_path / "ct2", "ctranslate2")
+    with pytest.raises(ConfigError, match="quantization 'int4'"):
+        api.convert(marian, tmp_path / "ct2", "ctranslate2", quantize="int4", force=True)
+    assert (tmp_path / "ct2/mine.txt").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["ct2"]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """Pairs of words (reversed), and a tiny configuration."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 6))) for _ in range(120)]
+    for split, part in (("train", words[:100]), ("validation", words[100:])):
+        Path(f"{split}.tsv").write_text("".join(f"{w}\t{w[::-1]}\n" for w in part))
+    config = {
+        "run": "run",
+        "model": TINY,
+        "vocabularies": {"source": {"type": "characters"}, "target": {"type": "characters"}},
+        "data": {
+            "tasks": {"reverse": {"splits": {s: {"tsv": f"{s}.tsv"} for s in ("train", "validation")}}},
+            "max_length": 32,
+            "batch_tokens": 256,
+        },
+        "training": {
+            "steps": 4,
+            "learning_rate": 0.001,
+            "schedule": {"type": "constant"},
+            "evaluate_every": 2,
+            "checkpoint_every": 2,
+            "precision": "float32",
+        },
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_train_continue_and_init_at_step_zero(workplace):
+    first = api.train("c.yaml", progress=False)
+    assert first["steps"] == 4
+    child = ["run=child", "start.source=run", "start.mode=init", "model={}", "vocabularies={}"]
+    assert api.plan("c.yaml", child).coverage == 1.0
+    api.train("c.yaml", [*child, "training.steps=2"], progress=False)
+    records = [json.loads(line) for line in Path("child/metrics.jsonl").read_text().splitlines()]
+    zero = next(r for r in records if r["step"] == 0)
+    best = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
+    assert zero["validation/loss"] == pytest.approx(first["metrics"]["validation/loss"], abs=1e-6)
+    assert best["step"] == 4
+    on = ["run=further", "start.source=run", "start.mode=continue", "model={}", "vocabularies={}", "training.steps=6"]
+    plan = api.plan("c.yaml", on)
+    assert (plan.step, plan.answers[0].optimizer) == (4, "carry")
+    api.train("c.yaml", on, progress=False)
+    longer = ["run=long", "training.steps=6"]
+    api.train("c.yaml", longer, progress=False)
+    name = "checkpoints/step-00000006/model.safetensors"
+    assert Path("further", name).read_bytes() == Path("long", name).read_bytes()
+
+
+def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):
+    with pytest.raises(ConfigError) as caught:
+        api.plan("c.yaml", ["trainning.steps=1", "data.batch_token=5", "training.steps=-1"])
+    text = str(caught.value)
+    assert "unknown key trainning\n  to do: did you mean training?" in text
+    assert "unknown key data.batch_token\n  to do: did you mean batch_tokens?" in text
+    assert "training.steps: Input should be greater than 0" in text
+    with pytest.raises(ConfigError, match="did you mean d_ff"):
+        api.plan("c.yaml", ["model.d_f=3"])
+
+
+def test_another_configuration_in_a_run_directory_is_refused(workplace):
+    api.train("c.yaml", ["training.steps=2"], progress=False)
+    with pytest.raises(ConfigError, match="the run directory holds another run"):
+        api.train("c.yaml", ["training.steps=2", "model.d_ff=64"], progress=False)
+
+
+@pytest.mark.parametrize("override", ["start.optimizer=fresh", "start.strict=true"])
+def test_a_key_that_changes_nothing(workplace, override):
+    shutil.copytree(workplace, workplace / "copy", dirs_exist_ok=True, ignore=shutil.ignore_patterns("copy"))
+    api.train("c.yaml", ["training.steps=2"], progress=False)
+    with pytest.raises(PlanError, match="changes nothing"):
+        api.plan("c.yaml", ["run=b", "start.source=run", "start.mode=init", "model={}", "vocabularies={}", override])
+
+
+def test_inspect_of_what_is_no_checkpoint(tmp_path):
+    (tmp_path / "model.npz").write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(WarmstartError, match="HTML"):
+        api.inspect(tmp_path / "model.npz")
