@@ -188,9 +188,9 @@ def test_what_cannot_be_resumed_says_why(  # type: ignore[no-untyped-def]
 ) -> None:
     go(tmp_path, build, stream(), config)
     before = arrays(tmp_path / "checkpoints/step-00000006")
+    update = {"steps": 9} | {k: v for k, v in change.items() if k in type(config).model_fields}
+    options = {k: v for k, v in change.items() if k not in update}
     with pytest.raises(TrainingError, match=text):
-        update = {"steps": 9} | {k: v for k, v in change.items() if k in type(config).model_fields}
-        options = {k: v for k, v in change.items() if k not in update}
         go(tmp_path, build, stream(), config.model_copy(update=update), **options)
     assert arrays(tmp_path / "checkpoints/step-00000006") == before
 

@@ -10,7 +10,7 @@ from warmstart.reports.curves import series
 WIDTH = 80
 LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity", "cer", "wer", "ter"})
 _STEP = 8
-_CELL = 10
+_CELL = 9
 
 
 def comparison_table(
@@ -37,8 +37,8 @@ def comparison_table(
         return "no step at which all runs were measured\n"
     headings = [*runs, "gain"] if len(runs) > 1 else list(runs)
     widest = max(_CELL, (WIDTH - _STEP) // len(headings))
-    width = min(widest, max(_CELL, *(len(heading) + 2 for heading in headings)))
-    per_block = max(1, (WIDTH - _STEP) // (width * len(headings)))
+    widths = [min(widest, max(_CELL, len(heading) + 2)) for heading in headings]
+    per_block = max(1, (WIDTH - _STEP) // sum(widths))
     blocks = [metrics[i : i + per_block] for i in range(0, len(metrics), per_block)]
     first, *_, last = [*runs, *runs]
 
@@ -52,10 +52,11 @@ def comparison_table(
     lines: list[str] = []
     for block in blocks:
         lines += [""] if lines else []
-        lines.append(" " * _STEP + "".join(metric.rjust(width * len(headings)) for metric in block))
-        lines.append("step".rjust(_STEP) + "".join(_fit(h, width) for _ in block for h in headings))
+        lines.append(" " * _STEP + "".join(metric.rjust(sum(widths)) for metric in block))
+        lines.append("step".rjust(_STEP) + "".join(map(_fit, headings, widths)) * len(block))
         for step in steps:
-            lines.append(f"{step:>{_STEP}}" + "".join(cell.rjust(width) for m in block for cell in cells(m, step)))
+            row = [cell.rjust(width) for m in block for cell, width in zip(cells(m, step), widths, strict=True)]
+            lines.append(f"{step:>{_STEP}}" + "".join(row))
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
