@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from warmstart import api
+from warmstart.bundle.model import open_model
 from warmstart.errors import BundleError, ConfigError, PlanError, StorageError, WarmstartError
+from warmstart.formats.detect import open_checkpoint
 
 TINY = {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1}
 
@@ -83,6 +85,77 @@ def test_an_existing_destination_is_left_as_it_was(marian, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["ct2"]
 
 
+def test_starting_from_marian_begins_at_its_loss_with_its_weights(fixtures, tmp_path, monkeypatch):
+    """Marian's own cross-entropy of the references, in nats a token, is the loss at step 0."""
+    monkeypatch.chdir(tmp_path)
+    source = fixtures / "fixtures" / "marian-en-ru-names"
+    pair = {"source": str(source / "test.en"), "target": str(source / "test.ru")}
+    config = {
+        "run": "run",
+        "start": {"source": str(source), "mode": "continue", "data": "start"},
+        "data": {"tasks": {"names": {"splits": {"train": pair, "validation": pair}}}, "max_length": 64},
+        "training": {
+            "steps": 2501,
+            "learning_rate": 1e-3,
+            "schedule": {"type": "inverse_sqrt", "warmup": 500},
+            "evaluate_every": 1,
+            "checkpoint_every": 1,
+            "precision": "float32",
+        },
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    api.train("c.yaml", progress=False)
+    (zero,) = [
+        r for line in Path("run/metrics.jsonl").read_text().splitlines() if (r := json.loads(line))["step"] == 2500
+    ]
+    marian = float((source / "expected" / "ref.ce-mean-words").read_text())
+    assert zero["validation/loss"] == pytest.approx(marian, abs=1e-5)
+    old, before = open_model(source), open_checkpoint(Path("run/checkpoints/step-00002500/model.safetensors"))
+    moments = open_checkpoint(Path("run/checkpoints/step-00002500/optimizer.safetensors"))
+    after = open_checkpoint(Path("run/checkpoints/step-00002501/model.safetensors"))
+    assert len(before.entries) == 88
+    for name in before.entries:
+        assert before.read(name).tobytes() == old.reading.read(name).tobytes()
+        assert moments.read(f"m.{name}").tobytes() == old.reading.read_slot(name, "m").tobytes()
+        assert before.read(name).tobytes() != after.read(name).tobytes()
+
+
+def test_permuting_a_vocabulary_changes_no_prediction(marian, tmp_path, monkeypatch):
+    """The child's characters in another order, rows loaded by token: the same model."""
+    monkeypatch.chdir(tmp_path)
+    for side in ("ar", "en"):
+        table = yaml.safe_load((marian / f"vocab.{side}.yml").read_text("utf-8"))
+        shuffled = ["</s>", "<unk>", *np.random.default_rng(1).permutation(sorted(set(table) - {"</s>", "<unk>"}))]
+        lines = [f"{json.dumps(str(token), ensure_ascii=False)}: {row}\n" for row, token in enumerate(shuffled)]
+        Path(f"{side}.yml").write_text("".join(lines), "utf-8")
+    pair = {"source": str(marian / "test.ar"), "target": str(marian / "test.en")}
+    config = {
+        "run": "run",
+        "start": {"source": str(marian), "mode": "init", "vocabulary": "rows"},
+        "vocabularies": {"source": {"type": "file", "path": "ar.yml"}, "target": {"type": "file", "path": "en.yml"}},
+        "data": {
+            "tasks": {"names": {"splits": {"train": pair, "validation": pair}}},
+            "unknown_target": "allow",
+            "empty_lines": "drop",
+        },
+        "training": {
+            "steps": 1,
+            "learning_rate": 1e-12,
+            "schedule": {"type": "constant"},
+            "evaluate_every": 1,
+            "evaluate_first": False,
+            "checkpoint_every": 1,
+            "precision": "float32",
+        },
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    assert api.plan("c.yaml").coverage == 1.0
+    api.train("c.yaml", progress=False)
+    lines = (marian / "test.ar").read_text("utf-8").splitlines()[:400]
+    texts = [[best[0][0] for best in api.translate([m], lines)] for m in (marian, "run")]
+    assert texts[0] == texts[1]
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """Pairs of words (reversed), and a tiny configuration."""
@@ -132,6 +205,30 @@ def test_train_continue_and_init_at_step_zero(workplace):
     api.train("c.yaml", longer, progress=False)
     name = "checkpoints/step-00000006/model.safetensors"
     assert Path("further", name).read_bytes() == Path("long", name).read_bytes()
+
+
+def test_the_same_command_again_finishes_or_says_that_all_is_done(workplace):
+    first = api.train("c.yaml", progress=False)
+    bundle = Path("run/model/model.safetensors").read_bytes()
+    shutil.rmtree("run/model")
+    again = api.train("c.yaml", progress=False)
+    assert again["metrics"] == first["metrics"]
+    assert Path("run/model/model.safetensors").read_bytes() == bundle
+
+
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(workplace):
+    api.train("c.yaml", ["run=whole", "training.steps=6"], progress=False)
+    api.train("c.yaml", ["run=cut", "training.steps=6"], progress=False)
+    shutil.rmtree("cut/model")
+    for step in (4, 6):
+        shutil.rmtree(f"cut/checkpoints/step-{step:08d}", ignore_errors=True)
+    assert [p.name for p in sorted(Path("cut/checkpoints").iterdir())] in (["step-00000002"], [])
+    api.train("c.yaml", ["run=cut", "training.steps=6"], progress=False)
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        assert (
+            Path("cut/checkpoints/step-00000006", name).read_bytes()
+            == Path("whole/checkpoints/step-00000006", name).read_bytes()
+        )
 
 
 def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):

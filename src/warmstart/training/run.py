@@ -26,8 +26,9 @@ from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.models.family import Family
 from warmstart.training.config import TrainingConfig
 from warmstart.training.loop import TrainResult, train
+from warmstart.training.metrics import read_metrics
 from warmstart.training.objective import batch_loss
-from warmstart.training.state import best_checkpoint, latest
+from warmstart.training.state import best_checkpoint, latest, read_state
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -123,7 +124,7 @@ def train_run(
         module = family.build(config)
     fill(module, dict(start_arrays(plan, models, seed)) if latest(run) is None else {}, family, config, seed)
     slots = start_slots(plan, models)
-    result = train(
+    result = finished(run, training) or train(
         run,
         module,
         stream,
@@ -140,6 +141,19 @@ def train_run(
     write_bundle(run / "model", family, config, _best_arrays(run, family, config), vocabularies, lineage, force=True)
     notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
     return result, notes
+
+
+def finished(run: Path, training: TrainingConfig) -> TrainResult | None:
+    """The result of a run whose last step is done: it may have been stopped before its bundle was written."""
+    newest = latest(run)
+    state = read_state(newest) if newest else None
+    if state is None or state.step != training.steps:
+        return None
+    history = read_metrics(run)
+    best = state.best.step if state.best else None
+    measured = [r for r in history if r["step"] == best and training.best_metric in r]
+    metrics = {k: float(v) for k, v in measured[-1].items() if k.startswith("validation/")} if measured else {}
+    return TrainResult(state.step, best, metrics, history, 0.0)
 
 
 def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any, seed: int) -> None:
