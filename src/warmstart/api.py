@@ -206,7 +206,7 @@ def train(
     setting = _setting(config, overrides, require_coverage)
     c = setting.config
     run = c.run
-    resolved = yaml.safe_dump(c.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     _same_run(run, resolved)
     if any(s.mode == "use" for s in c.start):
         return _use(setting, run, resolved)
