@@ -218,6 +218,14 @@ def test_the_same_command_again_finishes_or_says_that_all_is_done(workplace):
     assert Path("run/model/model.safetensors").read_bytes() == bundle
 
 
+def test_an_unfinished_run_is_no_model_yet(workplace):
+    api.train("c.yaml", ["training.steps=2"], progress=False)
+    shutil.rmtree("run/model")
+    for verb in (api.inspect, lambda m: api.translate([m], ["abc"])):
+        with pytest.raises(WarmstartError, match="this run has no finished model yet"):
+            verb("run")
+
+
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(workplace):
     api.train("c.yaml", ["run=whole", "training.steps=6"], progress=False)
     api.train("c.yaml", ["run=cut", "training.steps=6"], progress=False)

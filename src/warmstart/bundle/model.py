@@ -105,6 +105,13 @@ def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_sta
         path = path / "model"
     if (path / MANIFEST).is_file():
         return _open_bundle(str(source), path)
+    if (path / "config.yaml").is_file() and not any(path.glob("*.npz")):
+        raise BundleError(
+            "this run has no finished model yet",
+            where=path,
+            expected=f"model/{MANIFEST}",
+            todo="go on with the `warmstart train` command that began it",
+        )
     checkpoint = open_checkpoint(path)
     for family in FAMILIES:
         for dialect in family.dialects():
