@@ -14,8 +14,32 @@ import warmstart
 
 PACKAGE = Path(warmstart.__file__).parent
 ORDER = [
-    *("errors", "storage", "sources", "formats", "vocabularies", "spec", "models", "bundle", "bootstrap", "data"),
-    *("inference", "training", "export", "reports", "config", "api", "pipeline", "frontends", "cli", "__main__"),
+    *(
+        "errors",
+        "keys",
+        "storage",
+        "sources",
+        "formats",
+        "vocabularies",
+        "spec",
+        "models",
+        "bundle",
+        "bootstrap",
+        "data",
+    ),
+    *(
+        "inference",
+        "training",
+        "export",
+        "reports",
+        "config",
+        "setting",
+        "api",
+        "pipeline",
+        "frontends",
+        "cli",
+        "__main__",
+    ),
 ]
 HEAVY = {"torch", "transformers"}
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,7 @@ from warmstart.errors import ConfigError, DataError, Problem, WarmstartError
 
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
-    from warmstart.bundle.model import Model
-    from warmstart.config import RunConfig
-    from warmstart.vocabularies.vocabulary import Vocabulary
+    from warmstart.setting import Setting
 
 __all__ = ["convert", "evaluate", "inspect", "plan", "train", "translate"]
 
@@ -69,123 +66,15 @@ def inspect(source: str | Path) -> dict[str, Any]:
     }
 
 
-@dataclass
-class _Setting:
-    """A configuration with what it names: opened sources, vocabularies, the model's configuration, the plan."""
-
-    config: RunConfig
-    models: list[Model]
-    family: Any
-    model_config: Any
-    vocabularies: dict[str, Vocabulary]
-    plan: Plan
-
-
 def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0) -> Plan:
     """The plan of the run that ``config`` describes. No weights are read.
 
     Raises:
         PlanError, ConfigError: every reason why it cannot start so.
     """
-    return _setting(config, overrides, require_coverage).plan
+    from warmstart.setting import open_setting
 
-
-def _setting(path: str | Path, overrides: Sequence[str], require_coverage: float) -> _Setting:
-    from warmstart.bootstrap.plan import Target, make_plan
-    from warmstart.bundle.model import check_vocabulary_sizes, open_model, read_as
-    from warmstart.config import load_config
-    from warmstart.models.registry import dialect, family
-
-    config = load_config(Path(path), overrides)
-    of = family(config.family)
-    models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
-    vocabularies = _vocabularies(config, models)
-    model_config = _model_config(config, of, models, vocabularies)
-    for start, model in zip(config.start, models, strict=True):
-        if model.reading is None and start.dialect is not None:
-            read_as(model, of, model_config, dialect(of, start.dialect))
-        model.require()
-        if model.config is not model_config:
-            check_vocabulary_sizes(model)
-    target = Target(of.parameters(model_config), of.stages, of.order, of.behaviour(model_config), vocabularies)
-    made = make_plan(list(zip(config.start, models, strict=True)), target, require_coverage=require_coverage)
-    return _Setting(config, models, of, model_config, vocabularies, made)
-
-
-def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocabulary]:
-    from warmstart.vocabularies.load import build_vocabulary
-
-    inherited = {side: v for model in reversed(models) for side, v in model.vocabularies.items()}
-    shared = config.vocabularies.get("shared")
-    if shared is not None and shared.type != "inherit":
-        both: list[str] = []
-        if shared.type != "file":
-            data = _data(config)
-            both = [*data.text("source"), *data.text("target")]
-        one = build_vocabulary(shared, both)
-        return {"source": one, "target": one}
-    out: dict[str, Vocabulary] = {}
-    for side in ("source", "target"):
-        piece = config.vocabularies.get(side)
-        if piece is None or piece.type == "inherit":
-            if side not in inherited:
-                raise ConfigError(
-                    f"there is no {side} vocabulary",
-                    todo=f"add `vocabularies: {{{side}: {{type: characters}}}}`, or `start.files` where the source "
-                    "does not name its own",
-                )
-            out[side] = inherited[side]
-        else:
-            lines: Iterable[str] = () if piece.type == "file" else _data(config).text(side)
-            out[side] = build_vocabulary(piece, lines)
-    return out
-
-
-def _data(config: RunConfig) -> Any:
-    if config.data is None:
-        raise ConfigError("data is missing", expected="data: tasks: …")
-    return config.data
-
-
-def _model_config(
-    config: RunConfig, family: Any, models: Sequence[Model], vocabularies: Mapping[str, Vocabulary]
-) -> Any:
-    from difflib import get_close_matches
-
-    from pydantic import ValidationError
-
-    base: dict[str, Any] = {}
-    inherited = next((m.config for m in models if m.config is not None), None)
-    if inherited is not None:
-        base = inherited.model_dump()
-    sizes = {key: len(vocabularies[side]) for side, key in family.vocabulary_sizes.items()}
-    problems: list[Problem] = []
-    for key, value in config.model.items():
-        if key in sizes and value != sizes[key]:
-            problems.append(
-                Problem(f"model.{key} is not the vocabulary's size", expected=str(sizes[key]), found=str(value))
-            )
-        elif inherited is not None and key in base and base[key] == value:
-            problems.append(
-                Problem(f"`model.{key}: {value}` changes nothing: the source has it already", todo="remove the key")
-            )
-        elif key not in family.config_type.model_fields:
-            near = get_close_matches(key, family.config_type.model_fields, n=1)
-            problems.append(
-                Problem(f"unknown key model.{key}", todo=f"did you mean {near[0]}?" if near else "remove it")
-            )
-    if problems:
-        raise ConfigError("the model is not valid", problems=problems)
-    try:
-        return family.config_type.model_validate({**base, **config.model, **sizes})
-    except ValidationError as error:
-        raise ConfigError(
-            "the model is not valid",
-            problems=[
-                Problem(f"model.{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}")
-                for e in error.errors()
-            ],
-        ) from None
+    return open_setting(config, overrides, require_coverage).plan
 
 
 def train(
@@ -201,13 +90,14 @@ def train(
     import yaml
 
     from warmstart.inference.search import SearchConfig
+    from warmstart.setting import open_setting, require_same_run
     from warmstart.storage.atomic import write_text
 
-    setting = _setting(config, overrides, require_coverage)
+    setting = open_setting(config, overrides, require_coverage)
     c = setting.config
     run = c.run
     resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    _same_run(run, resolved)
+    require_same_run(run, resolved)
     if any(s.mode == "use" for s in c.start):
         return _use(setting, run, resolved)
     if c.data is None or c.training is None:
@@ -243,27 +133,7 @@ def train(
     }
 
 
-def _same_run(run: Path, resolved: str) -> None:
-    """A run directory belongs to one configuration."""
-    import difflib
-
-    old = run / "config.yaml"
-    if not old.is_file() or old.read_text("utf-8") == resolved:
-        return
-    changes = [
-        line
-        for line in difflib.unified_diff(old.read_text("utf-8").splitlines(), resolved.splitlines(), lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
-    ]
-    raise ConfigError(
-        "the run directory holds another run",
-        where=run,
-        found="; ".join(changes[:6]),
-        todo="name another directory with `run=...`, or remove this one",
-    )
-
-
-def _use(setting: _Setting, run: Path, resolved: str) -> dict[str, Any]:
+def _use(setting: Setting, run: Path, resolved: str) -> dict[str, Any]:
     from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
     from warmstart.storage.atomic import write_text
 
@@ -388,6 +258,7 @@ def evaluate(
     """
     from warmstart.config import load_config
     from warmstart.data.config import build_task
+    from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
     path = resolve(model)
@@ -398,7 +269,7 @@ def evaluate(
             where=path,
             todo="give a configuration that names the tasks: --data CONFIG",
         )
-    pieces = _data(load_config(source))
+    pieces = data_of(load_config(source))
     out: dict[str, dict[str, float]] = {}
     for name, piece in pieces.tasks.items():
         if split not in piece.splits:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from warmstart.bootstrap.apply import initial_values, start_arrays, start_slots
-from warmstart.bootstrap.plan import Target, make_plan
+from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bootstrap.start import StartConfig
 from warmstart.bundle.layout import storages, write_bundle
 from warmstart.bundle.model import open_model

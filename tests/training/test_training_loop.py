@@ -17,7 +17,7 @@ from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.storage.locks import directory_lock
 from warmstart.training import state as checkpoints
-from warmstart.training.config import OptimizerConfig
+from warmstart.training.config import Adam
 from warmstart.training.loop import train
 from warmstart.training.metrics import cut, read_metrics
 from warmstart.training.objective import batch_loss
@@ -116,7 +116,7 @@ def test_accumulation_equals_the_large_batch(build, stream, config, tmp_path: Pa
         return Batch(source, lengths[0], target, lengths[1], both("tasks"), both("indices"))
 
     # A key's bias has no gradient but rounding (softmax ignores a constant), which a tiny epsilon would blow up
-    config = config.model_copy(update={"optimizer": OptimizerConfig(epsilon=1e-3)})
+    config = config.model_copy(update={"optimizer": Adam(epsilon=1e-3)})
 
     def plain() -> Any:
         return build(dropout=0.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from warmstart.errors import TrainingError
-from warmstart.training.config import OptimizerConfig
+from warmstart.training.config import Adam
 from warmstart.training.objective import batch_loss, smoothed_cross_entropy
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, trainable
 from warmstart.training.precision import cpu_flags, resolve
@@ -55,7 +55,7 @@ def _updated(model, batches, optimizer):  # type: ignore[no-untyped-def]
 
 def test_slots_round_trip_bit_equal_and_carry_on(build, batch) -> None:  # type: ignore[no-untyped-def]
     model, copy = build(dropout=0.0), build(dropout=0.0)
-    optimizer, other = build_optimizer(model, OptimizerConfig()), build_optimizer(copy, OptimizerConfig())
+    optimizer, other = build_optimizer(model, Adam()), build_optimizer(copy, Adam())
     _updated(model, [batch] * 3, optimizer)
     slots = dump_slots(optimizer, model)
     assert len(slots) == 2 * len(trainable(model))
@@ -71,7 +71,7 @@ def test_slots_round_trip_bit_equal_and_carry_on(build, batch) -> None:  # type:
 
 def test_slots_may_use_any_name_of_a_tie_and_may_be_partial(build) -> None:  # type: ignore[no-untyped-def]
     model = build()
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, Adam())
     moment = np.full((11, 8), 0.5, np.float32)
     load_slots(optimizer, model, {("decoder.embedding.weight", s): moment for s in "mv"}, 7)
     assert dump_steps(optimizer, model) == {"encoder.embedding.weight": 7}
@@ -79,7 +79,7 @@ def test_slots_may_use_any_name_of_a_tie_and_may_be_partial(build) -> None:  # t
 
 def test_every_bad_slot_is_reported_and_nothing_changes(build) -> None:  # type: ignore[no-untyped-def]
     model = build()
-    optimizer = build_optimizer(model, OptimizerConfig())
+    optimizer = build_optimizer(model, Adam())
     right, name = np.zeros((11, 8), np.float32), "encoder.embedding.weight"
     wrong = {
         (name, "m"): right.T,
@@ -98,7 +98,7 @@ def test_every_bad_slot_is_reported_and_nothing_changes(build) -> None:  # type:
 
 def test_weight_decay_spares_vectors(build) -> None:  # type: ignore[no-untyped-def]
     model = build()
-    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.1))
+    optimizer = build_optimizer(model, Adam(weight_decay=0.1))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert all(decay[id(p)] == (0.1 if p.ndim > 1 else 0.0) for p in model.parameters())
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from warmstart.keys import Adjustable, Identity
 
 Count = Annotated[int, Field(gt=0)]
+Number = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0.0, le=1.0)]
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Mode = Literal["min", "max"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- schedules of the learning rate ---------------------------------------------------------------------------------
 
 
 class InverseSqrt(_Frozen):
@@ -26,14 +35,14 @@ class Constant(_Frozen):
     """Linear warm-up, then the peak."""
 
     type: Literal["constant"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Number = 0
 
 
 class Linear(_Frozen):
     """Linear warm-up, then a straight line to ``end_factor`` times the peak at the last step."""
 
     type: Literal["linear"] = "linear"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Number = 0
     end_factor: Factor = 0.0
 
 
@@ -41,44 +50,231 @@ class Cosine(_Frozen):
     """Linear warm-up, then half a cosine to ``end_factor`` times the peak at the last step."""
 
     type: Literal["cosine"] = "cosine"
-    warmup: Annotated[int, Field(ge=0)] = 0
+    warmup: Number = 0
     end_factor: Factor = 0.0
 
 
-Schedule = Annotated[InverseSqrt | Constant | Linear | Cosine, Field(discriminator="type")]
+class Marian(_Frozen):
+    """Marian's ``--lr-warmup``, ``--lr-warmup-start-rate``, ``--lr-decay-inv-sqrt N [START]``, and ``--lr-decay`` by
+    ``--lr-decay-strategy`` ``epoch`` or ``batches`` (``stalled`` is ``training.plateau``)."""
+
+    type: Literal["marian"] = "marian"
+    warmup: Number = 0
+    warmup_start_rate: NotNegative = 0.0
+    inv_sqrt: Number = 0
+    inv_sqrt_start: Number = 0
+    decay: Factor = 0.0
+    decay_strategy: Literal["epoch", "batches"] = "epoch"
+    decay_start: Number = 1
+    decay_every: Count = 50_000
 
 
-class OptimizerConfig(_Frozen):
-    """AdamW (Loshchilov and Hutter 2019); without weight decay it is Adam. Decay concerns matrices only."""
+class T5X(_Frozen):
+    """T5X's ``create_learning_rate_scheduler``: ``factors`` multiplied, for instance ``constant * linear_warmup *
+    rsqrt_decay``, where ``constant`` is ``training.learning_rate``."""
 
-    type: Literal["adamw"] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.98)
-    epsilon: Annotated[float, Field(gt=0.0)] = 1e-9
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    type: Literal["t5x"] = "t5x"
+    factors: str = "constant * linear_warmup * rsqrt_decay"
+    warmup_steps: Count = 1000
+    decay_factor: Positive = 0.5
+    steps_per_decay: Count = 20_000
+    steps_per_cycle: Count = 100_000
+    step_offset: Number = 0
+    min_learning_rate: NotNegative = 1e-8
+
+
+Schedule = Annotated[InverseSqrt | Constant | Linear | Cosine | Marian | T5X, Field(discriminator="type")]
+
+
+# --- optimizers -----------------------------------------------------------------------------------------------------
+
+
+class Adam(_Frozen):
+    """Adam (Kingma and Ba 2015); ``adamw`` decouples the weight decay (Loshchilov and Hutter 2019), which concerns
+    matrices only.
+
+    ``epsilon_rule``: ``torch`` and ``marian`` add ε to the bias-corrected √v̂, ``tensorflow`` to √v as it is stored
+    ("epsilon hat").
+    """
+
+    type: Literal["adam", "adamw"] = "adamw"
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    epsilon: Positive = 1e-9
+    epsilon_rule: Literal["torch", "marian", "tensorflow"] = "torch"
+    weight_decay: NotNegative = 0.0
+
+
+class Adafactor(_Frozen):
+    """Adafactor (Shazeer and Stern 2018) with T5X's numbers and defaults; see ``training.adafactor``."""
+
+    type: Literal["adafactor"] = "adafactor"
+    factored: bool = True
+    multiply_by_parameter_scale: bool = True
+    beta1: Share | None = None
+    decay_rate: Share = 0.8
+    step_offset: Number = 0
+    clipping_threshold: Positive | None = 1.0
+    weight_decay_rate: Positive | None = None
+    min_dim_size_to_factor: Count = 128
+    epsilon1: Positive = 1e-30
+    epsilon2: Positive = 1e-3
+
+
+class AdaBelief(_Frozen):
+    """AdaBelief (Zhuang et al. 2020), with decoupled weight decay on matrices."""
+
+    type: Literal["adabelief"] = "adabelief"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    epsilon: Positive = 1e-16
+    weight_decay: NotNegative = 0.0
+
+
+class SGD(_Frozen):
+    """Stochastic gradient descent; ``momentum`` as torch defines it."""
+
+    type: Literal["sgd"] = "sgd"
+    momentum: Share = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+
+
+OptimizerConfig = Annotated[Adam | Adafactor | AdaBelief | SGD, Field(discriminator="type")]
+
+
+# --- what happens when --------------------------------------------------------------------------------------------
+
+
+class Release(_Frozen):
+    """When a frozen group is trained: from the update after ``step``, or after ``plateaus`` plateaus."""
+
+    step: Count | None = None
+    plateaus: Count | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.step is None) == (self.plateaus is None):
+            raise ValueError("say either step or plateaus")
+        return self
+
+
+class Group(_Frozen):
+    """Parameters that are trained in another way: those whose name matches one of ``parameters`` (patterns such as
+    ``encoder.**``) or whose stage is one of ``stages``. A parameter belongs to the first group that has it.
+
+    ``learning_rate`` multiplies the schedule; ``freeze`` holds the parameters for ever, or until a release.
+    """
+
+    parameters: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    learning_rate: NotNegative = 1.0
+    weight_decay: NotNegative | None = None
+    freeze: bool | Release = False
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not self.parameters and not self.stages:
+            raise ValueError("a group names parameters or stages")
+        return self
+
+
+class Average(_Frozen):
+    """Exponential moving average of the weights, evaluated and shipped in their place.
+
+    ``a ← d·a + (1 - d)·w`` with d = min(``decay``, (t + 1) / (t + 10)) after update t, as Marian's
+    ``--exponential-smoothing`` (1 - ``decay``) has it; without ``warmup`` d is ``decay`` always.
+    """
+
+    decay: Share = 0.9999
+    warmup: bool = True
+
+
+class LoRA(_Frozen):
+    """Low-rank adapters (Hu et al. 2021): W + (``alpha`` / ``rank``)·B·A for the linear layers that match ``modules``
+    (patterns such as ``**.query``). Only the adapters are trained, and parameters that a group names."""
+
+    modules: tuple[str, ...] = ("**.query", "**.value")
+    rank: Count = 8
+    alpha: Positive = 16.0
+
+
+class Distillation(_Frozen):
+    """Learning from ``teachers`` (an ensemble if several) that share the student's vocabularies.
+
+    ``word``: (1 - ``weight``)·cross entropy + ``weight``·``temperature``²·KL(teacher ‖ student), both softened by the
+    temperature (Hinton et al. 2015; Kim and Rush 2016 §3.1). ``sequence``: the training targets are the teachers' beam
+    search outputs (Kim and Rush 2016 §3.2), decoded once before the first update.
+    """
+
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)]
+    level: Literal["word", "sequence"] = "word"
+    weight: Factor = 1.0
+    temperature: Positive = 1.0
+    beam_size: Count = 4
+
+
+class Patience(_Frozen):
+    """A metric that stops getting better: ``patience`` evaluations without an improvement of ``min_change``."""
+
+    metric: str = "validation/loss"
+    mode: Mode = "min"
+    patience: Count
+    min_change: NotNegative = 0.0
+
+
+class Plateau(Patience):
+    """At each plateau the learning rate is multiplied by ``factor``, and with ``reload_best`` weights and optimizer go
+    back to the best checkpoint's; at the latest with ``limit`` plateaus no more is done."""
+
+    factor: Factor = 0.5
+    reload_best: bool = False
+    limit: Count | None = None
+
+
+class Nonfinite(_Frozen):
+    """What to do about a loss or gradient that is not finite: ``stop``; ``skip`` the update, at most ``limit`` times
+    in all; or ``rewind`` to the latest checkpoint and go on with another data order, at most ``limit`` times."""
+
+    action: Literal["stop", "skip", "rewind"] = "stop"
+    limit: Count = 10
 
 
 class TrainingConfig(_Frozen):
     """How a model is trained.
 
     ``steps`` counts updates from step 0 of the optimizer, so a training that continues another one counts on.
-    ``accumulation`` batches make one update. ``clip_norm`` bounds the gradient's global L2 norm. ``best_metric`` is
-    one of the names that evaluation returns. The last ``keep_last`` checkpoints and the best one are kept.
-    ``evaluate_first`` evaluates before the first update too.
+    ``accumulation`` batches make one update. The sum of the target tokens' losses is divided by ``loss_normalizer``:
+    the ``tokens`` or ``sequences`` of the update, or a number. ``clip_norm`` bounds the gradient's global L2 norm.
+    ``best_metric`` is one of the names that evaluation returns. Checkpoints are written every ``checkpoint_every``
+    steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by ``best_metric`` and those that hold a
+    file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first update too. ``samples`` outputs of
+    each validation split are written down at each evaluation.
     """
 
-    steps: Count
-    learning_rate: Annotated[float, Field(gt=0.0)]
-    schedule: Schedule
-    optimizer: OptimizerConfig = OptimizerConfig()
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
-    accumulation: Count = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    evaluate_every: Count
-    evaluate_first: bool = True
-    checkpoint_every: Count
-    keep_last: Count = 2
-    log_every: Count = 50
-    best_metric: str = "validation/loss"
-    best_mode: Literal["min", "max"] = "min"
-    threads: Count | None = None
+    steps: Adjustable[Count]
+    learning_rate: Adjustable[Positive]
+    schedule: Adjustable[Schedule]
+    optimizer: Identity[OptimizerConfig] = Adam()
+    groups: Identity[tuple[Group, ...]] = ()
+    average: Identity[Average | None] = None
+    lora: Identity[LoRA | None] = None
+    distillation: Identity[Distillation | None] = None
+    label_smoothing: Identity[Share] = 0.1
+    z_loss: Identity[NotNegative] = 0.0
+    loss_normalizer: Identity[Literal["tokens", "sequences"] | Positive] = "tokens"
+    clip_norm: Adjustable[Positive | None] = 1.0
+    accumulation: Identity[Count] = 1
+    precision: Identity[Literal["auto", "float32", "bfloat16"]] = "auto"
+    nonfinite: Adjustable[Nonfinite] = Nonfinite()
+    evaluate_every: Adjustable[Count]
+    evaluate_first: Adjustable[bool] = True
+    samples: Adjustable[Number] = 5
+    best_metric: Identity[str] = "validation/loss"
+    best_mode: Identity[Mode] = "min"
+    early_stopping: Adjustable[Patience | None] = None
+    plateau: Adjustable[Plateau | None] = None
+    checkpoint_every: Adjustable[Count]
+    checkpoint_minutes: Adjustable[Positive | None] = None
+    keep_last: Adjustable[Count] = 2
+    keep_best: Adjustable[Count] = 1
+    log_every: Adjustable[Count] = 50
+    threads: Adjustable[Count | None] = None

@@ -94,7 +94,7 @@ def train(
         device = next(model.parameters()).device
         precision, why = resolve(config.precision, device)
         logger.info("computing in %s: %s", precision, why)
-        optimizer = build_optimizer(model, config.optimizer)
+        optimizer = build_optimizer(model, config.optimizer)  # type: ignore[arg-type]
         latest = checkpoints.latest(run)
         if latest is None:
             start = State(start_step, start_position or Position(0, 0, 0), seed, task_fingerprint)

@@ -10,7 +10,7 @@ from torch import nn
 
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.training.config import OptimizerConfig
+from warmstart.training.config import Adam
 
 _STATE = {"m": "exp_avg", "v": "exp_avg_sq"}
 
@@ -20,7 +20,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, config: Adam) -> torch.optim.AdamW:
     """A fused AdamW; weight decay goes to parameters of two and more dimensions only."""
     parameters = list(trainable(model).values())
     groups = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from warmstart.training.config import Cosine, InverseSqrt, Linear, Schedule
+from warmstart.training.config import T5X, Cosine, InverseSqrt, Linear, Marian, Schedule
 
 
 def factor(schedule: Schedule, step: int, steps: int) -> float:
@@ -18,6 +18,8 @@ def factor(schedule: Schedule, step: int, steps: int) -> float:
     * ``linear``: 1 - (1 - end_factor)·p;
     * ``cosine``: end_factor + (1 - end_factor)·(1 + cos πp) / 2.
     """
+    if isinstance(schedule, Marian | T5X):
+        raise NotImplementedError
     warmup = schedule.warmup
     if step < warmup:
         return step / warmup

@@ -1,0 +1,144 @@
+"""A configuration with everything that it names: what `plan` prints and `train` carries out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from warmstart.bootstrap.plan import Plan
+from warmstart.bootstrap.planner import Target, make_plan
+from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, read_as
+from warmstart.config import RunConfig, load_config
+from warmstart.data.config import DataConfig
+from warmstart.errors import ConfigError, Problem
+from warmstart.models.registry import dialect, family
+from warmstart.vocabularies.load import build_vocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass
+class Setting:
+    """Opened sources, vocabularies, the model's configuration and the plan of a run."""
+
+    config: RunConfig
+    models: list[Model]
+    family: Any
+    model_config: Any
+    vocabularies: dict[str, Vocabulary]
+    plan: Plan
+
+
+def open_setting(path: str | Path, overrides: Sequence[str], require_coverage: float) -> Setting:
+    """Load the configuration, open what it names and make the plan; no weights are read.
+
+    Raises:
+        ConfigError, PlanError: every reason why it cannot start so.
+    """
+    config = load_config(Path(path), overrides)
+    of = family(config.family)
+    models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
+    vocabularies = _vocabularies(config, models)
+    model_config = _model_config(config, of, models, vocabularies)
+    for start, model in zip(config.start, models, strict=True):
+        if model.reading is None and start.dialect is not None:
+            read_as(model, of, model_config, dialect(of, start.dialect))
+        model.require()
+        if model.config is not model_config:
+            check_vocabulary_sizes(model)
+    target = Target(of.parameters(model_config), of.stages, of.order, of.behaviour(model_config), vocabularies)
+    made = make_plan(list(zip(config.start, models, strict=True)), target, require_coverage=require_coverage)
+    return Setting(config, models, of, model_config, vocabularies, made)
+
+
+def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocabulary]:
+
+    inherited = {side: v for model in reversed(models) for side, v in model.vocabularies.items()}
+    shared = config.vocabularies.get("shared")
+    if shared is not None and shared.type != "inherit":
+        both: list[str] = []
+        if shared.type != "file":
+            data = data_of(config)
+            both = [*data.text("source"), *data.text("target")]
+        one = build_vocabulary(shared, both)
+        return {"source": one, "target": one}
+    out: dict[str, Vocabulary] = {}
+    for side in ("source", "target"):
+        piece = config.vocabularies.get(side)
+        if piece is None or piece.type == "inherit":
+            if side not in inherited:
+                raise ConfigError(
+                    f"there is no {side} vocabulary",
+                    todo=f"add `vocabularies: {{{side}: {{type: characters}}}}`, or `start.files` where the source "
+                    "does not name its own",
+                )
+            out[side] = inherited[side]
+        else:
+            lines: Iterable[str] = () if piece.type == "file" else data_of(config).text(side)
+            out[side] = build_vocabulary(piece, lines)
+    return out
+
+
+def data_of(config: RunConfig) -> DataConfig:
+    if config.data is None:
+        raise ConfigError("data is missing", expected="data: tasks: …")
+    return config.data
+
+
+def _model_config(
+    config: RunConfig, family: Any, models: Sequence[Model], vocabularies: Mapping[str, Vocabulary]
+) -> Any:
+    base: dict[str, Any] = {}
+    inherited = next((m.config for m in models if m.config is not None), None)
+    if inherited is not None:
+        base = inherited.model_dump()
+    sizes = {key: len(vocabularies[side]) for side, key in family.vocabulary_sizes.items()}
+    problems: list[Problem] = []
+    for key, value in config.model.items():
+        if key in sizes and value != sizes[key]:
+            problems.append(
+                Problem(f"model.{key} is not the vocabulary's size", expected=str(sizes[key]), found=str(value))
+            )
+        elif inherited is not None and key in base and base[key] == value:
+            problems.append(
+                Problem(f"`model.{key}: {value}` changes nothing: the source has it already", todo="remove the key")
+            )
+        elif key not in family.config_type.model_fields:
+            near = difflib.get_close_matches(key, family.config_type.model_fields, n=1)
+            problems.append(
+                Problem(f"unknown key model.{key}", todo=f"did you mean {near[0]}?" if near else "remove it")
+            )
+    if problems:
+        raise ConfigError("the model is not valid", problems=problems)
+    try:
+        return family.config_type.model_validate({**base, **config.model, **sizes})
+    except ValidationError as error:
+        raise ConfigError(
+            "the model is not valid",
+            problems=[
+                Problem(f"model.{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}")
+                for e in error.errors()
+            ],
+        ) from None
+
+
+def require_same_run(run: Path, resolved: str) -> None:
+    """A run directory belongs to one configuration."""
+    old = run / "config.yaml"
+    if not old.is_file() or old.read_text("utf-8") == resolved:
+        return
+    changes = [
+        line
+        for line in difflib.unified_diff(old.read_text("utf-8").splitlines(), resolved.splitlines(), lineterm="", n=0)
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    raise ConfigError(
+        "the run directory holds another run",
+        where=run,
+        found="; ".join(changes[:6]),
+        todo="name another directory with `run=...`, or remove this one",
+    )
