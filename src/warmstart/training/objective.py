@@ -1,51 +1,116 @@
-"""Label-smoothed cross entropy, as Marian defines it."""
+"""What a training minimises: cross entropy as Marian defines it, alone or mixed with what teachers say."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from warmstart.data.batches import Batch
+from warmstart.errors import TrainingError
+from warmstart.training.config import TrainingConfig
+from warmstart.training.distillation import Inputs, Teacher, divergence, mean_probabilities
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over target tokens: ``loss`` (differentiable) and ``nll`` (detached), in nats; ``tokens`` counted."""
+    """Sums over target tokens: ``loss`` (differentiable) and ``nll`` (detached), in nats; what they are sums over."""
 
     loss: Tensor
     nll: Tensor
     tokens: int
+    sequences: int
 
 
-def smoothed_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Sums over N tokens of (1 - ε)·(-log p[target]) + ε·mean over the vocabulary of (-log p), and of -log p[target].
+class Objective:
+    """The loss of a batch, and what the losses of an update's batches are divided by.
 
-    Szegedy et al. 2016 with Marian's uniform prior over the whole vocabulary, the target included. Computed in
-    float32 from log Σ exp, so that no array of log probabilities is kept.
+    With distillation at word level the loss is (1 - ``weight``)·cross entropy + ``weight``·T²·KL(teachers ‖ student).
+    At sequence level the data are other ones (:func:`~warmstart.training.distillation.distilled_split`) and the loss
+    is the ordinary one.
 
-    Args:
-        logits: [N, V], any floating type.
-        targets: [N], int64.
+    Raises:
+        TrainingError: distillation at word level without a teacher.
     """
-    logits = logits.float()
-    log_normalizer = logits.logsumexp(-1)
-    nll = (log_normalizer - logits.gather(-1, targets[:, None])[:, 0]).sum()
-    if label_smoothing == 0.0:
-        return nll, nll.detach()
-    uniform = (log_normalizer - logits.mean(-1)).sum()
-    return (1.0 - label_smoothing) * nll + label_smoothing * uniform, nll.detach()
+
+    def __init__(self, config: TrainingConfig, teachers: Sequence[Teacher] = ()) -> None:
+        self.config, self.teachers = config, tuple(teachers)
+        at_word_level = config.distillation is not None and config.distillation.level == "word"
+        self.distillation = config.distillation if at_word_level else None
+        if at_word_level and not teachers:
+            raise TrainingError("distillation at word level needs its teachers", where="training.distillation")
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        """The loss of ``batch``, summed over its real target tokens; padding counts for nothing.
+
+        Computes in the precision of the surrounding ``autocast``, the teachers too; losses are float32.
+        """
+        inputs, targets = _inputs(model, batch)
+        logits = model(*inputs)
+        distillation = self.distillation
+        weight = 0.0 if distillation is None else distillation.weight
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weight < 1.0):
+            loss, nll = smoothed_cross_entropy(logits, targets, self.config.label_smoothing, self.config.z_loss)
+        if distillation is not None and weight > 0.0:
+            probabilities = mean_probabilities(self.teachers, inputs, distillation.temperature)
+            towards = weight * divergence(logits, probabilities, distillation.temperature)
+            loss = towards if weight == 1.0 else (1.0 - weight) * loss + towards
+        return _loss(loss, nll, batch)
+
+    def divisor(self, batches: Sequence[Batch]) -> float:
+        """What the summed loss of ``batches``, which make one update, is divided by: their target tokens or
+        sequences, or the number that ``loss_normalizer`` is. So accumulated batches equal one large batch."""
+        normalizer = self.config.loss_normalizer
+        if not isinstance(normalizer, str):
+            return float(normalizer)
+        counts = (b.target_lengths.sum() if normalizer == "tokens" else len(b.target_lengths) for b in batches)
+        return float(max(1, sum(map(int, counts))))
 
 
 def batch_loss(model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
-    """The loss of ``batch``, summed over its real target tokens; padding counts for nothing."""
+    """The cross entropy of ``batch``, summed over its real target tokens, as evaluation wants it."""
+    inputs, targets = _inputs(model, batch)
+    return _loss(*smoothed_cross_entropy(model(*inputs), targets, label_smoothing), batch)
+
+
+def _inputs(model: nn.Module, batch: Batch) -> tuple[Inputs, Tensor]:
+    """What the model is called with for logits [N, V] at real positions only, and their targets [N]."""
     device = next(model.parameters()).device
     source, source_lengths, target, target_lengths = (
         torch.as_tensor(array, dtype=torch.long).to(device)
         for array in (batch.source, batch.source_lengths, batch.target, batch.target_lengths)
     )
     real = torch.arange(target.shape[1], device=device)[None, :] < target_lengths[:, None]
-    logits = model(source, source_lengths, target, real)  # [N, V], real positions only
-    loss, nll = smoothed_cross_entropy(logits, target[real], label_smoothing)
-    return Loss(loss, nll, int(batch.target_lengths.sum()))
+    return (source, source_lengths, target, real), target[real]
+
+
+def _loss(loss: Tensor, nll: Tensor, batch: Batch) -> Loss:
+    return Loss(loss, nll, int(batch.target_lengths.sum()), len(batch.target_lengths))
+
+
+def smoothed_cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Sums over N tokens of (1 - ε)·(-log p[target]) + ε·mean over the vocabulary of (-log p) + z·(log Σ exp)², and
+    of -log p[target] (detached).
+
+    Szegedy et al. 2016 with Marian's uniform prior over the whole vocabulary, the target included; the last term is
+    T5X's z-loss (``t5x/losses.py``). Computed in float32 from log Σ exp, so that no array of log probabilities is kept.
+
+    Args:
+        logits: [N, V], any floating type.
+        targets: [N], int64.
+        label_smoothing: ε, from 0 to 1.
+        z_loss: z, at least 0.
+    """
+    logits = logits.float()
+    log_normalizer = logits.logsumexp(-1)
+    nll = (log_normalizer - logits.gather(-1, targets[:, None])[:, 0]).sum()
+    loss = nll
+    if label_smoothing:
+        loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_normalizer - logits.mean(-1)).sum()
+    if z_loss:
+        loss = loss + z_loss * log_normalizer.square().sum()
+    return loss, nll.detach()
