@@ -1,4 +1,4 @@
-"""Objective, optimizer and precision, each against its definition."""
+"""Objective and precision, each against its definition."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.errors import TrainingError
-from warmstart.training.config import Adam
 from warmstart.training.objective import batch_loss, smoothed_cross_entropy
-from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, trainable
 from warmstart.training.precision import cpu_flags, resolve
 
 
@@ -43,64 +40,6 @@ def test_padding_counts_for_nothing(build, batch) -> None:  # type: ignore[no-un
     after = batch_loss(model, batch, 0.1)
     assert before.tokens == after.tokens == batch.target_lengths.sum()
     torch.testing.assert_close(before.loss, after.loss)
-
-
-def _updated(model, batches, optimizer):  # type: ignore[no-untyped-def]
-    optimizer.param_groups[0]["lr"] = 0.01
-    for batch in batches:
-        optimizer.zero_grad()
-        batch_loss(model, batch, 0.1).loss.backward()
-        optimizer.step()
-
-
-def test_slots_round_trip_bit_equal_and_carry_on(build, batch) -> None:  # type: ignore[no-untyped-def]
-    model, copy = build(dropout=0.0), build(dropout=0.0)
-    optimizer, other = build_optimizer(model, Adam()), build_optimizer(copy, Adam())
-    _updated(model, [batch] * 3, optimizer)
-    slots = dump_slots(optimizer, model)
-    assert len(slots) == 2 * len(trainable(model))
-    copy.load_state_dict(model.state_dict())
-    load_slots(other, copy, slots, 3)
-    again = dump_slots(other, copy)
-    assert all(np.array_equal(slots[key].view(np.int32), again[key].view(np.int32)) for key in slots)
-    assert set(dump_steps(other, copy).values()) == {3}
-    _updated(model, [batch], optimizer)
-    _updated(copy, [batch], other)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
-
-
-def test_slots_may_use_any_name_of_a_tie_and_may_be_partial(build) -> None:  # type: ignore[no-untyped-def]
-    model = build()
-    optimizer = build_optimizer(model, Adam())
-    moment = np.full((11, 8), 0.5, np.float32)
-    load_slots(optimizer, model, {("decoder.embedding.weight", s): moment for s in "mv"}, 7)
-    assert dump_steps(optimizer, model) == {"encoder.embedding.weight": 7}
-
-
-def test_every_bad_slot_is_reported_and_nothing_changes(build) -> None:  # type: ignore[no-untyped-def]
-    model = build()
-    optimizer = build_optimizer(model, Adam())
-    right, name = np.zeros((11, 8), np.float32), "encoder.embedding.weight"
-    wrong = {
-        (name, "m"): right.T,
-        ("nowhere", "m"): right,
-        (name, "v"): right,
-        ("decoder.embedding.weight", "v"): right,
-    }
-    with pytest.raises(TrainingError) as caught:
-        load_slots(optimizer, model, wrong, 1)
-    text = str(caught.value)
-    assert "(8, 11)" in text
-    assert "m of nowhere" in text
-    assert "given twice" in text
-    assert dump_slots(optimizer, model) == {}
-
-
-def test_weight_decay_spares_vectors(build) -> None:  # type: ignore[no-untyped-def]
-    model = build()
-    optimizer = build_optimizer(model, Adam(weight_decay=0.1))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert all(decay[id(p)] == (0.1 if p.ndim > 1 else 0.0) for p in model.parameters())
 
 
 def test_precision_follows_the_processor(tmp_path: Path) -> None:

@@ -1,51 +1,119 @@
-"""AdamW over a model's parameters, and its moments as arrays under canonical parameter names."""
+"""The optimizer of a model, its learning rate, and its state as arrays under canonical parameter names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from warmstart.errors import Problem, TrainingError
+from warmstart.errors import ConfigError, Problem, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.training.config import Adam
-
-_STATE = {"m": "exp_avg", "v": "exp_avg_sq"}
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """First name → parameter, every tied parameter once, frozen ones left out."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+from warmstart.training import config as settings
+from warmstart.training.adafactor import Adafactor
+from warmstart.training.adam import AdaBelief, TensorFlowAdam
+from warmstart.training.config import TrainingConfig
+from warmstart.training.groups import assign, tied_names
 
 
-def build_optimizer(model: nn.Module, config: Adam) -> torch.optim.AdamW:
-    """A fused AdamW; weight decay goes to parameters of two and more dimensions only."""
-    parameters = list(trainable(model).values())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=config.betas, eps=config.epsilon, fused=True
-    )
+def build_optimizer(model: nn.Module, config: TrainingConfig, stages: Mapping[str, str]) -> torch.optim.Optimizer:
+    """The optimizer over all parameters, frozen ones too: a parameter without a gradient is skipped with its state.
+
+    Weight decay concerns parameters of two and more dimensions (Adafactor's, as in T5X, all). Marian's Adam computes
+    what torch's does (marian-dev ``src/optimizers/optimizers.cpp``), and its decay is that of ``adamw``.
+
+    Args:
+        stages: parameter name → stage, for the groups.
+
+    Raises:
+        ConfigError: the groups do not fit the model, or Nesterov's momentum is zero.
+    """
+    options = config.optimizer
+    if isinstance(options, settings.Adafactor):
+        return Adafactor(_groups(model, config, stages, options.weight_decay_rate or 0.0, smallest=0), options)
+    groups = _groups(model, config, stages, options.weight_decay, smallest=2)
+    if isinstance(options, settings.AdaBelief):
+        return AdaBelief(groups, options)
+    if isinstance(options, settings.SGD):
+        if options.nesterov and not options.momentum:
+            raise ConfigError("nesterov needs a momentum", where="training.optimizer", todo="set momentum")
+        # not fused: that step fails where one momentum begins later than another
+        return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, foreach=True)
+    shared: Any = {"lr": 0.0, "betas": options.betas, "eps": options.epsilon, "fused": True}
+    decoupled = options.type == "adamw"
+    if options.epsilon_rule == "tensorflow":
+        return TensorFlowAdam(groups, decoupled=decoupled, **shared)
+    return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **shared)
+
+
+def _groups(
+    model: nn.Module, config: TrainingConfig, stages: Mapping[str, str], decay: float, *, smallest: int
+) -> list[dict[str, Any]]:
+    """As few groups as there are pairs of a rate's factor and a decay; ``smallest``: dimensions of what decays."""
+    members = assign(model, config.groups, stages)
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        index = members[name]
+        group = None if index is None else config.groups[index]
+        own = decay if group is None or group.weight_decay is None else group.weight_decay
+        key = (1.0 if group is None else group.learning_rate, own if parameter.ndim >= smallest else 0.0)
+        found.setdefault(key, []).append(parameter)
+    return [{"params": p, "factor": factor, "weight_decay": own} for (factor, own), p in found.items()]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the absolute rate of the next update; each group has its factor of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def slot_names(config: settings.OptimizerConfig) -> tuple[str, ...]:
+    """Canonical names of the state that a parameter may have: Adam's moments ``m`` and ``v``; AdaBelief's ``m`` and
+    ``s``; SGD's ``m``; Adafactor's ``vr`` and ``vc`` (see ``factored_axes``) or ``v``, and ``m``."""
+    if isinstance(config, settings.Adafactor):
+        names = ("vr", "vc", "v") if config.factored else ("v",)
+        return names if config.beta1 is None else (*names, "m")
+    if isinstance(config, settings.SGD):
+        return ("m",) if config.momentum else ()
+    return ("m", "s") if isinstance(config, settings.AdaBelief) else ("m", "v")
+
+
+def _key(optimizer: torch.optim.Optimizer, slot: str) -> str:
+    """What the optimizer itself calls a slot."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return "momentum_buffer"
+    return slot if isinstance(optimizer, Adafactor | AdaBelief) else {"m": "exp_avg", "v": "exp_avg_sq"}[slot]
+
+
+def _shapes(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, tuple[int, ...]]:
+    """Slot → shape of the state that ``parameter`` has in this optimizer."""
+    if isinstance(optimizer, Adafactor):
+        return optimizer.slot_shapes(parameter)
+    if isinstance(optimizer, torch.optim.SGD):
+        slots = ["m"] if optimizer.defaults["momentum"] else []
+    else:
+        slots = ["m", "s"] if isinstance(optimizer, AdaBelief) else ["m", "v"]
+    return dict.fromkeys(slots, tuple(parameter.shape))
 
 
 def dump_slots(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[tuple[str, str], Array]:
-    """(parameter, ``m`` or ``v``) → float32 array of the parameter's shape; empty before the first update."""
-    slots: dict[tuple[str, str], Array] = {}
-    for name, parameter in trainable(model).items():
-        state = optimizer.state.get(parameter, {})
-        for slot, key in _STATE.items():
-            if key in state:
-                slots[name, slot] = state[key].detach().cpu().numpy()
-    return slots
+    """(parameter, slot) → float32 array, for parameters that have been updated.
+
+    On the CPU these are views of the optimizer's state: the next update changes them.
+    """
+    return {
+        (name, slot): optimizer.state[parameter][_key(optimizer, slot)].detach().cpu().numpy()
+        for name, parameter in model.named_parameters()
+        if optimizer.state.get(parameter)
+        for slot in _shapes(optimizer, parameter)
+    }
 
 
 def dump_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
-    """Parameter → updates that its moments hold, where it has any."""
-    states = ((name, optimizer.state.get(p, {})) for name, p in trainable(model).items())
+    """Parameter → updates that its state holds, where it has any; SGD does not count them."""
+    states = ((name, optimizer.state.get(p, {})) for name, p in model.named_parameters())
     return {name: int(state["step"]) for name, state in states if "step" in state}
 
 
@@ -55,48 +123,69 @@ def load_slots(
     slots: Mapping[tuple[str, str], Array],
     step: int | Mapping[str, int],
 ) -> None:
-    """Set the moments of parameters, and the number of updates that they hold (one, or one a parameter).
+    """Set the state of parameters, and the number of updates that it holds (one, or one a parameter's first name).
 
     A tied parameter may be named by any of its names. A parameter without slots starts afresh, its bias correction
-    included.
+    included, whatever the optimizer held before.
 
     Raises:
-        TrainingError: with every slot that is unknown, half of a pair, given twice or of another shape; nothing has
-            been changed then.
+        TrainingError: the slots are another optimizer's; or every slot that is unknown, missing beside another, given
+            twice, uncounted or of another shape. Nothing has been changed then.
     """
-    owners = {id(p): name for name, p in trainable(model).items()}
-    aliases = {name: owners.get(id(p)) for name, p in model.named_parameters(remove_duplicate=False)}
-    parameters = trainable(model)
-    given: dict[tuple[str, str], Array] = {}
+    parameters = dict(model.named_parameters())
+    owners = {alias: first for first, names in tied_names(model).items() for alias in names}
+    given: dict[str, dict[str, Array]] = {}
     problems: list[Problem] = []
     for (alias, slot), array in slots.items():
-        name = aliases.get(alias)
-        if name is None or slot not in _STATE:
-            problems.append(Problem("this slot belongs to no trainable parameter", where=f"{slot} of {alias}"))
-        elif array.shape != tuple(parameters[name].shape):
-            problems.append(
-                Problem(
-                    "this slot has another shape than its parameter",
-                    where=f"{slot} of {alias}",
-                    expected=str(tuple(parameters[name].shape)),
-                    found=str(array.shape),
-                )
-            )
-        elif (name, slot) in given:
+        name = owners.get(alias)
+        if name is None:
+            problems.append(Problem("the model has no such parameter", where=f"{slot} of {alias}"))
+        elif slot in given.setdefault(name, {}):
             problems.append(Problem("this slot is given twice, by two names of one tie", where=f"{slot} of {alias}"))
         else:
-            given[name, slot] = array
-    for name in {name for name, _ in given}:
-        missing = [slot for slot in _STATE if (name, slot) not in given]
-        if missing:
-            problems.append(Problem("one of the two slots is missing", where=f"{missing[0]} of {name}"))
+            given[name][slot] = array
+    shapes = {name: _shapes(optimizer, parameters[name]) for name in given}
+    expected = {slot for wanted in shapes.values() for slot in wanted}
+    found = {slot for arrays in given.values() for slot in arrays}
+    if found != expected:
+        raise TrainingError(
+            "these slots are those of another optimizer",
+            expected=f"{', '.join(sorted(expected)) or 'none'} ({type(optimizer).__name__})",
+            found=", ".join(sorted(found)),
+            todo="configure the optimizer that wrote them, or say `optimizer: fresh`",
+        )
+    for name, wanted in shapes.items():
+        for slot in sorted(wanted.keys() | given[name].keys()):
+            have = given[name].get(slot)
+            if have is None or wanted.get(slot) != have.shape:
+                problems.append(
+                    Problem(
+                        f"slot {slot} does not fit its parameter",
+                        where=name,
+                        expected=str(wanted.get(slot, "none")),
+                        found="none" if have is None else str(have.shape),
+                    )
+                )
+    if not isinstance(step, int) and not isinstance(optimizer, torch.optim.SGD):
+        problems += [
+            Problem("slots and counts of updates are not of the same parameters", where=name)
+            for name in sorted(step.keys() ^ given.keys())
+        ]
     if problems:
         raise TrainingError("the optimizer's state does not fit the model", problems=problems)
-    for name in sorted({name for name, _ in given}):
-        parameter = parameters[name]
-        state = optimizer.state[parameter]
-        done = step if isinstance(step, int) else step[name]
+    optimizer.state.clear()
+    for name, arrays in given.items():
+        _load(optimizer, parameters[name], arrays, step if isinstance(step, int) else step.get(name, 0))
+
+
+def _load(optimizer: torch.optim.Optimizer, parameter: Tensor, arrays: Mapping[str, Array], done: int) -> None:
+    state = optimizer.state[parameter]
+    if isinstance(optimizer, Adafactor | AdaBelief):
+        state["step"] = done
+    elif not isinstance(optimizer, torch.optim.SGD):
         state["step"] = torch.tensor(float(done), dtype=torch.float32, device=parameter.device)
-        for slot, key in _STATE.items():
-            moment = torch.empty_like(parameter, memory_format=torch.preserve_format, requires_grad=False)
-            state[key] = moment.copy_(torch.from_numpy(np.array(given[name, slot], dtype=np.float32)))
+    for slot, array in arrays.items():
+        value = torch.from_numpy(np.array(array, dtype=np.float32)).to(parameter.device)
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        state[_key(optimizer, slot)] = value

@@ -1,0 +1,209 @@
+"""Schedules against closed forms worked by hand, Marian's logs and T5X's function."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from warmstart.errors import ConfigError
+from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Marian, Schedule, TrainingConfig
+from warmstart.training.schedule import check_schedule, learning_rate, marian_rate, t5x_rate
+
+
+def configure(schedule: Schedule, rate: float = 1.0, steps: int = 100) -> TrainingConfig:
+    return TrainingConfig(steps=steps, learning_rate=rate, schedule=schedule, evaluate_every=1, checkpoint_every=1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (InverseSqrt(warmup=4), {1: 0.25, 2: 0.5, 4: 1.0, 16: 0.5, 100: 0.2}),
+        (Constant(warmup=5), {1: 0.2, 5: 1.0, 6: 1.0, 100: 1.0}),
+        (Constant(), {1: 1.0, 100: 1.0}),
+        (Linear(warmup=20), {10: 0.5, 20: 1.0, 60: 0.5, 100: 0.0, 120: 0.0}),
+        (Linear(end_factor=0.5), {50: 0.75, 100: 0.5}),
+        (Cosine(warmup=20, end_factor=0.2), {10: 0.5, 20: 1.0, 40: 0.6 + 0.4 * math.sqrt(0.5), 60: 0.6, 100: 0.2}),
+        (Linear(warmup=100), {100: 1.0, 50: 0.5}),
+    ],
+)
+def test_own_schedules_are_their_closed_forms(schedule: Schedule, expected: dict[int, float]) -> None:
+    config = configure(schedule, rate=0.25)
+    found = {step: learning_rate(config, step, epoch=3) for step in expected}
+    assert found == pytest.approx({step: 0.25 * factor for step, factor in expected.items()})
+
+
+# --- Marian ---------------------------------------------------------------------------------------------------------
+
+
+def test_inverse_sqrt_runs_one_update_ahead_of_marian() -> None:
+    own = configure(InverseSqrt(warmup=300), rate=0.002)
+    theirs = configure(Marian(warmup=300, inv_sqrt=300), rate=0.002)
+    assert learning_rate(theirs, 1, 0) == 0.0
+    for step in range(1, 3000):
+        marian = 0.002 * min(1.0, step / 300) * math.sqrt(300 / max(step, 300))
+        assert learning_rate(own, step, 0) == pytest.approx(marian, rel=1e-12)
+        assert learning_rate(theirs, step + 1, 0) == pytest.approx(marian, rel=1e-12)
+
+
+def test_the_rates_in_marians_logs(fixtures: Path) -> None:
+    """``L.r.`` of the line ``Up. n`` is the rate of update n + 1."""
+    config = configure(Marian(warmup=500, inv_sqrt=500), rate=0.002)
+    line = re.compile(r"Up\. (\d+) .* L\.r\. (\S+)")
+    seen = 0
+    for name in ("i-a-continue", "i-a3-continue-from-2550", "i-c-no-progress-file", "ii-a-same-vocab-other-corpus"):
+        text = (fixtures / f"fixtures/marian-continue/{name}.log").read_text()
+        for step, logged in line.findall(text):
+            assert f"{learning_rate(config, int(step) + 1, 0):.4e}" == logged
+            seen += 1
+    assert seen > 30
+
+
+def test_marians_warm_up_from_a_rate() -> None:
+    """A run of Marian, ``--learn-rate 0.002 --lr-warmup 10 --lr-warmup-start-rate 0.0005``: its first two updates
+    moved the weights by these rates, and its log showed those of the next two."""
+    config = configure(Marian(warmup=10, warmup_start_rate=0.0005), rate=0.002)
+    assert [learning_rate(config, step, 0) for step in (1, 2, 3)] == pytest.approx([5e-4, 6.5e-4, 8e-4])
+    assert learning_rate(config, 11, 0) == learning_rate(config, 99, 0) == 0.002
+
+
+@pytest.mark.parametrize(
+    ("options", "done", "expected"),
+    [
+        ({"inv_sqrt": 100}, 100, 1.0),
+        ({"inv_sqrt": 100}, 400, 0.5),
+        ({"inv_sqrt": 100, "inv_sqrt_start": 50}, 50, 1.0),
+        ({"inv_sqrt": 100, "inv_sqrt_start": 50}, 350, 0.5),
+        ({"inv_sqrt": 100, "inv_sqrt_start": 700}, 700, 1.0),
+        ({"inv_sqrt": 100, "inv_sqrt_start": 700}, 1000, 0.5),
+    ],
+)
+def test_marians_inverse_square_root(options: dict[str, int], done: int, expected: float) -> None:
+    assert marian_rate(Marian(**options), 1.0, done, 1) == pytest.approx(expected)
+
+
+def simulate(schedule: Marian, batches_an_epoch: int, updates: int) -> list[float]:
+    """The factor that Marian's own bookkeeping has in each update: ``actAfterBatches`` and ``actAfterEpoch``."""
+    factor, epochs, factors = 1.0, 1, []
+    for batches in range(1, updates + 1):
+        factors.append(factor)
+        start = schedule.decay_start
+        if schedule.decay > 0 and schedule.decay_strategy == "batches" and start > 0 and batches >= start:
+            factor *= schedule.decay if (batches - start) % schedule.decay_every == 0 else 1.0
+        if batches % batches_an_epoch == 0:
+            epochs += 1
+            if schedule.decay > 0 and schedule.decay_strategy == "epoch" and start and epochs >= start:
+                factor *= schedule.decay
+    return factors
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3, 7])
+@pytest.mark.parametrize("strategy", ["epoch", "batches"])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_marians_decay(start: int, strategy: Any, decay: float) -> None:
+    schedule = Marian(decay=decay, decay_strategy=strategy, decay_start=start, decay_every=4)
+    found = [learning_rate(configure(schedule), step, epoch=(step - 1) // 5) for step in range(1, 41)]
+    assert found == pytest.approx(simulate(schedule, 5, 40))
+    assert (found[-1] < 0.3) == (decay > 0 and start > 0)
+
+
+# --- T5X ------------------------------------------------------------------------------------------------------------
+
+STEPS = (0, 5, 10, 11, 37, 100, 1000, 20_000, 54_321, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("factors", "rate", "options", "expected"),
+    [
+        (
+            "constant * linear_warmup * rsqrt_decay",
+            0.5,
+            {},
+            (
+                1e-8,
+                7.905694e-5,
+                1.581139e-4,
+                1.739253e-4,
+                5.850214e-4,
+                1.581139e-3,
+                0.01581139,
+                3.535534e-3,
+                2.145291e-3,
+                5e-4,
+            ),
+        ),
+        (
+            "constant * rsqrt_decay",
+            1.0,
+            {"warmup_steps": 10_000},
+            (0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 7.0710680e-3, 4.2905812e-3, 1e-3),
+        ),
+        (
+            "linear_decay",
+            0.5,
+            {"warmup_steps": 10, "decay_factor": 0.01},
+            (1e-8, 0.25, 0.5, 0.495, 0.365, 0.05, 1e-8, 1e-8, 1e-8, 1e-8),
+        ),
+        (
+            "constant*rsqrt_normalized_decay",
+            0.5,
+            {"warmup_steps": 100},
+            (0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.15811388, 0.035355341, 0.021452906, 0.005),
+        ),
+        (
+            "constant * linear_warmup * decay_every",
+            0.5,
+            {"warmup_steps": 10, "steps_per_decay": 20, "decay_factor": 0.7},
+            (1e-8, 0.25, 0.5, 0.5, 0.35, 0.084034994, 1e-8, 1e-8, 1e-8, 1e-8),
+        ),
+        (
+            "constant * linear_warmup * cosine_decay",
+            0.5,
+            {"warmup_steps": 10, "steps_per_cycle": 1000},
+            (1e-8, 0.25, 0.5, 0.49999875, 0.49910116, 0.49007341, 1.2336671e-4, 1.2336671e-4, 0.38987005, 1.236051e-4),
+        ),
+        (
+            "constant * linear_warmup",
+            0.5,
+            {"warmup_steps": 20, "step_offset": 1000},
+            (1e-8, 1e-8, 1e-8, 1e-8, 1e-8, 1e-8, 1e-8, 0.5, 0.5, 0.5),
+        ),
+    ],
+)
+def test_t5x_factors(factors: str, rate: float, options: dict[str, Any], expected: tuple[float, ...]) -> None:
+    """What ``t5x.utils.create_learning_rate_scheduler`` (float32) returned for these arguments and steps."""
+    schedule = T5X(factors=factors, **options)
+    near = {"abs": 6e-7} if "cosine" in factors else {"rel": 1e-6}  # float32 cancels at the end of a cycle
+    assert [t5x_rate(schedule, rate, step) for step in STEPS] == pytest.approx(expected, **near)
+    config = configure(schedule, rate=rate)
+    assert [learning_rate(config, step + 1, 0) for step in STEPS] == [t5x_rate(schedule, rate, s) for s in STEPS]
+
+
+def test_unknown_factors_are_named_with_what_was_meant() -> None:
+    schedule = T5X(factors="constant * linear_warmpu * rsqrt")
+    with pytest.raises(ConfigError) as caught:
+        check_schedule(schedule)
+    assert [(p.found, p.todo) for p in caught.value.problems] == [
+        ("'linear_warmpu'", "did you mean linear_warmup?"),
+        ("'rsqrt'", "did you mean rsqrt_decay?"),
+    ]
+    with pytest.raises(ConfigError, match="decay_every"):
+        learning_rate(configure(T5X(factors="")), 1, 0)
+    check_schedule(T5X())
+    check_schedule(Constant())
+
+
+def test_schedule_is_chosen_by_type_and_unknown_keys_are_refused() -> None:
+    adapter: TypeAdapter[Schedule] = TypeAdapter(Schedule)
+    assert adapter.validate_python({"type": "cosine", "warmup": 3}) == Cosine(warmup=3)
+    with pytest.raises(ValidationError, match="end_factor"):
+        adapter.validate_python({"type": "constant", "warmup": 3, "end_factor": 0.1})
+    with pytest.raises(ValidationError, match="keep_lsat"):
+        TrainingConfig.model_validate(
+            {"steps": 1, "learning_rate": 1, "schedule": {"type": "constant"}, "evaluate_every": 1}
+            | {"checkpoint_every": 1, "keep_lsat": 1}
+        )
