@@ -22,7 +22,7 @@ from warmstart.data.batches import Position
 from warmstart.data.index import Counts, EncodedSplit
 from warmstart.errors import DataError, VocabularyError
 from warmstart.inference.scorer import TransformerScorer
-from warmstart.inference.search import SearchConfig, translate_ids
+from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids
 from warmstart.models.registry import family
 from warmstart.training import distillation
 from warmstart.training.config import Distillation, TrainingConfig
@@ -247,17 +247,20 @@ def test_targets_are_the_ensembles_translations(talkative, tmp_path: Path) -> No
     assert len(fingerprints) == 4
 
 
-def test_empty_and_long_outputs_are_dropped_and_counted(talkative, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    teachers, split = [talkative(1)], make_split(40)
-    everything = rows(distil(tmp_path, teachers, split=split), "target")
-    limit = sorted(map(len, everything))[len(everything) // 2]
-    result = distil(tmp_path, teachers, split=split, max_length=limit)
-    assert rows(result, "target") == [target for target in everything if len(target) <= limit]
-    assert result.counts.kept == len(result)
-    assert result.counts.kept + result.counts.dropped_empty + result.counts.dropped_long == 40 + 1 + 2
-    assert result.counts.dropped_long == 2 + sum(len(target) > limit for target in everything)
-    assert result.counts.unknown_source == sum(1 in source for source in rows(result, "source"))
-    with pytest.raises(DataError, match="leave no example"):
+def test_empty_and_long_outputs_are_dropped_and_counted(talkative, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    split, teachers = make_split(40), [talkative(1)]
+    outputs = [tuple(range(2, 2 + k % 7)) for k in range(40)]  # of 0 to 6 tokens
+    monkeypatch.setattr(
+        distillation, "translate_ids", lambda *_, **__: [[Hypothesis(ids, 0.0, 0.0, ())] for ids in outputs]
+    )
+    result = distil(tmp_path, teachers, split=split, max_length=5)
+    kept = [k for k in range(40) if 1 <= k % 7 <= 4]
+    assert rows(result, "target") == [[*outputs[k], 0] for k in kept]
+    assert rows(result, "source") == [rows(split, "source")[k] for k in kept]
+    unknown = sum(1 in source for source in rows(result, "source"))
+    assert 0 < unknown < split.counts.unknown_source
+    assert result.counts == Counts(len(kept), 1 + 6, 2 + 5 + 5, unknown)
+    with pytest.raises(DataError, match="6 empty and 34 longer than 1 tokens"):
         distil(tmp_path, teachers, split=split, max_length=1)
 
 
