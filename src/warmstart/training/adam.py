@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from warmstart.training.config import AdaBelief as AdaBeliefConfig
 
@@ -32,7 +33,7 @@ class TensorFlowAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def _by_age(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        ages: dict[int, list[torch.Tensor]] = {}
+        ages: dict[int, list[Tensor]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:
                 done = self.state[parameter]["step"] if self.state[parameter] else 0
@@ -67,26 +68,20 @@ class AdaBelief(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        beta1, beta2 = self.betas
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            states = [self.state[p] for p in parameters]
-            for parameter, state in zip(parameters, states, strict=True):
-                if not state:
-                    state |= {"step": 0, "m": torch.zeros_like(parameter), "s": torch.zeros_like(parameter)}
-                state["step"] += 1
-            grads, m, s = [p.grad for p in parameters], [x["m"] for x in states], [x["s"] for x in states]
-            torch._foreach_lerp_(m, grads, 1.0 - beta1)
-            surprise = torch._foreach_sub(grads, m)
-            torch._foreach_mul_(s, beta2)
-            torch._foreach_addcmul_(s, surprise, surprise, 1.0 - beta2)
-            torch._foreach_add_(s, self.epsilon)
-            below = torch._foreach_sqrt(s)
-            torch._foreach_div_(below, [math.sqrt(1.0 - beta2 ** x["step"]) for x in states])
-            torch._foreach_add_(below, self.epsilon)
-            if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-            rates = [-group["lr"] / (1.0 - beta1 ** x["step"]) for x in states]
-            torch._foreach_addcdiv_(parameters, m, below, rates)
+            for parameter in group["params"]:  # one after the other, which a processor's cache holds
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
+
+    def _update(self, parameter: Tensor, grad: Tensor, rate: float, weight_decay: float) -> None:
+        (beta1, beta2), state = self.betas, self.state[parameter]
+        if not state:
+            state |= {"step": 0, "m": torch.zeros_like(parameter), "s": torch.zeros_like(parameter)}
+        state["step"] += 1
+        m, s = state["m"].lerp_(grad, 1.0 - beta1), state["s"]
+        surprise = grad - m
+        s.mul_(beta2).addcmul_(surprise, surprise, value=1.0 - beta2).add_(self.epsilon)
+        below = torch.sqrt(s, out=surprise).div_(math.sqrt(1.0 - beta2 ** state["step"])).add_(self.epsilon)
+        if weight_decay:
+            parameter.mul_(1.0 - rate * weight_decay)
+        parameter.addcdiv_(m, below, value=-rate / (1.0 - beta1 ** state["step"]))
