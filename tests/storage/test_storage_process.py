@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from warmstart.errors import StorageError
-from warmstart.storage.locks import directory_lock
+from warmstart.storage.locks import directory_lock, holder
 from warmstart.storage.processes import rank, world_size
 from warmstart.storage.progress import Progress
 
@@ -31,6 +34,18 @@ def test_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None
     assert f"process {os.getpid()} on " in refused.stderr
     assert f"process {os.getpid()} on " in str(caught.value.found)
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
+
+
+def test_the_holder_is_known_without_disturbing_anybody(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    with directory_lock(tmp_path):
+        assert holder(tmp_path) == f"process {os.getpid()} on {socket.gethostname()}"
+    assert holder(tmp_path) is None
+    handle = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # somebody is looking
+    threading.Timer(0.03, os.close, [handle]).start()
+    with directory_lock(tmp_path):
+        assert holder(tmp_path) is not None
 
 
 def test_lock_in_a_missing_directory(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from warmstart.errors import StorageError
 from warmstart.storage.atomic import storage_error
+
+_TRIES, _PAUSE = 5, 0.02  # somebody who looks (:func:`holder`) is gone after microseconds
 
 
 @contextlib.contextmanager
@@ -29,13 +32,12 @@ def directory_lock(path: Path) -> Iterator[None]:
         raise storage_error(error, file) from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _acquire(handle)
         except BlockingIOError as error:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
             raise StorageError(
                 "another process is at work in this directory",
                 where=path,
-                found=holder or "a process that did not say its name",
+                found=_name(handle),
                 todo="wait until it has ended, stop it, or choose another directory",
             ) from error
         except OSError as error:
@@ -48,3 +50,34 @@ def directory_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock of the directory ``path`` now (``process N on HOST``); None if nobody does."""
+    try:
+        handle = os.open(path / ".lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _name(handle)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _acquire(handle: int) -> None:
+    for attempt in range(_TRIES):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt + 1 == _TRIES:
+                raise
+            time.sleep(_PAUSE)
+
+
+def _name(handle: int) -> str:
+    return os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "a process that did not say its name"
