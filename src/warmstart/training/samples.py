@@ -1,0 +1,47 @@
+"""Sample outputs: a few of each evaluation, to be looked at. ``samples.jsonl`` of a run holds the records
+``{"step", "task", "source", "reference", "output"}``; it is cut back like ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` different indices of ``total`` things (all, if there are fewer), ascending and evenly spread: the
+    middles of as many equal parts. They depend on the two numbers alone."""
+    count = min(count, total)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+def sample_rows(
+    task: str, examples: Sequence[Mapping[str, Any]], outputs: Sequence[str], count: int
+) -> list[dict[str, Any]]:
+    """Records, without the step, of ``count`` examples of a validation split: the same ones at every evaluation.
+
+    Args:
+        examples: with ``source`` and ``target``.
+        outputs: of the same examples, in the same order.
+    """
+    if len(examples) != len(outputs):
+        raise ValueError(f"{len(examples)} examples and {len(outputs)} outputs")
+    return [
+        {"task": task, "source": examples[i]["source"], "reference": examples[i]["target"], "output": outputs[i]}
+        for i in spread(len(examples), count)
+    ]
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of samples, as TensorBoard shows texts."""
+    columns = ("source", "reference", "output")
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+_PLAIN = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&\\`*_{}[]()#+-.!|<>~"})
+
+
+def _cell(text: str) -> str:
+    """``text`` with what Markdown or HTML would take for its own made plain."""
+    return " ".join(text.translate(_PLAIN).split())

@@ -1,0 +1,43 @@
+"""Samples are the same few examples at every evaluation, spread over the split."""
+
+from __future__ import annotations
+
+import html
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmstart.training.samples import markdown, sample_rows, spread
+
+
+@given(st.integers(0, 10_000), st.integers(0, 50))
+def test_spread_is_one_of_each_equal_part(total: int, count: int) -> None:
+    chosen = spread(total, count)
+    assert len(chosen) == min(total, count)
+    for part, index in enumerate(chosen):
+        assert part * total <= index * len(chosen) < (part + 1) * total
+
+
+def test_rows_belong_together_and_do_not_change() -> None:
+    examples = [{"source": f"s{i}", "target": f"t{i}"} for i in range(100)]
+    outputs = [f"o{i}" for i in range(100)]
+    rows = sample_rows("names", examples, outputs, 4)
+    assert [row["source"] for row in rows] == ["s12", "s37", "s62", "s87"]
+    assert rows[1] == {"task": "names", "source": "s37", "reference": "t37", "output": "o37"}
+    later = sample_rows("names", examples, [f"better {o}" for o in outputs], 4)
+    assert [row["source"] for row in later] == [row["source"] for row in rows]
+    assert sample_rows("names", examples[:2], outputs[:2], 4) == [
+        {"task": "names", "source": f"s{i}", "reference": f"t{i}", "output": f"o{i}"} for i in range(2)
+    ]
+    with pytest.raises(ValueError, match="100 examples and 99 outputs"):
+        sample_rows("names", examples, outputs[1:], 4)
+
+
+def test_markdown_shows_texts_as_they_are() -> None:
+    rows = [{"source": "a|b", "reference": "*x*\ny", "output": "<b> &#35; _"}]
+    table = markdown(rows).splitlines()
+    assert table[:2] == ["| source | reference | output |", "| --- | --- | --- |"]
+    assert table[2].count("|") == 4
+    assert not set("*<_") & set(table[2])
+    assert html.unescape(table[2]) == "| a|b | *x* y | <b> &#35; _ |"
