@@ -6,7 +6,7 @@ import inspect
 
 from warmstart import api
 
-PUBLIC = ["convert", "evaluate", "inspect", "plan", "train", "translate"]
+PUBLIC = ["convert", "curves", "dry_run", "evaluate", "inspect", "plan", "runs", "train", "translate"]
 
 
 def test_the_public_verbs_are_the_pinned_ones() -> None:

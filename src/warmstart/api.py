@@ -11,9 +11,10 @@ from warmstart.errors import ConfigError, DataError, Problem, WarmstartError
 
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
+    from warmstart.reports.runs import Run
     from warmstart.setting import Setting
 
-__all__ = ["convert", "evaluate", "inspect", "plan", "train", "translate"]
+__all__ = ["convert", "curves", "dry_run", "evaluate", "inspect", "plan", "runs", "train", "translate"]
 
 
 def inspect(source: str | Path) -> dict[str, Any]:
@@ -87,41 +88,19 @@ def train(
     Raises:
         WarmstartError: one clear error; what was there before is as it was.
     """
-    import yaml
-
-    from warmstart.inference.search import SearchConfig
-    from warmstart.setting import open_setting, require_same_run
     from warmstart.storage.atomic import write_text
 
-    setting = open_setting(config, overrides, require_coverage)
-    c = setting.config
-    run = c.run
-    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    require_same_run(run, resolved)
-    if any(s.mode == "use" for s in c.start):
+    setting, resolved = _open(config, overrides, require_coverage)
+    run = setting.config.run
+    if any(s.mode == "use" for s in setting.config.start):
         return _use(setting, run, resolved)
-    if c.data is None or c.training is None:
-        missing = [key for key in ("data", "training") if getattr(c, key) is None]
-        raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
+    parts = _training_parts(setting)
     from warmstart.training.run import train_run
 
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.yaml", resolved)
     write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
-    search = SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize)
-    result, notes = train_run(
-        run,
-        setting.family,
-        setting.model_config,
-        setting.vocabularies,
-        setting.plan,
-        setting.models,
-        c.data,
-        c.training,
-        search,
-        c.seed,
-        progress=progress,
-    )
+    result, notes = train_run(*parts, progress=progress)
     return {
         "run": str(run),
         "model": str(run / "model"),
@@ -131,6 +110,62 @@ def train(
         "seconds": result.seconds,
         "notes": notes,
     }
+
+
+def dry_run(
+    config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0, progress: bool = True
+) -> dict[str, Any]:
+    """Build everything that :func:`train` would, make a few updates in memory, and say what the training needs.
+
+    Returns:
+        The fields of ``training.rehearsal.Rehearsal``: memory, times, size of a checkpoint. Nothing is written.
+
+    Raises:
+        WarmstartError: what would keep the training from starting, as far as it can be known.
+    """
+    from dataclasses import asdict
+
+    setting, _ = _open(config, overrides, require_coverage)
+    if any(s.mode == "use" for s in setting.config.start):
+        raise ConfigError("`mode: use` trains nothing, so there is nothing to try", todo="run `warmstart plan`")
+    parts = _training_parts(setting)
+    from warmstart.training.run import rehearse_run
+
+    return asdict(rehearse_run(*parts, progress=progress))
+
+
+def _open(config: str | Path, overrides: Sequence[str], require_coverage: float) -> tuple[Setting, str]:
+    """What the configuration names, and the configuration as a run keeps it; not another run's directory."""
+    import yaml
+
+    from warmstart.setting import open_setting, require_same_run
+
+    setting = open_setting(config, overrides, require_coverage)
+    c = setting.config
+    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    require_same_run(c.run, resolved)
+    return setting, resolved
+
+
+def _training_parts(setting: Setting) -> tuple[Any, ...]:
+    from warmstart.inference.search import SearchConfig
+
+    c = setting.config
+    if c.data is None or c.training is None:
+        missing = [key for key in ("data", "training") if getattr(c, key) is None]
+        raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
+    return (
+        c.run,
+        setting.family,
+        setting.model_config,
+        setting.vocabularies,
+        setting.plan,
+        setting.models,
+        c.data,
+        c.training,
+        SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize),
+        c.seed,
+    )
 
 
 def _use(setting: Setting, run: Path, resolved: str) -> dict[str, Any]:
@@ -284,3 +319,35 @@ def evaluate(
     if not out:
         raise DataError(f"no task has a split {split!r}", where=source)
     return out
+
+
+def runs(directories: Sequence[str | Path] = (".",)) -> list[Run]:
+    """All runs at and below ``directories``: state, steps, best evaluation, lineage, size, last activity.
+
+    Raises:
+        SourceError: a directory is not there or cannot be read. What is damaged in a run is one of its ``problems``.
+    """
+    from warmstart.reports.runs import describe_run, find_runs
+
+    return [describe_run(path) for path in find_runs([Path(directory) for directory in directories])]
+
+
+def curves(runs: Sequence[str], output: str | Path = "curves.png", metrics: Sequence[str] = ()) -> list[Path]:
+    """Draw several runs (``[LABEL=]RUN``; a directory may hold several) on one picture, with the numbers beside it.
+
+    Args:
+        output: a file that ends in ``.png``, ``.svg`` or ``.csv`` (the numbers alone).
+        metrics: by default the losses of training and validation and everything else that was evaluated.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SourceError, FormatError: there is no such run, or its metrics are damaged.
+        ConfigError: two runs with one label, a metric that no run has, another kind of file.
+        MissingExtra, StorageError.
+    """
+    from warmstart.reports.curves import default_metrics, open_runs, write_curves
+
+    records = open_runs(runs)
+    return write_curves(records, metrics or default_metrics(records), Path(output))

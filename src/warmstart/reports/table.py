@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from warmstart.reports.curves import series
+from warmstart.reports.curves import LOWER_IS_BETTER, series
 
 WIDTH = 80
-LOWER_IS_BETTER = frozenset({"loss", "nll", "perplexity", "cer", "wer", "ter"})
 _STEP = 8
 _CELL = 9
 

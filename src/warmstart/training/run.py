@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,12 @@ from warmstart.bootstrap.apply import start_arrays, start_slots
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
 from warmstart.bundle.model import Model
-from warmstart.data.batches import BatchPlan, Position, sequential_batches
+from warmstart.data.batches import Batch, BatchPlan, Position, sequential_batches
 from warmstart.data.config import DataConfig
 from warmstart.data.index import EncodedSplit
 from warmstart.data.task import Task
 from warmstart.errors import DataError
+from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import SearchConfig, translate_ids
@@ -27,8 +31,11 @@ from warmstart.models.family import Family
 from warmstart.training.config import TrainingConfig
 from warmstart.training.loop import TrainResult, train
 from warmstart.training.metrics import read_metrics
-from warmstart.training.objective import batch_loss
-from warmstart.training.state import best_checkpoint, latest, read_state
+from warmstart.training.objective import Objective, batch_loss
+from warmstart.training.optimizer import build_optimizer, load_slots, set_learning_rate
+from warmstart.training.precision import autocast, resolve
+from warmstart.training.rehearsal import Rehearsal, rehearse
+from warmstart.training.state import State, best_checkpoint, latest, read_state, restore, snapshot
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -81,7 +88,28 @@ def _spans(offsets: Any) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in pairwise(offsets)]
 
 
-def train_run(
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a training needs, built from its parts; nothing has been written.
+
+    Attributes:
+        module: filled as planned, or with zeros where the run has a checkpoint to be restored.
+        slots: optimizer state that is carried, if any.
+        position: where the data go on, if the source's position is carried.
+        fingerprint: identity of the data.
+        notes: lines about the data (kept and dropped examples).
+    """
+
+    module: nn.Module
+    stream: BatchPlan
+    evaluate: Evaluation
+    slots: dict[tuple[str, str], Array] | None
+    position: Position | None
+    fingerprint: str
+    notes: list[str]
+
+
+def prepare(
     run: Path,
     family: Family,
     config: Any,
@@ -89,15 +117,13 @@ def train_run(
     plan: Plan,
     models: Sequence[Model],
     data: DataConfig,
-    training: TrainingConfig,
     search: SearchConfig | None,
     seed: int,
-    *,
-    progress: bool = True,
-) -> tuple[TrainResult, list[str]]:
-    """Train as planned in the directory ``run`` and write ``run/model``, the bundle with the best weights.
+) -> Prepared:
+    """Encode the data, build the module and fill it.
 
-    Returns the result and lines about the data (kept and dropped examples).
+    Raises:
+        DataError: data that cannot be used, or no train or validation split.
     """
     source, target = vocabularies["source"], vocabularies["target"]
     tasks = data.build_tasks(source, target)
@@ -123,24 +149,118 @@ def train_run(
     with torch.device("meta"):
         module = family.build(config)
     fill(module, dict(start_arrays(plan, models, seed)) if latest(run) is None else {}, family, config, seed)
-    slots = start_slots(plan, models)
-    result = finished(run, training) or train(
-        run,
+    return Prepared(
         module,
         stream,
+        Evaluation(tasks, validation, (source, target), search, data.batch_tokens),
+        start_slots(plan, models) or None,
+        _position(plan, models, fingerprint),
+        fingerprint,
+        [f"{name}: {describe_counts(split)}" for name, split in splits.items()],
+    )
+
+
+def train_run(
+    run: Path,
+    family: Family,
+    config: Any,
+    vocabularies: Mapping[str, Vocabulary],
+    plan: Plan,
+    models: Sequence[Model],
+    data: DataConfig,
+    training: TrainingConfig,
+    search: SearchConfig | None,
+    seed: int,
+    *,
+    progress: bool = True,
+) -> tuple[TrainResult, list[str]]:
+    """Train as planned in the directory ``run`` and write ``run/model``, the bundle with the best weights.
+
+    Returns the result and lines about the data (kept and dropped examples).
+    """
+    parts = prepare(run, family, config, vocabularies, plan, models, data, search, seed)
+    result = finished(run, training) or train(
+        run,
+        parts.module,
+        parts.stream,
         training,
         seed=seed,
-        evaluate=Evaluation(tasks, validation, (source, target), search, data.batch_tokens),
-        slots=slots or None,
+        evaluate=parts.evaluate,
+        slots=parts.slots,
         start_step=plan.step,
-        start_position=_position(plan, models, fingerprint),
-        task_fingerprint=fingerprint,
+        start_position=parts.position,
+        task_fingerprint=parts.fingerprint,
         progress=progress,
     )
     lineage = describe_lineage(plan, models, result.best_step)
     write_bundle(run / "model", family, config, _best_arrays(run, family, config), vocabularies, lineage, force=True)
-    notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
-    return result, notes
+    return result, parts.notes
+
+
+def rehearse_run(
+    run: Path,
+    family: Family,
+    config: Any,
+    vocabularies: Mapping[str, Vocabulary],
+    plan: Plan,
+    models: Sequence[Model],
+    data: DataConfig,
+    training: TrainingConfig,
+    search: SearchConfig | None,
+    seed: int,
+    *,
+    progress: bool = True,
+) -> Rehearsal:
+    """What :func:`train_run` would need of memory, time and disk, measured on a few updates. Nothing is written."""
+    parts = prepare(run, family, config, vocabularies, plan, models, data, search, seed)
+    module = parts.module
+    if training.threads is not None:
+        torch.set_num_threads(training.threads)
+    device = next(module.parameters()).device
+    precision, _ = resolve(training.precision, device)
+    optimizer = build_optimizer(module, training, {row.target: row.stage for row in plan.rows})
+    newest = latest(run)
+    if newest is not None:
+        start = restore(newest, module, optimizer)
+    else:
+        start = State(plan.step, parts.position or Position(), seed)
+        if parts.slots is not None:
+            load_slots(optimizer, module, parts.slots, plan.step)
+    objective = Objective(training)
+
+    def update(batches: Sequence[Batch]) -> None:
+        module.train()
+        divisor = objective.divisor(batches)
+        for batch in batches:
+            with autocast(precision, device):
+                loss = objective(module, batch).loss
+            (loss / divisor).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(module.parameters(), training.clip_norm or math.inf)
+        set_learning_rate(optimizer, training.learning_rate)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def evaluate(splits: Mapping[str, EncodedSplit]) -> None:
+        module.eval()
+        some = copy(parts.evaluate)
+        some.splits = splits
+        with torch.no_grad():
+            some(module, start.step)
+
+    return rehearse(
+        run,
+        parts.stream,
+        training,
+        update=update,
+        evaluate=evaluate,
+        validation=parts.evaluate.splits,
+        snapshot=lambda: snapshot(module, optimizer, start),
+        device=device,
+        start_step=start.step,
+        start_position=start.position,
+        first=newest is None,
+        progress=progress,
+    )
 
 
 def finished(run: Path, training: TrainingConfig) -> TrainResult | None:

@@ -1,0 +1,222 @@
+"""A training tried out: everything is built, a few updates are made in memory, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from warmstart.data.batches import Batch, BatchPlan, Position, make_batch
+from warmstart.data.index import EncodedSplit, Offsets, Rows
+from warmstart.storage.progress import Progress
+from warmstart.training.config import TrainingConfig
+from warmstart.training.samples import spread
+
+ORDINARY = 8  # updates that are measured
+PATIENCE = 30.0  # seconds after which updates are no longer measured twice
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was measured, and what follows from it. Times are in seconds, memory and sizes in bytes.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        steps, evaluations: those that are still to be done.
+        longest: rows, source and target length of the batch with the longest examples.
+        longest_seconds, step_seconds: of an update with that batch, and the median of ordinary ones.
+        tokens_per_second: target tokens of the ordinary updates.
+        evaluation_seconds: of one evaluation, extrapolated from a batch of each task by the number of tokens.
+        total_seconds: ``steps`` times the median, and the evaluations.
+        memory, memory_there: the most that was used, of the process or of the GPU, and all that there is.
+        checkpoint_bytes, disk_free: size of a checkpoint, and free space where the run will be.
+        notes: what will go wrong.
+    """
+
+    device: str
+    steps: int
+    evaluations: int
+    longest: tuple[int, int, int]
+    longest_seconds: float
+    step_seconds: float
+    tokens_per_second: float
+    evaluation_seconds: float
+    total_seconds: float
+    memory: int
+    memory_there: int
+    checkpoint_bytes: int
+    disk_free: int
+    notes: tuple[str, ...]
+
+
+def rehearse(
+    run: Path,
+    stream: BatchPlan,
+    config: TrainingConfig,
+    *,
+    update: Callable[[Sequence[Batch]], object],
+    evaluate: Callable[[Mapping[str, EncodedSplit]], object],
+    validation: Mapping[str, EncodedSplit],
+    snapshot: Callable[[], Sized],
+    device: torch.device,
+    start_step: int = 0,
+    start_position: Position | None = None,
+    first: bool = True,
+    progress: bool = True,
+) -> Rehearsal:
+    """Updates with the longest batch, some ordinary ones, and the evaluation of a part of each validation split.
+
+    Each update is made twice and the second time counts, since libraries prepare themselves for every new shape; where
+    the ordinary ones take more than half a minute the first time, that counts.
+
+    Args:
+        run: where the run will be; it need not be there.
+        update: makes one update with ``config.accumulation`` batches, as the training does.
+        evaluate: evaluates, and decodes, what it is given instead of the whole of ``validation``.
+        snapshot: copies what a checkpoint holds, as the training does before it writes one and goes on meanwhile.
+        first: no checkpoint of the run is there.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    longest = longest_batch(stream)
+    parts = {name: _part(split, stream.batch_tokens) for name, split in validation.items()}
+    with ExitStack() as stack:
+        bar = Progress("rehearsing", 2 + 2 * ORDINARY + len(parts), "steps") if progress else None
+        clock = _Clock(device, stack.enter_context(bar) if bar else None)
+        clock.time(update, [longest] * config.accumulation)
+        held = snapshot()
+        longest_seconds = clock.time(update, [longest] * config.accumulation)
+        size = held.nbytes
+        del held
+        seconds, tokens = _ordinary(clock, update, stream, start_position or Position(), config.accumulation)
+        evaluation = sum(
+            clock.time(evaluate, {name: part}) * _tokens(validation[name]) / _tokens(part)
+            for name, part in parts.items()
+        )
+    step_seconds = statistics.median(seconds)
+    steps = max(0, config.steps - start_step)
+    evaluations = count_evaluations(config, start_step, first)
+    memory, there = _memory(device)
+    free = shutil.disk_usage(_existing(run)).free
+    kept = config.keep_last + config.keep_best + 1  # one more while it is written
+    notes = []
+    if memory > 0.9 * there:
+        notes.append("memory is almost used up: lower data.batch_tokens, and raise training.accumulation for it")
+    if size * kept > free:
+        notes.append(f"{kept} checkpoints of this size do not fit on the disk: free space, or lower training.keep_last")
+    return Rehearsal(
+        device=device.type,
+        steps=steps,
+        evaluations=evaluations,
+        longest=(len(longest.source), longest.source.shape[1], longest.target.shape[1]),
+        longest_seconds=longest_seconds,
+        step_seconds=step_seconds,
+        tokens_per_second=tokens / sum(seconds),
+        evaluation_seconds=evaluation,
+        total_seconds=steps * step_seconds + evaluations * evaluation,
+        memory=memory,
+        memory_there=there,
+        checkpoint_bytes=size,
+        disk_free=free,
+        notes=tuple(notes),
+    )
+
+
+def longest_batch(stream: BatchPlan) -> Batch:
+    """The longest examples of all tasks, as many as make a batch: no batch of the training is longer."""
+    sizes = [np.maximum(split.source_lengths, split.target_lengths) for split in stream.splits]
+    tasks = np.concatenate([np.full(len(size), t, np.int64) for t, size in enumerate(sizes)])
+    indices = np.concatenate([np.arange(len(size), dtype=np.int64) for size in sizes])
+    lengths = np.concatenate(sizes)
+    order = np.argsort(-lengths, kind="stable")[: max(1, stream.batch_tokens // int(lengths.max()))]
+    return make_batch(stream.splits, tasks[order], indices[order], stream.eos_ids)
+
+
+def count_evaluations(config: TrainingConfig, start_step: int, first: bool) -> int:
+    """How often a training from ``start_step`` evaluates: at every multiple of ``evaluate_every``, at the last step,
+    and before the first update of a new run if ``evaluate_first``."""
+    every, steps = config.evaluate_every, config.steps
+    if start_step >= steps:
+        return 0
+    return steps // every - start_step // every + (steps % every != 0) + (first and config.evaluate_first)
+
+
+class _Clock:
+    def __init__(self, device: torch.device, bar: Progress | None) -> None:
+        self.device, self.bar = device, bar
+
+    def time(self, function: Callable[[Any], object], argument: Any) -> float:
+        """Seconds that a call takes."""
+        began = time.perf_counter()
+        function(argument)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.bar is not None:
+            self.bar.update(1)
+        return time.perf_counter() - began
+
+
+def _ordinary(
+    clock: _Clock, update: Callable[[Sequence[Batch]], object], stream: BatchPlan, position: Position, accumulation: int
+) -> tuple[list[float], int]:
+    """(seconds of each update, target tokens of all)."""
+    batches = [batch for _, batch in islice(stream.iterate(position), ORDINARY * accumulation)]
+    updates = [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+    seconds: list[float] = []
+    for parts in updates:
+        seconds.append(clock.time(update, parts))
+        if sum(seconds) > PATIENCE:
+            break
+    else:
+        seconds = [clock.time(update, parts) for parts in updates]
+    return seconds, sum(int(batch.target_lengths.sum()) for parts in updates[: len(seconds)] for batch in parts)
+
+
+def _part(split: EncodedSplit, batch_tokens: int) -> EncodedSplit:
+    """About a batch of examples, evenly spread over the lengths there are."""
+    lengths = np.maximum(split.source_lengths, split.target_lengths)
+    chosen = np.argsort(lengths, kind="stable")[spread(len(split), max(1, int(batch_tokens / lengths.mean())))]
+
+    def rows(values: Rows, offsets: Offsets) -> tuple[Rows, Offsets]:
+        picked = [values[offsets[i] : offsets[i + 1]] for i in chosen]
+        return np.concatenate(picked), np.cumsum([0, *map(len, picked)])
+
+    source, target = rows(split.source, split.source_offsets), rows(split.target, split.target_offsets)
+    examples = tuple(split.examples[i] for i in chosen) if split.examples else ()
+    return EncodedSplit(*source, *target, split.counts, split.vocabularies, examples)
+
+
+def _tokens(split: EncodedSplit) -> int:
+    return len(split.source) + len(split.target)
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """(the most used so far, all there is)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    unit = 1 if sys.platform == "darwin" else 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return used, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest directory above ``path`` that is there, or itself."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -1,0 +1,102 @@
+"""The command line says what there is, and what is wrong in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from warmstart import cli
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs ``warmstart ARGUMENTS`` → (status, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["warmstart", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A parent that is finished and a child that was stopped."""
+    monkeypatch.chdir(tmp_path)
+    config = "start: [{start}]\ntraining: {{steps: 4}}\n"
+    for name, start in (("parent", ""), ("child", "{source: runs/parent, mode: init}")):
+        run = Path("runs", name)
+        for step in (2, 4):
+            (run / f"checkpoints/step-{step:08d}").mkdir(parents=True)
+            (run / f"checkpoints/step-{step:08d}/state.json").write_text("{}")
+        (run / "config.yaml").write_text(config.format(start=start))
+        (run / "plan.json").write_text("{}")
+        rows = [{"step": step, "validation/loss": 8 / step, "train/loss": 9 / step} for step in (2, 4)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("runs/parent/model").mkdir()
+    Path("runs/parent/model/warmstart.json").write_text("{}")
+    Path("runs/parent/model/lineage.json").write_text('{"step": 4, "starts": []}')
+    shutil.rmtree("runs/child/checkpoints/step-00000004")
+    return tmp_path
+
+
+def test_runs_lists_and_tells_where_they_came_from(call: Call, places: Path) -> None:
+    status, out, err = call("runs")
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[:3] == [["in", "runs:"], [], ["run", "state", "step", "best", "start", "size", "active"]]
+    assert rows[3][:7] == ["child", "stopped", "2/4", "loss", "2", "@4", "init"]
+    assert rows[4][:8] == ["parent", "finished", "4/4", "loss", "2", "@4", "from", "scratch"]
+    assert call("runs", "runs/child", "--lineage")[1] == "runs/child\n└── init parent (step 4)\n    └── from scratch\n"
+    found = json.loads(call("runs", "runs/parent", "--json")[1])
+    assert (found[0]["state"], found[0]["checkpoints"]) == ("finished", [2, 4])
+
+
+def test_runs_with_nothing_to_list(call: Call, tmp_path: Path) -> None:
+    status, out, _ = call("runs", tmp_path)
+    assert (status, out) == (0, f"no runs below {tmp_path}; `warmstart train CONFIG` begins one\n")
+    assert call("runs", tmp_path, "--json")[1] == "[]\n"
+    assert call("runs", tmp_path / "nowhere") == (1, "", f"error: this does not exist\n  where: {tmp_path}/nowhere\n")
+    status, _, err = call("runs", "--jsn")
+    assert status == 2
+    assert "--json" in err
+
+
+def test_damaged_runs_are_listed_with_the_others(call: Call, places: Path) -> None:
+    Path("runs/child/metrics.jsonl").write_text("what?\n")
+    status, out, err = call("runs")
+    assert status == 1
+    assert [line.split()[0] for line in out.splitlines()[3:]] == ["child", "parent"]
+    assert err == "damaged: runs/child/metrics.jsonl:1: this line is not a record of a run\n"
+
+
+def test_pinning(call: Call, places: Path) -> None:
+    assert call("runs", "runs/parent", "--pin", 2, "--pin", 4) == (0, "pinned: 2, 4\n", "")
+    assert call("runs", "runs/parent", "--unpin", 2, "--unpin", 4) == (0, "pinned: none\n", "")
+    status, _, err = call("runs", "runs/child", "--pin", 4)
+    assert (status, err) == (1, "error: there is no checkpoint of step 4\n  where: runs/child\n  expected: one of 2\n")
+    assert call("runs", "runs/parent", "runs/child", "--pin", 2)[0] == 1
+    assert call("runs", "--pin", 2)[2].startswith("error: this is no run\n  where: .\n")
+    assert not list(places.rglob("PINNED"))
+
+
+def test_curves_and_compare_take_runs_with_and_without_labels(call: Call, places: Path) -> None:
+    assert call("curves", "runs", "--output", "all.svg") == (0, "curves: all.svg, all.csv\n", "")
+    assert Path("all.csv").read_text().splitlines()[:2] == ["run,step,train/loss,validation/loss", "child,2,4.5,4.0"]
+    status, out, _ = call("compare", "runs/parent", "b=runs/child", "--curves", "b.png")
+    assert status == 0
+    assert out.splitlines()[1].split() == ["step", "parent", "b", "gain"]
+    assert out.splitlines()[-1] == "curves: b.png, b.csv"
+    status, _, err = call("curves", "runs", "--metric", "validation/bleu")
+    assert status == 1
+    assert "validation/bleu\n  expected: train/loss, validation/loss\n" in err
+    assert not Path("curves.png").exists()
