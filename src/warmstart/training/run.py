@@ -192,7 +192,7 @@ def train_run(
         task_fingerprint=parts.fingerprint,
         progress=progress,
     )
-    lineage = describe_lineage(plan, models, result.best_step)
+    lineage = describe_lineage(plan, models, result)
     write_bundle(run / "model", family, config, _best_arrays(run, family, config), vocabularies, lineage, force=True)
     return result, parts.notes
 
@@ -304,10 +304,11 @@ def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position
     return None
 
 
-def describe_lineage(plan: Plan, models: Sequence[Model], best_step: int | None) -> dict[str, Any]:
-    """Where the model came from, back to the first ancestor."""
+def describe_lineage(plan: Plan, models: Sequence[Model], result: TrainResult) -> dict[str, Any]:
+    """Where the model came from, back to the first ancestor: the best of ``trained`` updates, that of ``step``."""
     return {
-        "step": best_step,
+        "step": result.best_step,
+        "trained": result.steps,
         "coverage": plan.coverage,
         "starts": [
             {
