@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 
 import pytest
 from hypothesis import given
@@ -12,11 +13,14 @@ from warmstart.training.samples import markdown, sample_rows, spread
 
 
 @given(st.integers(0, 10_000), st.integers(0, 50))
-def test_spread_is_one_of_each_equal_part(total: int, count: int) -> None:
+def test_spread_is_even_and_of_different_indices(total: int, count: int) -> None:
     chosen = spread(total, count)
     assert len(chosen) == min(total, count)
-    for part, index in enumerate(chosen):
-        assert part * total <= index * len(chosen) < (part + 1) * total
+    assert all(0 <= index < total for index in chosen)
+    gaps = [after - before for before, after in itertools.pairwise(chosen)]
+    assert all(gap >= 1 and abs(gap - total / len(chosen)) < 1 for gap in gaps)
+    if chosen:  # as far from the first as from the last, to within rounding
+        assert abs(chosen[0] - (total - 1 - chosen[-1])) <= 1
 
 
 def test_rows_belong_together_and_do_not_change() -> None:

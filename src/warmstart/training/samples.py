@@ -9,7 +9,7 @@ from typing import Any
 
 def spread(total: int, count: int) -> list[int]:
     """``count`` different indices of ``total`` things (all, if there are fewer), ascending and evenly spread: the
-    middles of as many equal parts. They depend on the two numbers alone."""
+    middles, rounded down, of as many equal parts. They depend on the two numbers alone."""
     count = min(count, total)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
