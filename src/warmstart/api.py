@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
     from warmstart.reports.runs import Run
     from warmstart.setting import Setting
+    from warmstart.training.run import Job
 
 __all__ = ["convert", "curves", "dry_run", "evaluate", "inspect", "plan", "runs", "train", "translate"]
 
@@ -88,19 +89,30 @@ def train(
     Raises:
         WarmstartError: one clear error; what was there before is as it was.
     """
-    from warmstart.storage.atomic import write_text
+    from warmstart.storage.locks import directory_lock
 
-    setting, resolved = _open(config, overrides, require_coverage)
-    run = setting.config.run
-    if any(s.mode == "use" for s in setting.config.start):
-        return _use(setting, run, resolved)
-    parts = _training_parts(setting)
+    setting = _open(config, overrides, require_coverage)
+    with directory_lock(setting.config.run):
+        if any(s.mode == "use" for s in setting.config.start):
+            return _use(setting)
+        return _train(setting, progress)
+
+
+def _train(setting: Setting, progress: bool) -> dict[str, Any]:
+    job = _job(setting)
+    from warmstart.training.loop import log_change
     from warmstart.training.run import train_run
+    from warmstart.training.state import latest, read_state
 
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.yaml", resolved)
-    write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
-    result, notes = train_run(*parts, progress=progress)
+    run, newest = setting.config.run, latest(setting.config.run)
+    if newest is not None:
+        step = read_state(newest).step
+        for change in setting.changes:
+            log_change(run, step, change.key, change.old, change.new)
+    _write_configuration(setting)
+    result, notes = train_run(job, progress=progress)
+    if result.stopped:
+        notes = [*notes, f"stopped early: {result.stopped}"]
     return {
         "run": str(run),
         "model": str(run / "model"),
@@ -110,6 +122,18 @@ def train(
         "seconds": result.seconds,
         "notes": notes,
     }
+
+
+def _write_configuration(setting: Setting) -> None:
+    """The configuration and the plan, as the run keeps them."""
+    import yaml
+
+    from warmstart.storage.atomic import write_text
+
+    c = setting.config
+    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    write_text(c.run / "config.yaml", resolved)
+    write_text(c.run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def dry_run(
@@ -125,36 +149,34 @@ def dry_run(
     """
     from dataclasses import asdict
 
-    setting, _ = _open(config, overrides, require_coverage)
+    setting = _open(config, overrides, require_coverage)
     if any(s.mode == "use" for s in setting.config.start):
         raise ConfigError("`mode: use` trains nothing, so there is nothing to try", todo="run `warmstart plan`")
-    parts = _training_parts(setting)
+    job = _job(setting)
     from warmstart.training.run import rehearse_run
 
-    return asdict(rehearse_run(*parts, progress=progress))
+    return asdict(rehearse_run(job, progress=progress))
 
 
-def _open(config: str | Path, overrides: Sequence[str], require_coverage: float) -> tuple[Setting, str]:
-    """What the configuration names, and the configuration as a run keeps it; not another run's directory."""
-    import yaml
-
-    from warmstart.setting import open_setting, require_same_run
+def _open(config: str | Path, overrides: Sequence[str], require_coverage: float) -> Setting:
+    """What the configuration names; not another run's directory."""
+    from warmstart.setting import changes_of_run, open_setting
 
     setting = open_setting(config, overrides, require_coverage)
-    c = setting.config
-    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    require_same_run(c.run, resolved)
-    return setting, resolved
+    setting.changes = changes_of_run(setting.config)
+    return setting
 
 
-def _training_parts(setting: Setting) -> tuple[Any, ...]:
+def _job(setting: Setting) -> Job:
     from warmstart.inference.search import SearchConfig
 
     c = setting.config
     if c.data is None or c.training is None:
         missing = [key for key in ("data", "training") if getattr(c, key) is None]
         raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
-    return (
+    from warmstart.training.run import Job
+
+    return Job(
         c.run,
         setting.family,
         setting.model_config,
@@ -168,11 +190,10 @@ def _training_parts(setting: Setting) -> tuple[Any, ...]:
     )
 
 
-def _use(setting: Setting, run: Path, resolved: str) -> dict[str, Any]:
+def _use(setting: Setting) -> dict[str, Any]:
     from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
-    from warmstart.storage.atomic import write_text
 
-    model = setting.models[0]
+    run, model = setting.config.run, setting.models[0]
     if (model.path / "warmstart.json").is_file():
         verify(model.path)
     _, config, reading = model.require()
@@ -182,7 +203,6 @@ def _use(setting: Setting, run: Path, resolved: str) -> dict[str, Any]:
             found="keys under `model`",
             todo="remove them, or use `mode: init`",
         )
-    run.mkdir(parents=True, exist_ok=True)
     lineage = {
         "starts": [
             {
@@ -196,8 +216,7 @@ def _use(setting: Setting, run: Path, resolved: str) -> dict[str, Any]:
     arrays = (reading.read(e.name) for e in storages(setting.family, config))
     write_bundle(run / "model", setting.family, config, arrays, setting.vocabularies, lineage)
     verify(run / "model")
-    write_text(run / "config.yaml", resolved)
-    write_text(run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
+    _write_configuration(setting)
     return {
         "run": str(run),
         "model": str(run / "model"),

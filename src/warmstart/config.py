@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from warmstart.bootstrap.start import StartConfig
 from warmstart.data.config import DataConfig
 from warmstart.errors import ConfigError, Problem, SourceError
+from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
 
@@ -23,8 +25,8 @@ class DecodingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    beam_size: Annotated[int, Field(gt=0)] = 1
-    normalize: Annotated[float, Field(ge=0.0)] = 0.0
+    beam_size: Adjustable[Annotated[int, Field(gt=0)]] = 1
+    normalize: Adjustable[Annotated[float, Field(ge=0.0)]] = 0.0
 
 
 class RunConfig(BaseModel):
@@ -36,12 +38,12 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: Path
-    seed: int = 1
-    family: str = "transformer"
-    model: dict[str, Any] = {}
-    vocabularies: dict[str, VocabularyConfig] = {}
-    start: tuple[StartConfig, ...] = ()
+    run: Adjustable[Path]
+    seed: Identity[int] = 1
+    family: Identity[str] = "transformer"
+    model: Identity[dict[str, Any]] = {}
+    vocabularies: Identity[dict[str, VocabularyConfig]] = {}
+    start: Identity[tuple[StartConfig, ...]] = ()
     data: DataConfig | None = None
     training: TrainingConfig | None = None
     decoding: DecodingConfig = DecodingConfig()
@@ -86,6 +88,35 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError("the configuration is not valid", where=path, problems=list(_problems(error))) from None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key that has another value than when the run was begun; ``kind`` is ``identity`` or ``adjustable``."""
+
+    key: str
+    kind: str
+    old: Any
+    new: Any
+
+
+def changes(old: BaseModel, new: BaseModel) -> list[Change]:
+    """What differs between two configurations, key by key."""
+    return list(_changes(old, new, "", None))
+
+
+def _changes(old: BaseModel, new: BaseModel, prefix: str, inherited: str | None) -> Iterator[Change]:
+    for name, field in type(new).model_fields.items():
+        kind = next((m for m in field.metadata if m in (IDENTITY, ADJUSTABLE)), inherited)
+        a, b = getattr(old, name), getattr(new, name)
+        if isinstance(a, BaseModel) and type(a) is type(b):
+            yield from _changes(a, b, f"{prefix}{name}.", kind)
+        elif a != b:
+            yield Change(prefix + name, kind or IDENTITY, *(_plain(value) for value in (a, b)))
+
+
+def _plain(value: Any) -> Any:
+    return TypeAdapter(Any).dump_python(value, mode="json")
 
 
 def _set(tree: dict[str, Any], keys: Sequence[str], value: object, override: str) -> None:

@@ -14,6 +14,7 @@
     ├── ConfigError          a configuration is invalid (carries every problem)
     ├── DataError            training or test data cannot be used
     ├── TrainingError        a training cannot go on
+    ├── Interrupted          SIGTERM or Ctrl-C stopped a training, whose state is saved
     ├── StorageError         a directory or file cannot be written
     └── MissingExtra         an optional library is not installed
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from signal import Signals
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,16 @@ class DataError(WarmstartError):
 
 class TrainingError(WarmstartError):
     """A training cannot start or go on."""
+
+
+class Interrupted(WarmstartError):
+    """A signal stopped a training; its state is saved. ``status`` is the exit status by convention, 128 + signal."""
+
+    def __init__(self, signal: Signals, where: object | None = None) -> None:
+        self.status = 128 + signal
+        super().__init__(
+            f"stopped by {signal.name}; the state is saved", where=where, todo="the same command goes on from here"
+        )
 
 
 class StorageError(WarmstartError):

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, read_as
-from warmstart.config import RunConfig, load_config
+from warmstart.config import Change, RunConfig, changes, load_config
 from warmstart.data.config import DataConfig
 from warmstart.errors import ConfigError, Problem
+from warmstart.keys import IDENTITY
 from warmstart.models.registry import dialect, family
 from warmstart.vocabularies.load import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -23,7 +24,8 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 @dataclass
 class Setting:
-    """Opened sources, vocabularies, the model's configuration and the plan of a run."""
+    """Opened sources, vocabularies, the model's configuration and the plan of a run; ``changes`` are keys that have
+    another value than when the run was begun."""
 
     config: RunConfig
     models: list[Model]
@@ -31,6 +33,7 @@ class Setting:
     model_config: Any
     vocabularies: dict[str, Vocabulary]
     plan: Plan
+    changes: Sequence[Change] = ()
 
 
 def open_setting(path: str | Path, overrides: Sequence[str], require_coverage: float) -> Setting:
@@ -126,19 +129,28 @@ def _model_config(
         ) from None
 
 
-def require_same_run(run: Path, resolved: str) -> None:
-    """A run directory belongs to one configuration."""
-    old = run / "config.yaml"
-    if not old.is_file() or old.read_text("utf-8") == resolved:
-        return
-    changes = [
-        line
-        for line in difflib.unified_diff(old.read_text("utf-8").splitlines(), resolved.splitlines(), lineterm="", n=0)
-        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+def changes_of_run(config: RunConfig) -> list[Change]:
+    """What is another value than when the run in this directory was begun, and may be; nothing for a new run, nor for
+    one that came to no checkpoint.
+
+    Raises:
+        ConfigError: keys of the run's identity differ, each named.
+    """
+    stored = config.run / "config.yaml"
+    begun = any(config.run.glob("checkpoints/step-*/state.json")) or (config.run / "model").is_dir()
+    if not begun or not stored.is_file():
+        return []
+    found = changes(load_config(stored), config)
+    problems = [
+        Problem(
+            f"{change.key} belongs to the run's identity",
+            expected=str(change.old),
+            found=str(change.new),
+            todo="set it back, or begin another run with `run=...`",
+        )
+        for change in found
+        if change.kind == IDENTITY
     ]
-    raise ConfigError(
-        "the run directory holds another run",
-        where=run,
-        found="; ".join(changes[:6]),
-        todo="name another directory with `run=...`, or remove this one",
-    )
+    if problems:
+        raise ConfigError("the run directory holds another run", where=config.run, problems=problems)
+    return found

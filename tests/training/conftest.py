@@ -29,12 +29,16 @@ class Stream:
     """Batch k is a function of k; after ``fails_at`` batches reading stops with an exception, like a killed run."""
 
     fails_at: int | None = None
+    order: int = 0
+
+    def reordered(self, order: int) -> Stream:
+        return Stream(self.fails_at, order)
 
     def iterate(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         for k in range(position.k, 10**9):
             if k == self.fails_at:
                 raise KeyboardInterrupt
-            yield Position(0, 0, k + 1), make_batch(k)
+            yield Position(0, 0, k + 1), make_batch(k + 1000 * self.order)
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ Shapes: B rows of a batch, S and T the longest source and target among them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +83,12 @@ class BatchPlan:
         self._shares = [rate / sum(exact[t:]) for t, rate in enumerate(exact)]
         self.epoch_examples = sum(self.sizes)
         self.num_windows = -(-self.epoch_examples // window)
+
+    def reordered(self, order: int) -> Self:
+        """The same examples in order number ``order``; 0 is this one."""
+        other = copy(self)
+        other.seed = self.seed if order == 0 else derive_key(self.seed, "reordered", order)
+        return other
 
     def counts(self, position: int) -> list[int]:
         """How many examples of each task are among the first ``position`` ones of the training (they sum to

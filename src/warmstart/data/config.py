@@ -15,6 +15,7 @@ from warmstart.data.preprocessors import PREPROCESSORS
 from warmstart.data.task import Feature, Task, num_examples_rate
 from warmstart.data.text import ParallelFiles
 from warmstart.errors import DataError
+from warmstart.keys import Identity
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -71,15 +72,15 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
-    rates: dict[str, PositiveFloat] | None = None
-    temperature: PositiveFloat | None = None
-    maximum: PositiveInt | None = None
-    max_length: PositiveInt = 200
-    batch_tokens: PositiveInt = 4096
-    window: PositiveInt = 8192
-    empty_lines: Literal["error", "drop"] = "error"
-    unknown_target: Literal["error", "allow"] = "error"
+    tasks: Identity[Annotated[dict[str, TaskConfig], Field(min_length=1)]]
+    rates: Identity[dict[str, PositiveFloat] | None] = None
+    temperature: Identity[PositiveFloat | None] = None
+    maximum: Identity[PositiveInt | None] = None
+    max_length: Identity[PositiveInt] = 200
+    batch_tokens: Identity[PositiveInt] = 4096
+    window: Identity[PositiveInt] = 8192
+    empty_lines: Identity[Literal["error", "drop"]] = "error"
+    unknown_target: Identity[Literal["error", "allow"]] = "error"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -40,6 +40,23 @@ def storage_error(error: OSError, path: Path) -> StorageError:
     )
 
 
+def require_space(directory: Path, nbytes: int) -> None:
+    """Before ``nbytes`` are written below ``directory``.
+
+    Raises:
+        StorageError: there is less free space than these and a mebibyte.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < nbytes + 2**20:
+        raise StorageError(
+            "there is not enough free space",
+            where=directory,
+            expected=f"{nbytes + 2**20:,} bytes",
+            found=f"{free:,} bytes",
+            todo="free some space on this disk, or write to another one",
+        )
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -18,7 +18,8 @@ _TRIES, _PAUSE = 5, 0.02  # somebody who looks (:func:`holder`) is gone after mi
 
 @contextlib.contextmanager
 def directory_lock(path: Path) -> Iterator[None]:
-    """Holds ``path/.lock``; the system releases it when the process ends, however it ends.
+    """Holds ``path/.lock``, in a directory that is made if it is not there; the system releases it when the process
+    ends, however it ends.
 
     The file stays (deleting it would let two processes hold two locks of one name) and names the last holder.
 
@@ -27,6 +28,7 @@ def directory_lock(path: Path) -> Iterator[None]:
     """
     file = path / ".lock"
     try:
+        path.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise storage_error(error, file) from error

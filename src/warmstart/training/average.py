@@ -12,6 +12,7 @@ from torch import nn
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.training.config import Average
+from warmstart.training.lora import canonical_parameters
 
 
 class MovingAverage:
@@ -23,7 +24,7 @@ class MovingAverage:
 
     def __init__(self, model: nn.Module, config: Average) -> None:
         self._config = config
-        self._parameters = dict(model.named_parameters())
+        self._parameters = canonical_parameters(model)
         self._weights = [p.detach() for p in self._parameters.values()]
         self._average = [w.to(torch.float32, copy=True) for w in self._weights]
 

@@ -10,12 +10,13 @@ from torch import nn
 from warmstart.errors import ConfigError, Problem, TrainingError
 from warmstart.spec.templates import matches
 from warmstart.training.config import Group, Release
+from warmstart.training.lora import canonical_parameters
 
 
 def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """First name of every parameter → all of its names, the first included."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in canonical_parameters(model, remove_duplicate=False).items():
         names.setdefault(id(parameter), []).append(name)
     return {first: (first, *others) for first, *others in names.values()}
 
@@ -50,6 +51,11 @@ def assign(model: nn.Module, groups: Sequence[Group], stages: Mapping[str, str])
     if problems:
         raise ConfigError("the parameter groups do not fit the model", where="training.groups", problems=problems)
     return {first: group_of[first] for first in ties}
+
+
+def in_some_group(model: nn.Module, groups: Sequence[Group], stages: Mapping[str, str]) -> list[str]:
+    """Canonical names of the parameters that a group has."""
+    return [name for name in canonical_parameters(model) if any(_has(group, name, stages) for group in groups)]
 
 
 def _has(group: Group, name: str, stages: Mapping[str, str]) -> bool:
@@ -100,7 +106,7 @@ class Freezing:
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[Group], stages: Mapping[str, str]) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = canonical_parameters(model)
         members = assign(model, groups, stages)
         self._all = list(parameters.values())
         self._groups = [

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
 
 from warmstart.data.batches import Batch, Position
-from warmstart.errors import TrainingError
+from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.storage.locks import directory_lock
+from warmstart.storage import atomic
 from warmstart.storage.processes import rank
 from warmstart.storage.progress import Progress
+from warmstart.storage.records import Record, Records, read_records
 from warmstart.training import state as checkpoints
-from warmstart.training.config import TrainingConfig
-from warmstart.training.metrics import Metrics, Record, read_metrics
-from warmstart.training.objective import batch_loss
-from warmstart.training.optimizer import build_optimizer, load_slots, trainable
-from warmstart.training.precision import autocast, resolve
-from warmstart.training.schedule import factor
+from warmstart.training.config import Plateau, TrainingConfig
+from warmstart.training.learner import Gradient, Learner
+from warmstart.training.lora import canonical_parameters
+from warmstart.training.metrics import Metrics, read_metrics
+from warmstart.training.patience import Watch
+from warmstart.training.signals import Signals
 from warmstart.training.state import Best, State
 
 logger = logging.getLogger(__name__)
-Evaluate = Callable[[nn.Module, int], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation returns: metrics by name, and sample outputs to be written down."""
+
+    metrics: Mapping[str, float]
+    samples: Sequence[Record] = ()
+
+
+Evaluate = Callable[[nn.Module, int], Measured]
+Describe = Callable[[Batch], Any]
 
 
 class BatchStream(Protocol):
@@ -40,16 +53,21 @@ class BatchStream(Protocol):
     def iterate(self, position: Position) -> Iterator[tuple[Position, Batch]]:
         """Each batch with the position after it."""
 
+    def reordered(self, order: int) -> Self:
+        """The same examples in order number ``order``; 0 is this one."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to. ``history`` holds all records of the run; ``seconds`` are of this call alone."""
+    """What a training came to. ``history`` holds all records of the run; ``seconds`` are of this call alone;
+    ``stopped`` says why it ended before its last step, if it did."""
 
     steps: int
     best_step: int | None
     best_metrics: dict[str, float]
     history: list[Record] = field(repr=False)
     seconds: float
+    stopped: str | None = None
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -59,9 +77,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def train(
     run: Path,
-    model: nn.Module,
+    learner: Learner,
     stream: BatchStream,
-    config: TrainingConfig,
     *,
     seed: int,
     evaluate: Evaluate,
@@ -69,55 +86,64 @@ def train(
     start_step: int = 0,
     start_position: Position | None = None,
     task_fingerprint: str = "",
+    describe: Describe | None = None,
     progress: bool = True,
 ) -> TrainResult:
-    """Train ``model`` in the directory ``run``, from its latest complete checkpoint if it has one.
+    """Train ``learner`` in the directory ``run``, from its latest complete checkpoint if it has one.
 
-    A run that was stopped goes on bit for bit as if it had not been. The model ends with the last weights; the best
-    ones are in ``best_checkpoint(run)``.
+    A run that was stopped goes on bit for bit as if it had not been. The learner ends with the last weights; the best
+    ones are in ``best_checkpoint(run)``. The caller holds the directory's lock.
 
     Args:
-        evaluate: (model in evaluation mode, step) → metrics, ``config.best_metric`` among them.
+        evaluate: (model in evaluation mode, step) → what was measured, ``config.best_metric`` among it.
         slots, start_step, start_position: what a new run takes over from the training it continues; a resumed run
             has its own.
         task_fingerprint: identity of the data; a run is not resumed on other data.
+        describe: what to write down about a batch whose loss is not finite.
 
     Raises:
         TrainingError: no step is left, the checkpoint is of another model, seed or task, the loss is not finite,
-            or the best metric is not measured.
-        StorageError: another process trains in ``run``.
+            or a metric that decides something is not measured.
+        StorageError: something cannot be written; the latest checkpoint is as it was.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with directory_lock(run):
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        device = next(model.parameters()).device
-        precision, why = resolve(config.precision, device)
-        logger.info("computing in %s: %s", precision, why)
-        optimizer = build_optimizer(model, config.optimizer)  # type: ignore[arg-type]
-        latest = checkpoints.latest(run)
-        if latest is None:
-            start = State(start_step, start_position or Position(0, 0, 0), seed, task_fingerprint)
-            _require_steps(start.step, config)
-            if slots is not None:
-                load_slots(optimizer, model, slots, start_step)
-        else:
-            _check_resumption(latest, config, seed, task_fingerprint, checkpoints.environment(device, precision))
-            start = checkpoints.restore(latest, model, optimizer)
-        # a run without any checkpoint has no records worth keeping, not even of its first step
-        with Metrics(run, start.step if latest else start.step - 1) as metrics, ExitStack() as stack:
-            loop = _Loop(
-                run=run,
-                model=model,
-                optimizer=optimizer,
-                config=config,
-                evaluate=evaluate,
-                metrics=metrics,
-                precision=precision,
-                start=start,
-            )
-            bar = stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None
-            return loop.go(stream, first=latest is None, bar=bar)
+    config = learner.config
+    logger.info("computing in %s: %s", learner.precision, learner.why_precision)
+    environment = checkpoints.environment(learner.device, learner.precision)
+    latest = checkpoints.latest(run)
+    if latest is None:
+        start = State(start_step, start_position or Position(0, 0, 0), seed, task_fingerprint, environment=environment)
+        _require_steps(start.step, config)
+        if slots is not None:
+            learner.load_slots(slots, start_step)
+    else:
+        saved = checkpoints.read_state(latest)
+        _check_resumption(latest, saved, config, seed, task_fingerprint)
+        start = learner.restore(latest)
+        start = _mark_environment(run, start, environment)
+    with ExitStack() as stack:
+        metrics = stack.enter_context(Metrics(run, start.step, start.records.get("metrics", 0)))
+        samples = stack.enter_context(Records(run / "samples.jsonl", start.records.get("samples", 0)))
+
+        def sync() -> None:
+            metrics.sync()
+            samples.sync()
+
+        loop = _Loop(
+            run=run,
+            learner=learner,
+            stream=stream,
+            evaluate=evaluate,
+            describe=describe,
+            metrics=metrics,
+            samples=samples,
+            start=start,
+            writer=stack.enter_context(checkpoints.Writer(run, sync)),
+            signals=stack.enter_context(Signals()),
+            bar=stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None,
+        )
+        return loop.go(first=latest is None)
 
 
 def _require_steps(step: int, config: TrainingConfig) -> None:
@@ -127,12 +153,10 @@ def _require_steps(step: int, config: TrainingConfig) -> None:
         )
 
 
-def _check_resumption(
-    latest: Path, config: TrainingConfig, seed: int, task: str, environment: Mapping[str, str | int]
-) -> None:
-    """Refuse another seed or task before anything is changed; say what makes resuming not bit-equal."""
-    saved = checkpoints.read_state(latest)
-    _require_steps(saved.step, config)
+def _check_resumption(latest: Path, saved: State, config: TrainingConfig, seed: int, task: str) -> None:
+    """Refuse another seed or task before anything is changed."""
+    if saved.step > config.steps or (saved.step == config.steps and saved.evaluated == saved.step):
+        _require_steps(saved.step, config)
     for name, was, now in (("seed", saved.seed, seed), ("task", saved.task_fingerprint, task)):
         if was != now:
             raise TrainingError(
@@ -142,11 +166,29 @@ def _check_resumption(
                 found=now,
                 todo=f"resume with the {name} it was begun with, or begin a new run",
             )
-    for name, value in environment.items():
-        if saved.environment.get(name) != value:
-            logger.warning(
-                "resuming will not be bit for bit: %s was %s, is %s", name, saved.environment.get(name), value
-            )
+
+
+def _mark_environment(run: Path, start: State, environment: Mapping[str, str | int]) -> State:
+    """Say what makes resuming not bit-equal, write it down, and mark the run."""
+    differing = {k: (start.environment.get(k), v) for k, v in environment.items() if start.environment.get(k) != v}
+    for name, (was, now) in differing.items():
+        logger.warning("resuming will not be bit for bit: %s was %s, is %s", name, was, now)
+        log_change(run, start.step, f"environment.{name}", was, now)
+    return replace(start, environment=environment, exact=start.exact and not differing)
+
+
+def log_change(run: Path, step: int, key: str, old: object, new: object) -> None:
+    """Append to ``changes.jsonl`` what is different from ``step`` on; once, also if a killed run does it again."""
+    path = run / "changes.jsonl"
+    record = {"step": step, "key": key, "old": old, "new": new}
+    if record not in read_records(path):
+        with Records(path) as changes:
+            changes.write(record)
+            changes.sync()
+
+
+class _Stop(Exception):
+    """The training ends here for a reason that is no error."""
 
 
 class _Loop:
@@ -154,143 +196,262 @@ class _Loop:
         self,
         *,
         run: Path,
-        model: nn.Module,
-        optimizer: torch.optim.AdamW,
-        config: TrainingConfig,
+        learner: Learner,
+        stream: BatchStream,
         evaluate: Evaluate,
+        describe: Describe | None,
         metrics: Metrics,
-        precision: str,
+        samples: Records,
         start: State,
+        writer: checkpoints.Writer,
+        signals: Signals,
+        bar: Progress | None,
     ) -> None:
-        self.run, self.model, self.optimizer, self.config = run, model, optimizer, config
-        self.evaluate, self.metrics, self.precision, self.start = evaluate, metrics, precision, start
-        self.parameters = list(trainable(model).values())
-        self.device = self.parameters[0].device
-        self.step, self.position, self.best = start.step, start.position, start.best
-        self.sums = dict(start.sums) or dict.fromkeys(("loss", "nll", "tokens", "updates"), 0.0)
-        self.began = time.perf_counter()
+        self.run, self.learner, self.config, self.model = run, learner, learner.config, learner.model
+        self.stream, self.evaluate, self.describe = stream, evaluate, describe
+        self.metrics, self.samples = metrics, samples
+        self.writer, self.signals, self.bar = writer, signals, bar
+        self.began = self.saved_at = time.perf_counter()
+        self._resume_at(start)
 
-    def go(self, stream: BatchStream, *, first: bool, bar: Progress | None) -> TrainResult:
-        config = self.config
-        if first:
-            if config.evaluate_first:
+    def _resume_at(self, state: State) -> None:
+        self.state, self.step, self.position = state, state.step, state.position
+        self.best = list(state.best)
+        self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", "tokens", "updates"), 0.0)
+        self.evaluated, self.skipped = state.evaluated, state.skipped
+        self.early, self.plateau = Watch.from_dict(state.early_stopping), Watch.from_dict(state.plateau)
+        self.norm = self.speed = 0.0
+        self.batches = self.stream.reordered(state.order).iterate(state.position)
+
+    def go(self, *, first: bool) -> TrainResult:
+        stopped = None
+        try:
+            if first and self.config.evaluate_first:
                 self._evaluate()
-            self._save()
-        batches = stream.iterate(self.position)
-        self.model.train()
-        while self.step < config.steps:
-            began = time.perf_counter()
-            loss, tokens, norm = self._update(batches)
-            seconds = time.perf_counter() - began
-            last = self.step == config.steps
-            if last or self.step % config.log_every == 0:
-                self._log(norm, tokens / seconds)
-            improved = (last or self.step % config.evaluate_every == 0) and self._evaluate()
-            if last or improved or self.step % config.checkpoint_every == 0:
+            if first:
                 self._save()
-            if bar is not None:
-                bar.update(1, **{"loss": f"{loss:.3f}", "tok/s": f"{tokens / seconds:,.0f}"})
+            elif self.evaluated != self.step and self._due(self.config.evaluate_every):
+                self._boundary(log=False)  # it was stopped before this evaluation
+            self._refuse_to_go_on_after_patience()
+            self.model.train()
+            while self.step < self.config.steps:
+                if self._update():
+                    self._boundary()
+        except _Stop as reason:
+            stopped = str(reason)
+        self.writer.wait()
         history = read_metrics(self.run)
-        best = self.best.step if self.best else None
-        measured = [r for r in history if r["kind"] == "validation" and r["step"] == best]
-        best_metrics = {k: v for k, v in measured[-1].items() if k not in ("step", "kind", "time")} if measured else {}
-        return TrainResult(self.step, best, best_metrics, history, time.perf_counter() - self.began)
+        best = self.best[0].step if self.best else None
+        return TrainResult(
+            self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
+        )
 
-    def _update(self, batches: Iterator[tuple[Position, Batch]]) -> tuple[float, int, float]:
-        """One update: (loss a token, target tokens, norm of the gradient before clipping)."""
+    def _due(self, every: int) -> bool:
+        return self.step == self.config.steps or self.step % every == 0
+
+    def _boundary(self, *, log: bool = True) -> None:
+        """What is to be done between two updates: log, evaluate, save, stop."""
+        config = self.config
+        if log and self._due(config.log_every):
+            self._log()
+        self._stop_if_asked()
+        improved = False
+        if self._due(config.evaluate_every):
+            try:
+                with self.signals.raising():
+                    improved = self._evaluate()
+            except Interrupted:
+                self._stop_if_asked()
+        patience = self._out_of_patience()
+        minutes = config.checkpoint_minutes
+        late = minutes is not None and time.perf_counter() - self.saved_at > 60 * minutes
+        if patience or improved or late or self._due(config.checkpoint_every):
+            self._save(final=patience is not None or self.step == config.steps)
+        if patience:
+            raise _Stop(patience)
+        self.writer.check()
+
+    def _stop_if_asked(self) -> None:
+        if self.signals.caught is not None:
+            self._save()
+            self.writer.wait()
+            raise Interrupted(self.signals.caught, where=f"{self.run}, step {self.step}")
+
+    def _out_of_patience(self) -> str | None:
+        rule = self.config.early_stopping
+        if rule is None or not self.early.out_of_patience(rule):
+            return None
+        return f"{rule.metric} has not improved for {self.early.since_best} evaluations"
+
+    def _refuse_to_go_on_after_patience(self) -> None:
+        if reason := self._out_of_patience():
+            raise _Stop(reason)
+
+    def _update(self) -> bool:
+        """One update; False if the run was rewound instead."""
         config, step, where = self.config, self.step + 1, self.position
-        torch.manual_seed(step_seed(self.start.seed, step, rank()))
-        parts = []
+        began = time.perf_counter()
+        torch.manual_seed(step_seed(self.state.seed, step, rank()))
+        parts: list[Batch] = []
         for _ in range(config.accumulation):
-            item = next(batches, None)
+            item = next(self.batches, None)
             if item is None:
                 raise TrainingError("the data ended before the last step", where=f"step {step}, batch at {where}")
             self.position = item[0]
             parts.append(item[1])
-        tokens = max(1, sum(int(part.target_lengths.sum()) for part in parts))
-        loss_sum = nll_sum = 0.0
-        for part in parts:
-            with autocast(self.precision, self.device):
-                loss = batch_loss(self.model, part, config.label_smoothing)
-            (loss.loss / tokens).backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.loss.item()
-            nll_sum += loss.nll.item()
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, config.clip_norm or math.inf))
-        for name, value in (("loss", loss_sum), ("gradient", norm)):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the {name} is not finite",
-                    where=f"step {step}, batch at {where}",
-                    found=value,
-                    todo="lower learning_rate or lengthen warmup; the run can go on from its latest checkpoint",
-                )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        found = self.learner.gradient(parts, step, self.plateau.plateaus)
+        if found.finite:
+            self.learner.apply(step, self.position.epoch, self.plateau.plateaus)
+            self.norm = found.norm
+            for name, value in (("loss", found.loss), ("nll", found.nll), ("tokens", found.tokens), ("updates", 1)):
+                self.sums[name] += value
+        elif not self._not_finite(step, where, parts, found):
+            return False
         self.step = step
-        for name, value in (("loss", loss_sum), ("nll", nll_sum), ("tokens", tokens), ("updates", 1)):
-            self.sums[name] += value
-        return loss_sum / tokens, tokens, norm
+        self.speed = found.tokens / (time.perf_counter() - began)
+        if self.bar is not None:
+            self.bar.update(1, **{"loss": f"{found.loss / found.tokens:.3f}", "tok/s": f"{self.speed:,.0f}"})
+        return True
 
-    def _learning_rate(self, step: int) -> float:
-        return self.config.learning_rate * factor(self.config.schedule, step, self.config.steps)
+    def _not_finite(self, step: int, where: Position, parts: Sequence[Batch], found: Gradient) -> bool:
+        """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
+        rule = self.config.nonfinite
+        name = "gradient" if math.isfinite(found.loss) else "loss"
+        path = self.run / "nonfinite" / f"step-{step:08d}.json"
+        gradients = {n: p.grad for n, p in canonical_parameters(self.model).items() if p.grad is not None}
+        record = {
+            "step": step,
+            "position": asdict(where),
+            "loss": str(found.loss),
+            "gradient_norm": str(found.norm),
+            "parameters": [n for n, gradient in gradients.items() if not gradient.isfinite().all()],
+            "batches": [self.describe(part) for part in parts] if self.describe else [],
+        }
+        atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        self.learner.forget()
+        done = self.skipped if rule.action == "skip" else self.state.order
+        if rule.action == "stop" or done >= rule.limit:
+            raise TrainingError(
+                f"the {name} is not finite",
+                where=f"step {step}, batch at {where}, written to {path}",
+                found=found.loss if name == "loss" else found.norm,
+                todo="look at the batch, lower learning_rate or lengthen warmup; the run can go on from its latest "
+                f"checkpoint, also with `training.nonfinite.action` skip or rewind (at most {rule.limit} times)",
+            )
+        logger.warning("step %d: the %s is not finite (%s): %s", step, name, path, rule.action)
+        if rule.action == "skip":
+            self.skipped += 1
+            return True
+        self._rewind()
+        return False
 
-    def _log(self, norm: float, speed: float) -> None:
+    def _rewind(self) -> None:
+        """Back to the latest checkpoint, and on from there in another order of the data."""
+        self.writer.wait()
+        latest = checkpoints.latest(self.run)
+        assert latest is not None  # the first one is written before the first update
+        state = self.learner.restore(latest)
+        position = Position(state.position.epoch, state.position.window, 0)
+        order = self.state.order + 1
+        if self.bar is not None:
+            self.bar.update(state.step - self.step)
+        self._resume_at(replace(state, position=position, order=order))
+        self.metrics.rewind(self.step, state.records.get("metrics", 0))
+        self.samples.cut(state.records.get("samples", 0))
+
+    def _log(self) -> None:
         """A record over the updates since the last one."""
-        tokens = self.sums["tokens"]
+        tokens = max(1.0, self.sums["tokens"])
         fields = {
             "train/loss": self.sums["loss"] / tokens,
             "train/nll": self.sums["nll"] / tokens,
-            "train/tokens": tokens,
-            "train/gradient_norm": norm,
-            "train/learning_rate": self._learning_rate(self.step),
+            "train/tokens": self.sums["tokens"],
+            "train/gradient_norm": self.norm,
+            "train/learning_rate": self.learner.rate(self.step, self.position.epoch, self.plateau.plateaus),
             "train/epoch": self.position.epoch,
         }
-        self.metrics.write(self.step, "train", fields, {"seconds": self._seconds(), "tokens_per_second": speed})
+        if self.skipped:
+            fields["train/skipped"] = self.skipped
+        times = {"seconds": self._seconds(), "tokens_per_second": self.speed}
+        self.metrics.measured(self.step, "train", fields, times)
         self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _evaluate(self) -> bool:
-        """Measure, record, and say whether this is the best so far."""
-        name = self.config.best_metric
+        """Measure, record, and say whether this is one of the best so far."""
+        config = self.config
         self.model.eval()
         began = time.perf_counter()
-        with torch.no_grad():
-            measured = self.evaluate(self.model, self.step)
+        with torch.no_grad(), self.learner.evaluated():
+            found = self.evaluate(self.model, self.step)
         self.model.train()
-        if name not in measured:
-            raise TrainingError(
-                "the best metric is not measured", where="best_metric", expected=sorted(measured), found=name
-            )
         times = {"seconds": self._seconds(), "evaluation_seconds": time.perf_counter() - began}
-        self.metrics.write(self.step, "validation", measured, times)
-        value = float(measured[name])
-        if not math.isfinite(value) or (self.best and not self._better(value, self.best.value)):
-            return False
-        self.best = Best(self.step, value)
-        return True
+        value = _metric(found.metrics, config.best_metric, "best_metric")
+        self.metrics.measured(self.step, "validation", found.metrics, times)
+        for row in found.samples:
+            self.samples.write({"step": self.step, **row})
+        self.evaluated = self.step
+        if (early := config.early_stopping) is not None:
+            measured = _metric(found.metrics, early.metric, "early_stopping.metric")
+            self.early = self.early.observe(measured, early).watch
+        if math.isfinite(value):
+            sign = 1 if config.best_mode == "min" else -1
+            ranked = sorted([*self.best, Best(self.step, value)], key=lambda b: (sign * b.value, b.step))
+            self.best = ranked[: config.keep_best]
+        if (rule := config.plateau) is not None:
+            measured = _metric(found.metrics, rule.metric, "plateau.metric")
+            self.plateau, _, reached = self.plateau.observe(measured, rule)
+            if reached and (rule.limit is None or self.plateau.plateaus <= rule.limit):
+                self._reach_plateau(rule)
+        return any(b.step == self.step for b in self.best)
 
-    def _better(self, value: float, than: float) -> bool:
-        return value < than if self.config.best_mode == "min" else value > than
+    def _reach_plateau(self, rule: Plateau) -> None:
+        rate = self.learner.rate(self.step, self.position.epoch, self.plateau.plateaus)
+        logger.info("step %d: plateau %d of %s, learning rate %g", self.step, self.plateau.plateaus, rule.metric, rate)
+        if rule.reload_best and self.best and self.best[0].step != self.step < self.config.steps:
+            self.writer.wait()
+            self.learner.restore(checkpoints.checkpoint_path(self.run, self.best[0].step))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
 
-    def _save(self) -> None:
-        self.metrics.sync()
-        environment = checkpoints.environment(self.device, self.precision)
-        checkpoints.save(
-            self.run,
-            self.model,
-            self.optimizer,
-            State(
-                self.step,
-                self.position,
-                self.start.seed,
-                self.start.task_fingerprint,
-                self.best,
-                self.sums,
-                environment,
-            ),
+    def _save(self, *, final: bool = False) -> None:
+        """Write a checkpoint in the background."""
+        state = replace(
+            self.state,
+            step=self.step,
+            position=self.position,
+            best=tuple(self.best),
+            sums=self.sums,
+            evaluated=self.evaluated,
+            skipped=self.skipped,
+            early_stopping=self.early.to_dict(),
+            plateau=self.plateau.to_dict(),
+            records={"metrics": self.metrics.count, "samples": self.samples.count},
         )
-        checkpoints.prune(self.run, self.config.keep_last, self.best)
+        self.saved_at = time.perf_counter()
+        self.writer.wait()
+        path = checkpoints.checkpoint_path(self.run, self.step)
+        if not path.exists():
+            taken = self.learner.snapshot(state)
+            self.writer.submit(taken, self.config.keep_last)
+        elif final:  # saved when it was stopped before its evaluation: its arrays are these
+            self.metrics.sync()
+            self.samples.sync()
+            checkpoints.write_state(path, replace(state, optimizer_steps=checkpoints.read_state(path).optimizer_steps))
+
+
+def best_metrics(history: Sequence[Record], step: int | None) -> dict[str, float]:
+    """What the validation at ``step`` measured; nothing for None."""
+    measured = [r for r in history if r["kind"] == "validation" and r["step"] == step]
+    return {k: v for k, v in measured[-1].items() if k not in ("step", "kind", "time")} if measured else {}
+
+
+def _metric(measured: Mapping[str, float], name: str, key: str) -> float:
+    if name not in measured:
+        raise TrainingError(
+            "a metric that decides something is not measured",
+            where=f"training.{key}",
+            expected=", ".join(sorted(measured)),
+            found=name,
+        )
+    return float(measured[name])

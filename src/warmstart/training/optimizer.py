@@ -16,6 +16,7 @@ from warmstart.training.adafactor import Adafactor
 from warmstart.training.adam import AdaBelief, TensorFlowAdam
 from warmstart.training.config import TrainingConfig
 from warmstart.training.groups import assign, tied_names
+from warmstart.training.lora import canonical_parameters
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig, stages: Mapping[str, str]) -> torch.optim.Optimizer:
@@ -54,7 +55,7 @@ def _groups(
     """As few groups as there are pairs of a rate's factor and a decay; ``smallest``: dimensions of what decays."""
     members = assign(model, config.groups, stages)
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in canonical_parameters(model).items():
         index = members[name]
         group = None if index is None else config.groups[index]
         own = decay if group is None or group.weight_decay is None else group.weight_decay
@@ -105,7 +106,7 @@ def dump_slots(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[tuple
     """
     return {
         (name, slot): optimizer.state[parameter][_key(optimizer, slot)].detach().cpu().numpy()
-        for name, parameter in model.named_parameters()
+        for name, parameter in canonical_parameters(model).items()
         if optimizer.state.get(parameter)
         for slot in _shapes(optimizer, parameter)
     }
@@ -113,7 +114,7 @@ def dump_slots(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[tuple
 
 def dump_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, int]:
     """Parameter → updates that its state holds, where it has any; SGD does not count them."""
-    states = ((name, optimizer.state.get(p, {})) for name, p in model.named_parameters())
+    states = ((name, optimizer.state.get(p, {})) for name, p in canonical_parameters(model).items())
     return {name: int(state["step"]) for name, state in states if "step" in state}
 
 
@@ -132,7 +133,7 @@ def load_slots(
         TrainingError: the slots are another optimizer's; or every slot that is unknown, missing beside another, given
             twice, uncounted or of another shape. Nothing has been changed then.
     """
-    parameters = dict(model.named_parameters())
+    parameters = canonical_parameters(model)
     owners = {alias: first for first, names in tied_names(model).items() for alias in names}
     given: dict[str, dict[str, Array]] = {}
     problems: list[Problem] = []

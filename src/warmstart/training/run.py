@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,90 +17,60 @@ from warmstart.bootstrap.apply import start_arrays, start_slots
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
 from warmstart.bundle.model import Model
-from warmstart.data.batches import Batch, BatchPlan, Position, sequential_batches
+from warmstart.data.batches import Batch, BatchPlan, Position
 from warmstart.data.config import DataConfig
 from warmstart.data.index import EncodedSplit
-from warmstart.data.task import Task
 from warmstart.errors import DataError
-from warmstart.formats.checkpoint import Array
-from warmstart.formats.detect import open_checkpoint
-from warmstart.inference.scorer import TransformerScorer
-from warmstart.inference.search import SearchConfig, translate_ids
+from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.safetensors import write_safetensors
+from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
+from warmstart.storage import atomic
 from warmstart.training.config import TrainingConfig
-from warmstart.training.loop import TrainResult, train
+from warmstart.training.distillation import distilled_split, open_teachers
+from warmstart.training.evaluation import Evaluation, describe_batch
+from warmstart.training.learner import Learner
+from warmstart.training.loop import TrainResult, best_metrics, train
+from warmstart.training.lora import adapters, merged
 from warmstart.training.metrics import read_metrics
-from warmstart.training.objective import Objective, batch_loss
-from warmstart.training.optimizer import build_optimizer, load_slots, set_learning_rate
-from warmstart.training.precision import autocast, resolve
+from warmstart.training.objective import Objective
+from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
-from warmstart.training.state import State, best_checkpoint, latest, read_state, restore, snapshot
+from warmstart.training.state import State, best_checkpoint, latest, read_state
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
-class Evaluation:
-    """Loss and decoded metrics of every task's validation split; ``validation/loss`` is nats a token over all."""
+@dataclass(frozen=True)
+class Job:
+    """A training to be done: its directory, the planned model, data and settings."""
 
-    def __init__(
-        self,
-        tasks: Mapping[str, Task],
-        splits: Mapping[str, EncodedSplit],
-        vocabularies: tuple[Vocabulary, Vocabulary],
-        search: SearchConfig | None,
-        batch_tokens: int,
-    ) -> None:
-        self.tasks, self.splits, self.search, self.batch_tokens = tasks, splits, search, batch_tokens
-        self.source, self.target = vocabularies
-
-    def __call__(self, model: nn.Module, step: int) -> dict[str, float]:
-        out: dict[str, float] = {}
-        total, tokens = 0.0, 0
-        for name, split in self.splits.items():
-            nll, count = 0.0, 0
-            for batch in sequential_batches(split, self.batch_tokens, (self.source.eos_id, self.target.eos_id)):
-                loss = batch_loss(model, batch, 0.0)
-                nll += float(loss.nll)
-                count += loss.tokens
-            total, tokens = total + nll, tokens + count
-            prefix = "validation" if len(self.splits) == 1 else f"validation/{name}"
-            if self.search is not None:
-                out |= {f"{prefix}/{k}": v for k, v in self.decode(model, name).items()}
-        return {"validation/loss": total / tokens, **out}
-
-    def decode(self, model: Any, name: str) -> dict[str, float]:
-        """Metrics of greedy or beam-search outputs of one task."""
-        split, task = self.splits[name], self.tasks[name]
-        sources = [split.source[a:b].tolist() for a, b in _spans(split.source_offsets)]
-        found = translate_ids(
-            [TransformerScorer(model)],
-            sources,
-            self.search,
-            eos_id=self.target.eos_id,
-            unk_id=self.target.unk_id,
-        )
-        outputs = [self.target.decode(best[0].ids) for best in found]
-        predictions = [task.postprocess(o, dict(e)) for o, e in zip(outputs, split.examples, strict=True)]
-        return task.score([e["target"] for e in split.examples], predictions)
-
-
-def _spans(offsets: Any) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in pairwise(offsets)]
+    run: Path
+    family: Family
+    model_config: Any
+    vocabularies: Mapping[str, Vocabulary]
+    plan: Plan
+    models: Sequence[Model]
+    data: DataConfig
+    training: TrainingConfig
+    search: SearchConfig | None
+    seed: int
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a training needs, built from its parts; nothing has been written.
+    """Everything that a training needs, built from its job.
 
     Attributes:
-        module: filled as planned, or with zeros where the run has a checkpoint to be restored.
+        learner: filled as planned, or with zeros where the run has a checkpoint to be restored.
         slots: optimizer state that is carried, if any.
         position: where the data go on, if the source's position is carried.
         fingerprint: identity of the data.
         notes: lines about the data (kept and dropped examples).
     """
 
-    module: nn.Module
+    learner: Learner
     stream: BatchPlan
+    tasks: list[str]
     evaluate: Evaluation
     slots: dict[tuple[str, str], Array] | None
     position: Position | None
@@ -109,23 +78,19 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(
-    run: Path,
-    family: Family,
-    config: Any,
-    vocabularies: Mapping[str, Vocabulary],
-    plan: Plan,
-    models: Sequence[Model],
-    data: DataConfig,
-    search: SearchConfig | None,
-    seed: int,
-) -> Prepared:
-    """Encode the data, build the module and fill it.
+def prepare(job: Job, *, distil: bool = True, progress: bool = True) -> Prepared:
+    """Encode the data, open teachers, build the model and fill it.
+
+    Args:
+        distil: whether sequence-level teachers decode the training data now (which they do once for a run).
 
     Raises:
         DataError: data that cannot be used, or no train or validation split.
+        ConfigError: groups or adapters do not fit the model.
+        VocabularyError: a teacher has other vocabularies.
     """
-    source, target = vocabularies["source"], vocabularies["target"]
+    data, training, seed = job.data, job.training, job.seed
+    source, target = job.vocabularies["source"], job.vocabularies["target"]
     tasks = data.build_tasks(source, target)
     splits = {name: data.encode(task, "train") for name, task in tasks.items() if "train" in task.splits}
     validation = {
@@ -135,8 +100,15 @@ def prepare(
     }
     if not splits or not validation:
         raise DataError("training needs a train and a validation split", found=", ".join(sorted(tasks)))
-    sizes = {name: len(split) for name, split in splits.items()}
-    rates = data.mixing_rates(sizes)
+    notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
+    config = training.distillation
+    teachers = open_teachers(config, job.vocabularies, torch.device("cpu")) if config else ()
+    if config and config.level == "sequence" and distil:
+        cache = job.run / "distilled"
+        translate = partial(distilled_split, max_length=data.max_length, progress=progress)
+        splits = {n: translate(s, teachers, config, job.vocabularies, cache) for n, s in splits.items()}
+        notes += [f"{name}, translated by the teacher: {describe_counts(split)}" for name, split in splits.items()]
+    rates = data.mixing_rates({name: len(split) for name, split in splits.items()})
     stream = BatchPlan(
         list(splits.values()),
         eos_ids=(source.eos_id, target.eos_id),
@@ -147,115 +119,96 @@ def prepare(
     )
     fingerprint = "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items())
     with torch.device("meta"):
-        module = family.build(config)
-    fill(module, dict(start_arrays(plan, models, seed)) if latest(run) is None else {}, family, config, seed)
+        module = job.family.build(job.model_config)
+    first = latest(job.run) is None
+    fill(module, dict(start_arrays(job.plan, job.models, seed)) if first else {}, job.family, job.model_config)
+    stages = {p.name: p.stage for p in job.family.parameters(job.model_config)}
     return Prepared(
-        module,
+        Learner(module, training, seed, Objective(training, teachers), stages),
         stream,
-        Evaluation(tasks, validation, (source, target), search, data.batch_tokens),
-        start_slots(plan, models) or None,
-        _position(plan, models, fingerprint),
+        list(splits),
+        Evaluation(tasks, validation, (source, target), job.search, data.batch_tokens, training.samples),
+        (start_slots(job.plan, job.models) or None) if first else None,
+        _position(job.plan, job.models, fingerprint),
         fingerprint,
-        [f"{name}: {describe_counts(split)}" for name, split in splits.items()],
+        notes,
     )
 
 
-def train_run(
-    run: Path,
-    family: Family,
-    config: Any,
-    vocabularies: Mapping[str, Vocabulary],
-    plan: Plan,
-    models: Sequence[Model],
-    data: DataConfig,
-    training: TrainingConfig,
-    search: SearchConfig | None,
-    seed: int,
-    *,
-    progress: bool = True,
-) -> tuple[TrainResult, list[str]]:
-    """Train as planned in the directory ``run`` and write ``run/model``, the bundle with the best weights.
+def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str]]:
+    """Train as planned and write ``RUN/model``, the bundle with the best weights (``RUN/adapters`` with ``lora``).
 
     Returns the result and lines about the data (kept and dropped examples).
     """
-    parts = prepare(run, family, config, vocabularies, plan, models, data, search, seed)
-    result = finished(run, training) or train(
+    run, source, target = job.run, job.vocabularies["source"], job.vocabularies["target"]
+    parts = prepare(job, progress=progress)
+    result = finished(run, job.training) or train(
         run,
-        parts.module,
+        parts.learner,
         parts.stream,
-        training,
-        seed=seed,
+        seed=job.seed,
         evaluate=parts.evaluate,
         slots=parts.slots,
-        start_step=plan.step,
+        start_step=job.plan.step,
         start_position=parts.position,
         task_fingerprint=parts.fingerprint,
+        describe=partial(describe_batch, tasks=parts.tasks, source=source, target=target),
         progress=progress,
     )
-    lineage = describe_lineage(plan, models, result)
-    write_bundle(run / "model", family, config, _best_arrays(run, family, config), vocabularies, lineage, force=True)
+    best = best_checkpoint(run) or latest(run)
+    assert best is not None
+    lineage = describe_lineage(job, read_state(best), result.steps)
+    parts.learner.restore(best)
+    with parts.learner.evaluated():
+        arrays = merged(parts.learner.model)
+        wanted = (arrays[e.name] for e in storages(job.family, job.model_config))
+        write_bundle(run / "model", job.family, job.model_config, wanted, job.vocabularies, lineage, force=True)
+        if job.training.lora is not None:
+            _write_adapters(run / "adapters", parts.learner, job.training)
     return result, parts.notes
 
 
-def rehearse_run(
-    run: Path,
-    family: Family,
-    config: Any,
-    vocabularies: Mapping[str, Vocabulary],
-    plan: Plan,
-    models: Sequence[Model],
-    data: DataConfig,
-    training: TrainingConfig,
-    search: SearchConfig | None,
-    seed: int,
-    *,
-    progress: bool = True,
-) -> Rehearsal:
+def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) -> None:
+    assert training.lora is not None
+    arrays = {name: tensor.numpy() for name, tensor in adapters(learner.model).items()}
+    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    metadata = {"rank": str(training.lora.rank), "alpha": str(training.lora.alpha)}
+    with atomic.new_directory(folder, force=True) as made:
+        write_safetensors(made / "adapters.safetensors", entries, arrays.values(), metadata)
+
+
+def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
     """What :func:`train_run` would need of memory, time and disk, measured on a few updates. Nothing is written."""
-    parts = prepare(run, family, config, vocabularies, plan, models, data, search, seed)
-    module = parts.module
-    if training.threads is not None:
-        torch.set_num_threads(training.threads)
-    device = next(module.parameters()).device
-    precision, _ = resolve(training.precision, device)
-    optimizer = build_optimizer(module, training, {row.target: row.stage for row in plan.rows})
-    newest = latest(run)
+    parts = prepare(job, distil=False, progress=progress)
+    learner, newest = parts.learner, latest(job.run)
     if newest is not None:
-        start = restore(newest, module, optimizer)
+        start = learner.restore(newest)
     else:
-        start = State(plan.step, parts.position or Position(), seed)
+        start = State(job.plan.step, parts.position or Position(), job.seed)
         if parts.slots is not None:
-            load_slots(optimizer, module, parts.slots, plan.step)
-    objective = Objective(training)
+            learner.load_slots(parts.slots, job.plan.step)
 
     def update(batches: Sequence[Batch]) -> None:
-        module.train()
-        divisor = objective.divisor(batches)
-        for batch in batches:
-            with autocast(precision, device):
-                loss = objective(module, batch).loss
-            (loss / divisor).backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(module.parameters(), training.clip_norm or math.inf)
-        set_learning_rate(optimizer, training.learning_rate)
-        optimizer.step()
-        optimizer.zero_grad()
+        learner.model.train()
+        learner.gradient(batches, start.step + 1, start.plateau.get("plateaus", 0))
+        learner.apply(start.step + 1, start.position.epoch, start.plateau.get("plateaus", 0))
 
     def evaluate(splits: Mapping[str, EncodedSplit]) -> None:
-        module.eval()
+        learner.model.eval()
         some = copy(parts.evaluate)
         some.splits = splits
-        with torch.no_grad():
-            some(module, start.step)
+        with torch.no_grad(), learner.evaluated():
+            some(learner.model, start.step)
 
     return rehearse(
-        run,
+        job.run,
         parts.stream,
-        training,
+        job.training,
         update=update,
         evaluate=evaluate,
         validation=parts.evaluate.splits,
-        snapshot=lambda: snapshot(module, optimizer, start),
-        device=device,
+        snapshot=lambda: learner.snapshot(start),
+        device=learner.device,
         start_step=start.step,
         start_position=start.position,
         first=newest is None,
@@ -264,19 +217,20 @@ def rehearse_run(
 
 
 def finished(run: Path, training: TrainingConfig) -> TrainResult | None:
-    """The result of a run whose last step is done: it may have been stopped before its bundle was written."""
+    """The result of a run that has nothing left to do: it may have been stopped before its bundle was written."""
     newest = latest(run)
     state = read_state(newest) if newest else None
-    if state is None or state.step != training.steps:
+    if state is None or state.evaluated != state.step:
+        return None
+    early = training.early_stopping
+    if state.step != training.steps and not (early and Watch.from_dict(state.early_stopping).out_of_patience(early)):
         return None
     history = read_metrics(run)
-    best = state.best.step if state.best else None
-    measured = [r for r in history if r["step"] == best and training.best_metric in r]
-    metrics = {k: float(v) for k, v in measured[-1].items() if k.startswith("validation/")} if measured else {}
-    return TrainResult(state.step, best, metrics, history, 0.0)
+    best = state.best[0].step if state.best else None
+    return TrainResult(state.step, best, best_metrics(history, best), history, 0.0)
 
 
-def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any, seed: int) -> None:
+def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any) -> None:
     """Give a module built on ``meta`` its values; what ``arrays`` lack is zero (and restored from a checkpoint)."""
     state = {}
     made: dict[str, torch.Tensor] = {}
@@ -289,13 +243,6 @@ def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: A
     module.tie()  # type: ignore[operator]
 
 
-def _best_arrays(run: Path, family: Family, config: Any) -> Any:
-    best = best_checkpoint(run) or latest(run)
-    assert best is not None
-    checkpoint = open_checkpoint(best / "model.safetensors")
-    return (checkpoint.read(e.name) for e in storages(family, config))
-
-
 def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position | None:
     """Where the data goes on: the source's position if the answer is ``carry`` and its data are these."""
     for answer, model in zip(plan.answers, models, strict=True):
@@ -304,12 +251,16 @@ def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position
     return None
 
 
-def describe_lineage(plan: Plan, models: Sequence[Model], result: TrainResult) -> dict[str, Any]:
-    """Where the model came from, back to the first ancestor: the best of ``trained`` updates, that of ``step``."""
+def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
+    """Where the model came from, back to the first ancestor; ``trained`` updates were made in all. ``exact`` says whether the training can be repeated bit
+    for bit: it went on in one environment only."""
+    distillation = job.training.distillation
     return {
-        "step": result.best_step,
-        "trained": result.steps,
-        "coverage": plan.coverage,
+        "step": state.step,
+        "trained": trained,
+        "exact": state.exact,
+        "coverage": job.plan.coverage,
+        "teachers": [Path(teacher).name for teacher in distillation.teachers] if distillation else [],
         "starts": [
             {
                 "mode": mode,
@@ -317,7 +268,7 @@ def describe_lineage(plan: Plan, models: Sequence[Model], result: TrainResult) -
                 "files": describe_files(model.checkpoint),
                 "ancestor": model.lineage,
             }
-            for mode, source, model in zip(plan.modes, plan.sources, models, strict=True)
+            for mode, source, model in zip(job.plan.modes, job.plan.sources, job.models, strict=True)
         ],
     }
 

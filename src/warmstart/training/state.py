@@ -4,8 +4,10 @@
 
     run/checkpoints/step-00001000/
         model.safetensors      every parameter once, under its first name
-        optimizer.safetensors  ``m.NAME`` and ``v.NAME``, Adam's moments
+        optimizer.safetensors  ``SLOT.NAME``: Adam's ``m`` and ``v``, for instance
+        average.safetensors    moving average of the weights, where there is one
         state.json             :class:`State`
+        PINNED                 (by hand, or ``warmstart runs RUN --pin STEP``) this checkpoint is never removed
 """
 
 from __future__ import annotations
@@ -14,30 +16,29 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from warmstart.data.batches import Position
-from warmstart.errors import Problem, TrainingError
+from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
-from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.storage import atomic
-from warmstart.training.optimizer import dump_slots, dump_steps, load_slots
 from warmstart.training.precision import cpu_flags
 
+PINNED = "PINNED"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation so far: its step and value."""
+    """One of the best evaluations so far: its step and value."""
 
     step: int
     value: float
@@ -52,19 +53,32 @@ class State:
         position: where the next batch starts.
         seed: of the run; random numbers derive from it and the step.
         task_fingerprint: identity of the data, so that ``position`` is never used on other data.
-        best: the best evaluation so far.
-        sums: what the next training record of the metrics sums up: loss, nll, tokens, updates.
+        order: how often the data order was changed, which is how often the run was rewound.
+        best: the best evaluations so far, best first.
+        sums: what the next training record of the metrics sums up.
+        evaluated: the step of the last evaluation.
+        skipped: updates that were left out because they were not finite.
+        early_stopping, plateau: what these watches have seen (``patience.Watch``).
+        records: how many records of each file belong to this step.
         environment: what bit equality depends on: torch, threads, device, precision, processor features.
-        optimizer_steps: parameter → updates that its moments hold; :func:`save` fills it in.
+        exact: False once the run went on in another environment, so that it cannot be repeated bit for bit.
+        optimizer_steps: parameter → updates that its moments hold; a snapshot fills it in.
     """
 
     step: int
     position: Position
     seed: int
     task_fingerprint: str = ""
-    best: Best | None = None
+    order: int = 0
+    best: tuple[Best, ...] = ()
     sums: Mapping[str, float] = field(default_factory=dict)
+    evaluated: int | None = None
+    skipped: int = 0
+    early_stopping: Mapping[str, Any] = field(default_factory=dict)
+    plateau: Mapping[str, Any] = field(default_factory=dict)
+    records: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str | int] = field(default_factory=dict)
+    exact: bool = True
     optimizer_steps: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -101,20 +115,9 @@ def latest(run: Path) -> Path | None:
 def best_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the best evaluation, as the latest checkpoint knows it; None before any evaluation."""
     newest = latest(run)
-    best = read_state(newest).best if newest else None
-    path = checkpoint_path(run, best.step) if best else None
+    best = read_state(newest).best if newest else ()
+    path = checkpoint_path(run, best[0].step) if best else None
     return path if path and path.is_dir() else None
-
-
-def _unique(model: nn.Module) -> dict[str, Tensor]:
-    """First name → parameter or buffer; of a tie, only the first."""
-    seen: set[int] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = tensor
-    return tensors
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Array], step: int) -> None:
@@ -122,18 +125,85 @@ def _write_arrays(path: Path, arrays: Mapping[str, Array], step: int) -> None:
     write_safetensors(path, entries, arrays.values(), {"step": str(step)})
 
 
-def save(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> Path:
-    """Write a checkpoint; it appears under its name only when all of it is on disk."""
-    path = checkpoint_path(run, state.step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().numpy() for name, tensor in _unique(model).items()}
-    moments = {f"{slot}.{name}": array for (name, slot), array in dump_slots(optimizer, model).items()}
-    state = replace(state, optimizer_steps=dump_steps(optimizer, model))
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory: a copy, so that training may go on while it is written."""
+
+    state: State
+    files: Mapping[str, Mapping[str, Array]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for arrays in self.files.values() for array in arrays.values())
+
+
+def write(run: Path, snapshot: Snapshot) -> Path:
+    """Write a checkpoint; it appears under its name only when all of it is on disk.
+
+    Raises:
+        StorageError: it does not fit on the disk, or cannot be written; nothing has changed then.
+    """
+    path = checkpoint_path(run, snapshot.state.step)
+    atomic.require_space(run, snapshot.nbytes)
     with atomic.new_directory(path) as folder:
-        _write_arrays(folder / "model.safetensors", weights, state.step)
-        _write_arrays(folder / "optimizer.safetensors", moments, state.step)
-        atomic.write_text(folder / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+        for name, arrays in snapshot.files.items():
+            _write_arrays(folder / f"{name}.safetensors", arrays, snapshot.state.step)
+        write_state(folder, snapshot.state)
     return path
+
+
+def write_state(checkpoint: Path, state: State) -> None:
+    """Replace what a checkpoint says besides arrays."""
+    atomic.write_text(checkpoint / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+
+
+class Writer:
+    """Writes snapshots behind the training's back, one at a time, and then removes what is not to be kept.
+
+    ``before`` is called before each is written: it has the records on disk that the checkpoint counts on.
+    """
+
+    def __init__(self, run: Path, before: Callable[[], None]) -> None:
+        self.run, self.before = run, before
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def submit(self, snapshot: Snapshot, keep_last: int) -> None:
+        """Write ``snapshot`` when the one before is written. Raises what went wrong with that one."""
+        self.wait()
+        self._pending = self._pool.submit(self._write, snapshot, keep_last)
+
+    def wait(self) -> None:
+        """Until all is on disk.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def check(self) -> None:
+        """Raise what went wrong meanwhile, without waiting."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def _write(self, snapshot: Snapshot, keep_last: int) -> None:
+        self.before()
+        write(self.run, snapshot)
+        prune(self.run, keep_last, snapshot.state.best)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.wait()
+        finally:
+            self._pool.shutdown()
 
 
 def read_state(checkpoint: Path) -> State:
@@ -145,8 +215,8 @@ def read_state(checkpoint: Path) -> State:
     path = checkpoint / "state.json"
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        best = raw.pop("best")
-        return State(**raw | {"position": Position(**raw["position"]), "best": Best(**best) if best else None})
+        best = tuple(Best(**item) for item in raw.pop("best"))
+        return State(**raw | {"position": Position(**raw["position"]), "best": best})
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise TrainingError(
             "the state of this checkpoint cannot be read",
@@ -156,67 +226,13 @@ def read_state(checkpoint: Path) -> State:
         ) from error
 
 
-def load_weights(checkpoint: Path, model: nn.Module) -> None:
-    """Set the model's parameters to the checkpoint's.
-
-    Raises:
-        TrainingError: names or shapes differ; the model is as it was.
-    """
-    arrays = open_checkpoint(checkpoint / "model.safetensors")
-    wanted = _unique(model)
-    problems = [Problem("this parameter is not in the checkpoint", where=n) for n in wanted if n not in arrays.entries]
-    problems += [Problem("the model has no such parameter", where=n) for n in arrays.entries if n not in wanted]
-    problems += [
-        Problem(
-            "this parameter has another shape",
-            where=n,
-            expected=str(tuple(t.shape)),
-            found=str(arrays.entries[n].shape),
-        )
-        for n, t in wanted.items()
-        if n in arrays.entries and arrays.entries[n].shape != tuple(t.shape)
-    ]
-    if problems:
-        raise TrainingError(
-            "the checkpoint is not of this model",
-            where=checkpoint,
-            todo="resume with the configuration the run began with, or begin a new run",
-            problems=problems,
-        )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(torch.from_numpy(np.array(arrays.read(name))))
-
-
-def restore(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Set model and optimizer to a checkpoint's and return the rest of its state.
-
-    Raises:
-        TrainingError: the checkpoint is not of this model, or its state cannot be read.
-    """
-    state = read_state(checkpoint)
-    load_weights(checkpoint, model)
-    moments = open_checkpoint(checkpoint / "optimizer.safetensors")
-    slots = {}
-    for name in moments.entries:
-        slot, _, parameter = name.partition(".")
-        slots[parameter, slot] = moments.read(name)
-    if slots.keys() != {(name, slot) for name in state.optimizer_steps for slot in ("m", "v")}:
-        raise TrainingError(
-            "the optimizer's arrays are not those that state.json lists",
-            where=checkpoint,
-            todo="remove this checkpoint's directory to go on from the one before",
-        )
-    load_slots(optimizer, model, slots, state.optimizer_steps)
-    return state
-
-
-def prune(run: Path, keep_last: int, best: Best | None) -> None:
-    """Remove all but the last ``keep_last`` checkpoints and the best one; also what an earlier crash left."""
+def prune(run: Path, keep_last: int, best: Sequence[Best]) -> None:
+    """Remove all checkpoints but the last ``keep_last``, the best and the pinned; also what an earlier crash left."""
     folder = run / "checkpoints"
+    kept = {item.step for item in best}
     for step in _steps(run)[:-keep_last]:
-        if best is None or step != best.step:
-            path = checkpoint_path(run, step)
+        path = checkpoint_path(run, step)
+        if step not in kept and not (path / PINNED).exists():
             path.rename(hidden := path.with_name(f".{path.name}.removed"))  # invisible at once, removed at leisure
             shutil.rmtree(hidden)
     for left in folder.glob(".*"):

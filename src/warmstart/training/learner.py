@@ -1,0 +1,194 @@
+"""A model with everything that trains it: objective, optimizer, frozen groups, average, adapters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from warmstart.data.batches import Batch
+from warmstart.errors import Problem, TrainingError
+from warmstart.formats.checkpoint import Array
+from warmstart.formats.detect import open_checkpoint
+from warmstart.training.average import MovingAverage
+from warmstart.training.config import TrainingConfig
+from warmstart.training.groups import Freezing, in_some_group
+from warmstart.training.lora import add_lora, canonical_name, canonical_parameters
+from warmstart.training.objective import Objective
+from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, set_learning_rate
+from warmstart.training.patience import plateau_factor
+from warmstart.training.precision import autocast, resolve
+from warmstart.training.schedule import learning_rate
+from warmstart.training.state import Snapshot, State, read_state
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What one update's batches came to: sums over their target ``tokens``, and the global L2 ``norm`` of the gradient
+    before clipping."""
+
+    loss: float
+    nll: float
+    tokens: int
+    norm: float
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class Learner:
+    """Makes updates; its whole state goes into a snapshot and comes back from a checkpoint.
+
+    Args:
+        model: with its first values.
+        stages: parameter → stage, for groups that name stages.
+        seed: of the run; adapters begin from it.
+
+    Raises:
+        ConfigError: groups or adapters do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        seed: int,
+        objective: Objective | None = None,
+        stages: Mapping[str, str] | None = None,
+    ) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.model, self.config, stages = model, config, stages or {}
+        if config.lora is not None:
+            add_lora(model, config.lora, seed, in_some_group(model, config.groups, stages))
+        self.objective = objective or Objective(config)
+        self.device = next(model.parameters()).device
+        self.precision, self.why_precision = resolve(config.precision, self.device)
+        self.optimizer = build_optimizer(model, config, stages)
+        self.freezing = Freezing(model, config.groups, stages)
+        self.average = MovingAverage(model, config.average) if config.average else None
+        self._parameters = list(canonical_parameters(model).values())
+
+    def gradient(self, batches: Sequence[Batch], step: int, plateaus: int) -> Gradient:
+        """Compute the clipped gradient of update ``step``; the model stays as it is."""
+        self.freezing.apply(step, plateaus)
+        tokens = max(1, sum(int(batch.target_lengths.sum()) for batch in batches))
+        divisor = self.objective.divisor(batches)
+        loss_sum = nll_sum = 0.0
+        for batch in batches:
+            with autocast(self.precision, self.device):
+                loss = self.objective(self.model, batch)
+            (loss.loss / divisor).backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.loss.item()
+            nll_sum += loss.nll.item()
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or math.inf))
+        return Gradient(loss_sum, nll_sum, tokens, norm)
+
+    def rate(self, step: int, epoch: int, plateaus: int) -> float:
+        """The learning rate of update ``step``."""
+        return learning_rate(self.config, step, epoch) * plateau_factor(self.config.plateau, plateaus)
+
+    def apply(self, step: int, epoch: int, plateaus: int) -> None:
+        """Move the weights by the gradient that was computed."""
+        set_learning_rate(self.optimizer, self.rate(step, epoch, plateaus))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(step)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradient."""
+        self.optimizer.zero_grad()
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are evaluated and shipped: the average where there is one."""
+        return self.average.applied() if self.average is not None else nullcontext()
+
+    def load_slots(self, slots: Mapping[tuple[str, str], Array], step: int) -> None:
+        """Take over the optimizer state of another training; see ``optimizer.load_slots``."""
+        load_slots(self.optimizer, self.model, slots, step)
+
+    def snapshot(self, state: State) -> Snapshot:
+        """A copy of everything, under canonical names, with ``state``."""
+        files = {
+            "model": {name: _copy(tensor) for name, tensor in _unique(self.model).items()},
+            "optimizer": {
+                f"{slot}.{name}": np.array(a) for (name, slot), a in dump_slots(self.optimizer, self.model).items()
+            },
+        }
+        if self.average is not None:
+            files["average"] = {name: np.array(array) for name, array in self.average.dump().items()}
+        return Snapshot(replace(state, optimizer_steps=dump_steps(self.optimizer, self.model)), files)
+
+    def restore(self, checkpoint: Path) -> State:
+        """Set everything to a checkpoint's and return its state.
+
+        Raises:
+            TrainingError: the checkpoint is not of this model, or its state cannot be read.
+        """
+        state = read_state(checkpoint)
+        load_weights(checkpoint, self.model)
+        moments = open_checkpoint(checkpoint / "optimizer.safetensors")
+        slots = {}
+        for name in moments.entries:
+            slot, _, parameter = name.partition(".")
+            slots[parameter, slot] = moments.read(name)
+        load_slots(self.optimizer, self.model, slots, state.optimizer_steps)
+        if self.average is not None:
+            arrays = open_checkpoint(checkpoint / "average.safetensors")
+            self.average.load({name: arrays.read(name) for name in arrays.entries})
+        return state
+
+
+def _copy(tensor: Tensor) -> Array:
+    return tensor.detach().to("cpu", copy=True).numpy()
+
+
+def _unique(model: nn.Module) -> dict[str, Tensor]:
+    """Canonical name → parameter or buffer; of a tie, only the first."""
+    seen: set[int] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            tensors[canonical_name(name)] = tensor
+    return tensors
+
+
+def load_weights(checkpoint: Path, model: nn.Module) -> None:
+    """Set the model's parameters to the checkpoint's.
+
+    Raises:
+        TrainingError: names or shapes differ; the model is as it was.
+    """
+    arrays = open_checkpoint(checkpoint / "model.safetensors")
+    wanted = _unique(model)
+    problems = [Problem("this parameter is not in the checkpoint", where=n) for n in wanted if n not in arrays.entries]
+    problems += [Problem("the model has no such parameter", where=n) for n in arrays.entries if n not in wanted]
+    problems += [
+        Problem(
+            "this parameter has another shape",
+            where=n,
+            expected=str(tuple(t.shape)),
+            found=str(arrays.entries[n].shape),
+        )
+        for n, t in wanted.items()
+        if n in arrays.entries and arrays.entries[n].shape != tuple(t.shape)
+    ]
+    if problems:
+        raise TrainingError(
+            "the checkpoint is not of this model",
+            where=checkpoint,
+            todo="resume with the configuration the run began with, or begin a new run",
+            problems=problems,
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(torch.from_numpy(np.array(arrays.read(name))))
