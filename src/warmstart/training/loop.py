@@ -421,7 +421,7 @@ class _Loop:
             step=self.step,
             position=self.position,
             best=tuple(self.best),
-            sums=self.sums,
+            sums=dict(self.sums),  # this one goes on while the checkpoint is written
             evaluated=self.evaluated,
             skipped=self.skipped,
             early_stopping=self.early.to_dict(),

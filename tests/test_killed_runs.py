@@ -1,0 +1,173 @@
+"""A run that is killed at any moment ends bit-equal to one that never was.
+
+``WARMSTART_KILLS`` sets the number of random moments: 50 by default, 200 in the nightly suite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+KILLS = int(os.environ.get("WARMSTART_KILLS", "50"))
+GROUPS = 5
+
+TRAINING = {
+    "steps": 9,
+    "learning_rate": 0.01,
+    "schedule": {"type": "inverse_sqrt", "warmup": 3},
+    "average": {"decay": 0.9},
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "samples": 2,
+    "precision": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 6))) for _ in range(120)]
+    for split, part in (("train", words[:100]), ("validation", words[100:])):
+        (folder / f"{split}.tsv").write_text("".join(f"{w}\t{w[::-1]}\n" for w in part))
+    config = {
+        "run": "run",
+        "model": {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.2},
+        "vocabularies": {"source": {"type": "characters"}, "target": {"type": "characters"}},
+        "data": {
+            "tasks": {"reverse": {"splits": {s: {"tsv": f"{s}.tsv"} for s in ("train", "validation")}}},
+            "max_length": 32,
+            "batch_tokens": 128,
+        },
+        "training": TRAINING,
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+class Server:
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        script = Path(__file__).with_name("kill_server.py")
+        self.log = (place / "log").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, run: str, *overrides: str, operation: int = 0) -> int:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(["c.yaml", [f"run={run}", *overrides], operation]) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def kill(self, pid: int, number: int) -> int:
+        """Send a signal, unless the child has ended by itself, and wait for its end."""
+        assert pid > 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return self.wait()
+
+    def wait(self) -> int:
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
+
+    def train(self, run: str, *overrides: str, operation: int = 0) -> int:
+        self.start(run, *overrides, operation=operation)
+        return self.wait()
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[Server]:
+    server = Server(place)
+    yield server
+    server.process.kill()
+    server.process.wait()
+    server.log.close()
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, place: Path) -> tuple[dict[str, Any], float, int]:
+    """What a run that nobody killed holds, the seconds that it took, and its operations on the disk."""
+    assert server.train("warm") == 0, (place / "log").read_text()
+    began = time.perf_counter()
+    assert server.train("whole", operation=-1) == 0
+    return contents(place / "whole"), time.perf_counter() - began, int((place / "operations").read_text())
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything of a run that must not depend on when it was killed."""
+    found: dict[str, Any] = {}
+    for file in sorted(run.rglob("*")):
+        name = str(file.relative_to(run))
+        if file.is_file() and name.startswith(("checkpoints/", "model/")):
+            found[name] = file.read_bytes()
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        lines = (run / name).read_text().splitlines()
+        found[name] = [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+    return found
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_killed_at_random_moments(group: int, server: Server, place: Path, whole: Any) -> None:
+    expected, seconds, operations = whole
+    chance = random.Random(group)
+    for trial in range(KILLS // GROUPS):
+        run = f"cut-{group}-{trial}"
+        kills = 0
+        while True:
+            by_time = chance.random() < 0.5
+            if kills == 3:  # enough; let it end
+                assert server.train(run) == 0
+                break
+            if by_time:
+                pid = server.start(run)
+                time.sleep(chance.random() * seconds)
+                status = server.kill(pid, signal.SIGKILL)
+            else:
+                status = server.train(run, operation=chance.randint(1, operations))
+            assert status in (0, -signal.SIGKILL), (place / "log").read_text()[-2000:]
+            kills += 1
+            if status == 0:
+                break
+        assert contents(place / run) == expected, (run, kills)
+
+
+def test_asked_to_stop_it_saves_and_says_so(server: Server, place: Path, whole: Any) -> None:
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        run, stops = f"asked-{status}", 0
+        steps: set[int] = set()
+        for delay in np.linspace(0.3, 0.9, 4) * whole[1]:
+            pid = server.start(run)
+            time.sleep(float(delay))
+            ended = server.kill(pid, number)
+            stops += ended == status
+            steps |= {int(p.name[5:]) for p in (place / run).glob("checkpoints/step-*")}
+            if ended == 0:
+                break
+        server.train(run)
+        assert stops, "it was never stopped in its loop"
+        # a checkpoint where it stopped may push out another: what was trained is the same
+        for name in ("step-00000009/model.safetensors", "step-00000009/optimizer.safetensors"):
+            assert (place / run / "checkpoints" / name).read_bytes() == (place / "whole/checkpoints" / name).read_bytes()
+        assert contents(place / run)["metrics.jsonl"] == whole[0]["metrics.jsonl"]
+        assert contents(place / run)["samples.jsonl"] == whole[0]["samples.jsonl"]
