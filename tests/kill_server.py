@@ -7,19 +7,16 @@ before a flush or a renaming, or in the middle of writing a log line; ``-1`` has
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 from typing import Any
 
-import torch.utils.tensorboard
-
 from warmstart import api
 from warmstart.errors import WarmstartError
 from warmstart.storage import records
-
-assert torch.utils.tensorboard
 
 
 def count_operations(limit: int) -> list[int]:
@@ -68,6 +65,15 @@ def child(config: str, overrides: list[str], operation: int) -> int:
 
 
 def serve() -> None:
+    for module in (
+        "torch._dynamo",
+        "torch.utils.tensorboard",
+        "sacrebleu",
+        "jiwer",
+        "warmstart.setting",
+        "warmstart.training.run",
+    ):
+        importlib.import_module(module)  # once, not in each child
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -75,7 +75,8 @@ class Server:
         )
 
     def start(self, run: str, *overrides: str, operation: int = 0) -> int:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(json.dumps(["c.yaml", [f"run={run}", *overrides], operation]) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -168,6 +169,8 @@ def test_asked_to_stop_it_saves_and_says_so(server: Server, place: Path, whole: 
         assert stops, "it was never stopped in its loop"
         # a checkpoint where it stopped may push out another: what was trained is the same
         for name in ("step-00000009/model.safetensors", "step-00000009/optimizer.safetensors"):
-            assert (place / run / "checkpoints" / name).read_bytes() == (place / "whole/checkpoints" / name).read_bytes()
+            assert (place / run / "checkpoints" / name).read_bytes() == (
+                place / "whole/checkpoints" / name
+            ).read_bytes()
         assert contents(place / run)["metrics.jsonl"] == whole[0]["metrics.jsonl"]
         assert contents(place / run)["samples.jsonl"] == whole[0]["samples.jsonl"]

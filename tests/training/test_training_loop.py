@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from warmstart.data.batches import Batch, Position
 from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
-from warmstart.storage.locks import directory_lock
 from warmstart.training import state as checkpoints
 from warmstart.training.config import Adam
 from warmstart.training.learner import Learner, load_weights
 from warmstart.training.loop import Measured, train
 from warmstart.training.metrics import read_metrics
-from warmstart.training.objective import batch_loss
 
 
 def evaluate(model: torch.nn.Module, step: int) -> Measured:
@@ -81,7 +78,15 @@ def test_continued_training_takes_over_slots_and_step(tmp_path: Path, build, str
     slots = {(name[2:], name[0]): moments.read(name) for name in moments.entries}
     options = {"seed": 5, "evaluate": evaluate, "progress": False}
     position = checkpoints.read_state(checkpoint).position
-    train(tmp_path / "on", Learner(model, config, 5), stream(), slots=slots, start_step=3, start_position=position, **options)
+    train(
+        tmp_path / "on",
+        Learner(model, config, 5),
+        stream(),
+        slots=slots,
+        start_step=3,
+        start_position=position,
+        **options,
+    )
     assert arrays(checkpoints.latest(tmp_path / "on")) == arrays(checkpoints.latest(tmp_path / "parent"))  # type: ignore[arg-type]
 
 
