@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from warmstart.errors import ConfigError, TrainingError
+from warmstart.errors import TrainingError
 from warmstart.training.adafactor import factored_axes
 from warmstart.training.config import SGD, AdaBelief, Adafactor, Adam, Constant, Group, TrainingConfig
 from warmstart.training.optimizer import (
@@ -200,8 +201,8 @@ def test_sgd_with_momentum(nesterov: bool, expected: float) -> None:
 
 
 def test_nesterov_without_momentum_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs a momentum"):
-        build_optimizer(module({"w": np.ones(3)}), configure(SGD(nesterov=True)), {})
+    with pytest.raises(ValidationError, match="nesterov changes nothing without momentum"):
+        SGD(nesterov=True)
 
 
 # --- Adafactor ------------------------------------------------------------------------------------------------------

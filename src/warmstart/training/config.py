@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -62,11 +63,22 @@ class Marian(_Frozen):
     warmup: Number = 0
     warmup_start_rate: NotNegative = 0.0
     inv_sqrt: Number = 0
-    inv_sqrt_start: Number = 0
+    inv_sqrt_start: Number | None = None
     decay: Factor = 0.0
     decay_strategy: Literal["epoch", "batches"] = "epoch"
     decay_start: Number = 1
     decay_every: Count = 50_000
+
+
+FACTORS = (
+    "constant",
+    "linear_warmup",
+    "linear_decay",
+    "rsqrt_decay",
+    "rsqrt_normalized_decay",
+    "decay_every",
+    "cosine_decay",
+)
 
 
 class T5X(_Frozen):
@@ -81,6 +93,22 @@ class T5X(_Frozen):
     steps_per_cycle: Count = 100_000
     step_offset: Number = 0
     min_learning_rate: NotNegative = 1e-8
+
+    @property
+    def names(self) -> list[str]:
+        """The factors, one by one."""
+        return [name.strip() for name in self.factors.split("*")]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.names:
+            if name not in FACTORS:
+                near = get_close_matches(name, FACTORS, n=1)
+                raise ValueError(
+                    f"there is no factor {name!r}; "
+                    + (f"did you mean {near[0]}?" if near else f"there are {', '.join(FACTORS)}")
+                )
+        return self
 
 
 Schedule = Annotated[InverseSqrt | Constant | Linear | Cosine | Marian | T5X, Field(discriminator="type")]
@@ -137,6 +165,12 @@ class SGD(_Frozen):
     nesterov: bool = False
     weight_decay: NotNegative = 0.0
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov changes nothing without momentum")
+        return self
+
 
 OptimizerConfig = Annotated[Adam | Adafactor | AdaBelief | SGD, Field(discriminator="type")]
 
@@ -180,8 +214,8 @@ class Group(_Frozen):
 class Average(_Frozen):
     """Exponential moving average of the weights, evaluated and shipped in their place.
 
-    ``a ← d·a + (1 - d)·w`` with d = min(``decay``, (t + 1) / (t + 10)) after update t, as Marian's
-    ``--exponential-smoothing`` (1 - ``decay``) has it; without ``warmup`` d is ``decay`` always.
+    ``a ← d·a + (1 - d)·w`` after each update, with d = min(``decay``, (t + 1) / (t + 10)) where t updates were made
+    before it, as Marian's ``--exponential-smoothing`` (1 - ``decay``) has it; without ``warmup`` d is ``decay`` always.
     """
 
     decay: Share = 0.9999
@@ -210,6 +244,14 @@ class Distillation(_Frozen):
     weight: Factor = 1.0
     temperature: Positive = 1.0
     beam_size: Count = 4
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        unused = {"word": ("beam_size",), "sequence": ("weight", "temperature")}[self.level]
+        for key in unused:
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} changes nothing at the level of {self.level}s: remove it")
+        return self
 
 
 class Patience(_Frozen):
@@ -278,3 +320,12 @@ class TrainingConfig(_Frozen):
     keep_best: Adjustable[Count] = 1
     log_every: Adjustable[Count] = 50
     threads: Adjustable[Count | None] = None
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        distillation = self.distillation
+        if distillation and distillation.level == "word" and distillation.weight == 1.0:
+            for key in ("label_smoothing", "z_loss"):
+                if key in self.model_fields_set:
+                    raise ValueError(f"{key} changes nothing where the teacher has the whole weight: remove it")
+        return self

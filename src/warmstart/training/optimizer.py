@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from warmstart.errors import ConfigError, Problem, TrainingError
+from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.training import config as settings
 from warmstart.training.adafactor import Adafactor
@@ -38,8 +38,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, stages: Mapping[st
     if isinstance(options, settings.AdaBelief):
         return AdaBelief(groups, options)
     if isinstance(options, settings.SGD):
-        if options.nesterov and not options.momentum:
-            raise ConfigError("nesterov needs a momentum", where="training.optimizer", todo="set momentum")
         # not fused: that step fails where one momentum begins later than another
         return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, foreach=True)
     shared: Any = {"lr": 0.0, "betas": options.betas, "eps": options.epsilon, "fused": True}

@@ -252,8 +252,8 @@ def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position
 
 
 def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
-    """Where the model came from, back to the first ancestor; ``trained`` updates were made in all. ``exact`` says whether the training can be repeated bit
-    for bit: it went on in one environment only."""
+    """Where the model came from, back to the first ancestor; ``trained`` updates were made in all. ``exact`` says
+    whether the training can be repeated bit for bit: it went on in one environment only."""
     distillation = job.training.distillation
     return {
         "step": state.step,

@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 
-from warmstart.errors import ConfigError, Problem
-from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Marian, Schedule, TrainingConfig
-
-FACTORS = (
-    "constant",
-    "linear_warmup",
-    "linear_decay",
-    "rsqrt_decay",
-    "rsqrt_normalized_decay",
-    "decay_every",
-    "cosine_decay",
-)
+from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Marian, TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
@@ -33,9 +21,6 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
     * ``marian``: see :func:`marian_rate`, with the step - 1 updates before this one. Marian's log line ``Up. n``
       therefore shows the rate of update n + 1, and with a warm-up from zero its first update changes nothing;
     * ``t5x``: see :func:`t5x_rate`; T5X counts from 0, so this is the rate of its step ``step`` - 1.
-
-    Raises:
-        ConfigError: see :func:`check_schedule`.
     """
     rate, schedule = config.learning_rate, config.schedule
     if isinstance(schedule, Marian):
@@ -65,8 +50,7 @@ def marian_rate(schedule: Marian, rate: float, done: int, epoch: int) -> float:
     The product of
 
     * start + (rate - start)·min(1, done / warmup), with start = ``warmup_start_rate``;
-    * √(N / (done - start + N)) once done > start, for N = ``inv_sqrt`` and start = ``inv_sqrt_start`` or, if that is
-      0, N;
+    * √(N / (done - start + N)) once done > start, for N = ``inv_sqrt`` and start = ``inv_sqrt_start`` (N if None);
     * ``decay`` to the number of epochs begun after the first, from ``decay_start`` on; or for ``batches`` to the
       number of updates done among ``decay_start``, ``decay_start`` + ``decay_every``, … A ``decay_start`` of 0 is
       never reached.
@@ -74,7 +58,7 @@ def marian_rate(schedule: Marian, rate: float, done: int, epoch: int) -> float:
     if schedule.warmup:
         start = schedule.warmup_start_rate
         rate = start + (rate - start) * min(1.0, done / schedule.warmup)
-    start_decay = schedule.inv_sqrt_start or schedule.inv_sqrt
+    start_decay = schedule.inv_sqrt if schedule.inv_sqrt_start is None else schedule.inv_sqrt_start
     if schedule.inv_sqrt and done > start_decay:
         rate *= math.sqrt(schedule.inv_sqrt / (done - start_decay + schedule.inv_sqrt))
     first, times = schedule.decay_start, 0
@@ -96,11 +80,7 @@ def t5x_rate(schedule: T5X, rate: float, step: int) -> float:
     * ``rsqrt_decay``: 1 / √max(s, w);  ``rsqrt_normalized_decay``: √(w / max(s, w));
     * ``decay_every``: decay_factor^⌊s / steps_per_decay⌋;
     * ``cosine_decay``: (1 + cos πq) / 2, q the fraction of max(0, s - w) / steps_per_cycle.
-
-    Raises:
-        ConfigError: see :func:`check_schedule`.
     """
-    check_schedule(schedule)
     step, warmup = max(0, step - schedule.step_offset), schedule.warmup_steps
     cycle = max(0, step - warmup) / schedule.steps_per_cycle % 1.0
     values = {
@@ -112,31 +92,4 @@ def t5x_rate(schedule: T5X, rate: float, step: int) -> float:
         "decay_every": schedule.decay_factor ** (step // schedule.steps_per_decay),
         "cosine_decay": (1.0 + math.cos(math.pi * cycle)) / 2.0,
     }
-    return max(math.prod(values[name] for name in _names(schedule)), schedule.min_learning_rate)
-
-
-def _names(schedule: T5X) -> list[str]:
-    return [name.strip() for name in schedule.factors.split("*")]
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Check what a schedule's types do not say.
-
-    Raises:
-        ConfigError: every factor of ``t5x`` that there is not.
-    """
-    problems = []
-    for name in _names(schedule) if isinstance(schedule, T5X) else ():
-        if name not in FACTORS:
-            near = get_close_matches(name, FACTORS, n=1)
-            problems.append(
-                Problem(
-                    "unknown factor of the learning rate",
-                    where="training.schedule.factors",
-                    expected=", ".join(FACTORS),
-                    found=repr(name),
-                    todo=f"did you mean {near[0]}?" if near else None,
-                )
-            )
-    if problems:
-        raise ConfigError("the schedule cannot be read", problems=problems)
+    return max(math.prod(values[name] for name in schedule.names), schedule.min_learning_rate)
