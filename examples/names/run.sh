@@ -18,8 +18,9 @@ warmstart compare scratch=$here/runs/scratch transfer=$here/runs/transfer \
   --metric validation/chrf --metric validation/exact_match --metric validation/cer --metric validation/loss \
   --curves $here/runs/curves.png
 say "   and on held-out test names"
-printf 'scratch   '; warmstart evaluate $here/runs/scratch
-printf 'transfer  '; warmstart evaluate $here/runs/transfer
+scratch=$(warmstart evaluate $here/runs/scratch)
+transfer=$(warmstart evaluate $here/runs/transfer)
+printf 'scratch   %s\ntransfer  %s\n' "$scratch" "$transfer"
 say "5. export to CTranslate2, float32 and int8"
 warmstart convert $here/runs/transfer $here/runs/ct2-float32 --to ctranslate2 --force
 warmstart convert $here/runs/transfer $here/runs/ct2-int8 --to ctranslate2 --quantize int8 --force
@@ -28,6 +29,9 @@ say "a few names, by CTranslate2"
 printf '%s\n' 'New Zealand' 'Old Norse' 'Norwegian Krone' | warmstart translate $here/runs/ct2-float32
 say "done"
 cat <<END
+happened the same child was trained twice: from scratch, and from the parent's encoder and shared letters
+gained   on test names, from scratch: $scratch
+         with the warm start:         $transfer
 models   $here/runs/{parent,scratch,transfer}/model
 curves   $here/runs/curves.png
 exports  $here/runs/ct2-float32, $here/runs/ct2-int8
