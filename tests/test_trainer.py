@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +227,16 @@ def test_every_optimizer_resumes_and_continues_bit_equal(place: Path, optimizer:
     train(run="cut", optimizer=optimizer)
     for file in ("model", "optimizer"):
         assert all((at("cut", 4, file)[n] == a).all() for n, a in at("whole", 4, file).items())
+
+
+def test_the_command_line_ends_with_the_signals_status(place: Path) -> None:
+    command = [sys.executable, "-m", "warmstart.cli", "train", "c.yaml", "training.steps=100000"]
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            before = set(Path().glob("run/checkpoints/step-*/state.json"))
+            while set(Path().glob("run/checkpoints/step-*/state.json")) <= before and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == status, said
+        assert "the same command goes on from here" in said

@@ -100,7 +100,7 @@ def train(
 
 def _train(setting: Setting, progress: bool) -> dict[str, Any]:
     job = _job(setting)
-    from warmstart.training.loop import log_change
+    from warmstart.training.resumption import log_change
     from warmstart.training.run import train_run
     from warmstart.training.state import latest, read_state
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from warmstart.errors import WarmstartError
+from warmstart.errors import Interrupted, WarmstartError
 
 app = typer.Typer(
     add_completion=False,
@@ -223,6 +223,9 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        raise SystemExit(stop.status) from None
     except WarmstartError as error:
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(1) from None

@@ -135,12 +135,14 @@ class TrainingError(WarmstartError):
 
 
 class Interrupted(WarmstartError):
-    """A signal stopped a training; its state is saved. ``status`` is the exit status by convention, 128 + signal."""
+    """A signal stopped a training, and what was reached is saved. ``status`` is the exit status: 128 + the signal."""
 
     def __init__(self, signal: Signals, where: object | None = None) -> None:
         self.status = 128 + signal
         super().__init__(
-            f"stopped by {signal.name}; the state is saved", where=where, todo="the same command goes on from here"
+            f"stopped by {signal.name}; what was reached is saved",
+            where=where,
+            todo="the same command goes on from here",
         )
 
 

@@ -1,5 +1,7 @@
-"""The loop and what it needs: objective, optimizer, schedule, precision, checkpoints to resume from, metrics.
+"""The loop and what it needs.
 
-Files: ``config`` (what a user may set) · ``schedule`` · ``optimizer`` · ``objective`` · ``precision`` ·
-``state`` (checkpoints) · ``metrics`` (``metrics.jsonl`` and TensorBoard) · ``loop`` (all of it, on one page).
+``config`` (what a user may set) · ``run`` (from a job to a bundle) · ``loop`` · ``learner`` (a model with all that
+trains it) · ``objective``, ``cross_entropy``, ``distillation`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``,
+``groups``, ``average``, ``lora``, ``precision`` · ``evaluation``, ``patience``, ``metrics``, ``samples`` · ``state``
+(checkpoints), ``resumption``, ``signals`` · ``rehearsal`` (the dry run).
 """

@@ -22,13 +22,14 @@ from warmstart.formats.checkpoint import Array
 from warmstart.storage import atomic
 from warmstart.storage.processes import rank
 from warmstart.storage.progress import Progress
-from warmstart.storage.records import Record, Records, read_records
+from warmstart.storage.records import Record, Records
 from warmstart.training import state as checkpoints
-from warmstart.training.config import Plateau, TrainingConfig
+from warmstart.training.config import Plateau
 from warmstart.training.learner import Gradient, Learner
 from warmstart.training.lora import canonical_parameters
 from warmstart.training.metrics import Metrics, read_metrics
 from warmstart.training.patience import Watch
+from warmstart.training.resumption import check_resumption, mark_environment, require_steps
 from warmstart.training.signals import Signals
 from warmstart.training.state import Best, State
 
@@ -114,14 +115,14 @@ def train(
     latest = checkpoints.latest(run)
     if latest is None:
         start = State(start_step, start_position or Position(0, 0, 0), seed, task_fingerprint, environment=environment)
-        _require_steps(start.step, config)
+        require_steps(start.step, config)
         if slots is not None:
             learner.load_slots(slots, start_step)
     else:
         saved = checkpoints.read_state(latest)
-        _check_resumption(latest, saved, config, seed, task_fingerprint)
+        check_resumption(latest, saved, config, seed, task_fingerprint)
         start = learner.restore(latest)
-        start = _mark_environment(run, start, environment)
+        start = mark_environment(run, start, environment)
     with ExitStack() as stack:
         metrics = stack.enter_context(Metrics(run, start.step, start.records.get("metrics", 0)))
         samples = stack.enter_context(Records(run / "samples.jsonl", start.records.get("samples", 0)))
@@ -144,47 +145,6 @@ def train(
             bar=stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None,
         )
         return loop.go(first=latest is None)
-
-
-def _require_steps(step: int, config: TrainingConfig) -> None:
-    if step >= config.steps:
-        raise TrainingError(
-            "all steps are done already", expected=f"steps above {step}", found=config.steps, todo="raise steps"
-        )
-
-
-def _check_resumption(latest: Path, saved: State, config: TrainingConfig, seed: int, task: str) -> None:
-    """Refuse another seed or task before anything is changed."""
-    if saved.step > config.steps or (saved.step == config.steps and saved.evaluated == saved.step):
-        _require_steps(saved.step, config)
-    for name, was, now in (("seed", saved.seed, seed), ("task", saved.task_fingerprint, task)):
-        if was != now:
-            raise TrainingError(
-                f"this run was begun with another {name}",
-                where=latest,
-                expected=was,
-                found=now,
-                todo=f"resume with the {name} it was begun with, or begin a new run",
-            )
-
-
-def _mark_environment(run: Path, start: State, environment: Mapping[str, str | int]) -> State:
-    """Say what makes resuming not bit-equal, write it down, and mark the run."""
-    differing = {k: (start.environment.get(k), v) for k, v in environment.items() if start.environment.get(k) != v}
-    for name, (was, now) in differing.items():
-        logger.warning("resuming will not be bit for bit: %s was %s, is %s", name, was, now)
-        log_change(run, start.step, f"environment.{name}", was, now)
-    return replace(start, environment=environment, exact=start.exact and not differing)
-
-
-def log_change(run: Path, step: int, key: str, old: object, new: object) -> None:
-    """Append to ``changes.jsonl`` what is different from ``step`` on; once, also if a killed run does it again."""
-    path = run / "changes.jsonl"
-    record = {"step": step, "key": key, "old": old, "new": new}
-    if record not in read_records(path):
-        with Records(path) as changes:
-            changes.write(record)
-            changes.sync()
 
 
 class _Stop(Exception):
@@ -232,7 +192,8 @@ class _Loop:
                 self._save()
             elif self.evaluated != self.step and self._due(self.config.evaluate_every):
                 self._boundary(log=False)  # it was stopped before this evaluation
-            self._refuse_to_go_on_after_patience()
+            if reason := self._out_of_patience():
+                raise _Stop(reason)
             self.model.train()
             while self.step < self.config.steps:
                 if self._update():
@@ -258,9 +219,8 @@ class _Loop:
         improved = False
         if self._due(config.evaluate_every):
             try:
-                with self.signals.raising():
-                    improved = self._evaluate()
-            except Interrupted:
+                improved = self._evaluate()
+            except Interrupted:  # it is made again when the run goes on
                 self._stop_if_asked()
         patience = self._out_of_patience()
         minutes = config.checkpoint_minutes
@@ -282,10 +242,6 @@ class _Loop:
         if rule is None or not self.early.out_of_patience(rule):
             return None
         return f"{rule.metric} has not improved for {self.early.since_best} evaluations"
-
-    def _refuse_to_go_on_after_patience(self) -> None:
-        if reason := self._out_of_patience():
-            raise _Stop(reason)
 
     def _update(self) -> bool:
         """One update; False if the run was rewound instead."""
@@ -381,7 +337,7 @@ class _Loop:
         config = self.config
         self.model.eval()
         began = time.perf_counter()
-        with torch.no_grad(), self.learner.evaluated():
+        with torch.no_grad(), self.learner.evaluated(), self.signals.raising():
             found = self.evaluate(self.model, self.step)
         self.model.train()
         times = {"seconds": self._seconds(), "evaluation_seconds": time.perf_counter() - began}
