@@ -98,6 +98,22 @@ def _within(error: OSError, temporary: Path) -> bool:
 
 
 @contextlib.contextmanager
+def _filling(temporary: Path, path: Path) -> Iterator[None]:
+    """While ``temporary`` is filled for ``path``: after an exception it is removed, and an error of writing it is a
+    :class:`StorageError` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        _remove(temporary)
+        if _within(error, temporary):
+            raise storage_error(error, path) from error
+        raise
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+@contextlib.contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces ``path``, on an exception it is removed.
 
@@ -111,22 +127,14 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
     except OSError as error:
         raise storage_error(error, path) from error
-    try:
-        try:
-            yield temporary
-        except OSError as error:
-            if _within(error, temporary):
-                raise storage_error(error, path) from error
-            raise
+    with _filling(temporary, path):
+        yield temporary
         try:
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
         except OSError as error:
             raise storage_error(error, path) from error
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -190,18 +198,10 @@ def new_directory(path: Path | str, *, force: bool = False) -> Iterator[Path]:
         temporary.mkdir()
     except OSError as error:
         raise storage_error(error, path) from error
-    try:
-        try:
-            yield temporary
-        except OSError as error:
-            if _within(error, temporary):
-                raise storage_error(error, path) from error
-            raise
+    with _filling(temporary, path):
+        yield temporary
         try:
             _sync_tree(temporary)
             _put_in_place(temporary, path, force)
         except OSError as error:
             raise storage_error(error, path) from error
-    except BaseException:
-        _remove(temporary)
-        raise
