@@ -48,8 +48,11 @@ def test_the_holder_is_known_without_disturbing_anybody(tmp_path: Path) -> None:
         assert holder(tmp_path) is not None
 
 
-def test_lock_in_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(StorageError), directory_lock(tmp_path / "missing"):
+def test_a_lock_makes_its_directory_or_says_why_not(tmp_path: Path) -> None:
+    with directory_lock(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"), directory_lock(tmp_path / "file" / "new"):
         pass
 
 
