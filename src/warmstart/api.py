@@ -92,14 +92,16 @@ def train(
     from warmstart.storage.locks import directory_lock
 
     setting = _open(config, overrides, require_coverage)
-    with directory_lock(setting.config.run):
-        if any(s.mode == "use" for s in setting.config.start):
+    if any(s.mode == "use" for s in setting.config.start):
+        _check_use(setting)
+        with directory_lock(setting.config.run):
             return _use(setting)
-        return _train(setting, progress)
-
-
-def _train(setting: Setting, progress: bool) -> dict[str, Any]:
     job = _job(setting)
+    with directory_lock(setting.config.run):
+        return _train(setting, job, progress)
+
+
+def _train(setting: Setting, job: Job, progress: bool) -> dict[str, Any]:
     from warmstart.training.resumption import log_change
     from warmstart.training.run import train_run
     from warmstart.training.state import latest, read_state
@@ -190,19 +192,25 @@ def _job(setting: Setting) -> Job:
     )
 
 
-def _use(setting: Setting) -> dict[str, Any]:
-    from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
+def _check_use(setting: Setting) -> None:
+    from warmstart.bundle.layout import verify
 
-    run, model = setting.config.run, setting.models[0]
+    model = setting.models[0]
     if (model.path / "warmstart.json").is_file():
         verify(model.path)
-    _, config, reading = model.require()
-    if config != setting.model_config:
+    if model.config != setting.model_config:
         raise ConfigError(
             "`mode: use` passes the model on as it is",
             found="keys under `model`",
             todo="remove them, or use `mode: init`",
         )
+
+
+def _use(setting: Setting) -> dict[str, Any]:
+    from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
+
+    run, model = setting.config.run, setting.models[0]
+    _, config, reading = model.require()
     lineage = {
         "starts": [
             {
