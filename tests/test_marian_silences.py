@@ -223,7 +223,7 @@ def test_ii_m_missing_file(source):
 
 
 def test_ii_n_the_run_exists_already(source):
-    Path("run").mkdir()
+    Path("run/model").mkdir(parents=True)
     Path("run/config.yaml").write_text("run: run\nseed: 7\n")
     plan(mode="use")
     with pytest.raises(WarmstartError, match="the run directory holds another run"):
