@@ -280,7 +280,8 @@ class CTranslate2Dialect:
             )
         if c.decoder_layers == 0 or c.encoder_layers == 0:
             raise DialectError("CTranslate2 needs layers on both sides")
-        rules = [rule("decoder/embeddings/weight", "decoder.embedding.weight")]
+        shared = "encoder.embedding.weight" if c.tied_embeddings == "all" else "decoder.embedding.weight"
+        rules = [rule("decoder/embeddings/weight", shared)]
         if c.tied_embeddings != "all":
             rules.append(rule("encoder/embeddings_0/weight", "encoder.embedding.weight"))
         if c.tied_embeddings == "none":
