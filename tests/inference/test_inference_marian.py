@@ -9,9 +9,12 @@ import pytest
 import torch
 import yaml
 
+from warmstart.bundle.model import open_model
+from warmstart.export.convert import convert_model
 from warmstart.inference.score import score_ids
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids
+from warmstart.inference.translate import CTranslate2Model
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 
@@ -201,6 +204,14 @@ def test_prenorm_greedy_follows_the_scored_model(captions: SentencePieceModel) -
     outputs = translate_ids([TransformerScorer(captions.network)], captions.sources)
     texts = [captions.processor.decode(list(nbest[0].ids)) for nbest in outputs]
     assert texts == captions.lines("expected/greedy.consistent.out")
+
+
+def test_a_model_tied_everywhere_decodes_the_same_when_exported(captions: SentencePieceModel, tmp_path: Path) -> None:
+    pytest.importorskip("ctranslate2")
+    convert_model(open_model(captions.folder), tmp_path / "model", "ctranslate2")
+    exported = CTranslate2Model(tmp_path / "model").translate(captions.lines("test.en"), SearchConfig())
+    texts = [best[0].text for best in exported]
+    assert sum(a == b for a, b in zip(texts, captions.lines("expected/greedy.consistent.out"), strict=True)) >= 98
 
 
 def test_unnormalised_keys_are_another_model(captions: SentencePieceModel) -> None:

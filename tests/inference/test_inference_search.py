@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from warmstart.errors import ConfigError, WarmstartError
 from warmstart.inference.batches import length_sorted
 from warmstart.inference.score import score_ids
 from warmstart.inference.scorer import TransformerScorer
-from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids
+from warmstart.inference.search import Hypothesis, SearchConfig, _best_tokens, translate_ids
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 
@@ -27,7 +28,7 @@ class Table:
         self.rows_seen: list[int] = []
         self.selections = 0
 
-    def start(self, source: Tensor, lengths: Tensor) -> tuple[int, int]:
+    def start(self, source: Tensor, lengths: Tensor, beam_size: int) -> tuple[int, int]:
         return len(source), 0
 
     def step(self, state: tuple[int, int], previous: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
@@ -138,6 +139,54 @@ def test_search_is_the_one_by_the_book(seed: int) -> None:
         expected = by_the_book(rows, 2 * length, beam, alpha)
         assert [h.ids for h in nbest] == [ids for ids, _ in expected]
         assert [h.score for h in nbest] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("penalty", [0.0, 0.4, -0.4])
+def test_stopping_early_loses_no_output(seed: int, penalty: float) -> None:
+    """The best of a beam are those of the beam searched to its end, which is what as many as it is wide need."""
+    torch.manual_seed(seed)
+    rows = torch.softmax(2 * torch.randn(10, 6, 6, dtype=torch.float64), -1).tolist()
+    steps = []
+    for nbest in (1, 2, 4):
+        table = Table(rows)
+        config = SearchConfig(
+            beam_size=4, nbest=nbest, normalize=0.4 * (seed % 4), word_penalty=penalty, max_length_factor=2.0
+        )
+        found = translate_ids([table], [[3] * (length - 1) + [0] for length in (2, 3, 5)], config)
+        steps.append((len(table.rows_seen), [[(h.ids, h.score, h.token_log_probs) for h in best] for best in found]))
+    (_, one), (_, two), (_, four) = steps
+    assert one == [best[:1] for best in four]
+    assert two == [best[:2] for best in four]
+    assert steps[0][0] <= steps[1][0] <= steps[2][0]
+
+
+def test_search_stops_when_no_hypothesis_can_win() -> None:
+    """Without normalisation, what is worse than an ended hypothesis stays so; with it, it may be better per token."""
+    rows = [[0.6, 0.0, 0.4, 0.0], [0.0] * 4, [0.01, 0.0, 0.99, 0.0], [0.25] * 4]
+    for normalize, steps, ids in [(0.0, 1, ()), (1.0, 12, (2,) * 12)]:
+        table = Table(rows)
+        found = translate_ids([table], [[3, 3, 3, 0]], SearchConfig(beam_size=2, normalize=normalize))
+        assert len(table.rows_seen) == steps
+        assert found[0][0].ids == ids
+
+
+@pytest.mark.parametrize("size", [5, 4096, 4097, 9000])
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_best_tokens_are_those_of_the_sorted_sum(size: int, count: int) -> None:
+    torch.manual_seed(size)
+    logits = [3 * torch.randn(7, size), torch.randn(7, size)]
+    logits[0][:, -1] = 20.0  # the last columns stand beside the groups
+    logits[1][3] -= 5.0
+    total = sum(torch.log_softmax(x.double(), -1) for x in logits)
+    total[:, 2] = -math.inf
+    values, tokens = total.sort(-1, descending=True)
+    best, found = _best_tokens(logits, count, 2)
+    assert best.shape == found.shape == (7, min(count, size))
+    real = np.isfinite(best)
+    assert real.sum() == 7 * min(count, size - 1)
+    assert (found[real] == tokens[:, : best.shape[1]].numpy()[real]).all()
+    np.testing.assert_allclose(best[real], values[:, : best.shape[1]].numpy()[real], rtol=1e-5)
 
 
 def test_greedy_reorders_nothing_and_drops_finished_sentences() -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -23,8 +27,19 @@ def length_sorted(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
 
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """(ids int64 [B, longest], zeros after each end; lengths int64 [B])."""
-    lengths = [len(sequence) for sequence in sequences]
-    ids = torch.zeros(len(sequences), max(lengths), dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-    return ids, torch.tensor(lengths)
+    lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+    ids = np.zeros((len(sequences), lengths.max()), np.int64)
+    ids[np.arange(ids.shape[1]) < lengths[:, None]] = np.fromiter(
+        chain.from_iterable(sequences), np.int64, lengths.sum()
+    )
+    return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+def runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
+    """Of ascending ``values`` [N]: the different ones, the number of each value among them [N], and its place in
+    the run of its equals [N]."""
+    new = np.ones(len(values), np.bool_)
+    new[1:] = values[1:] != values[:-1]
+    begins = np.flatnonzero(new)
+    number = np.cumsum(new) - 1
+    return values[begins], number, np.arange(len(values)) - begins[number]

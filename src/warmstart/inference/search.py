@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from warmstart.errors import ConfigError, WarmstartError
+from warmstart.errors import ConfigError
 from warmstart.inference.batches import length_sorted, pad
+from warmstart.inference.beams import Beams, Hypothesis, Scoring
 from warmstart.inference.scorer import Scorer
+
+__all__ = ["Hypothesis", "SearchConfig", "translate_ids"]
+
+NUMBERS = 2**18  # log-probabilities that fit a processor's nearer caches
+GROUP = 64  # of these, the greatest is found first where a vocabulary is large
 
 
 class SearchConfig(BaseModel):
@@ -42,44 +49,11 @@ class SearchConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One output: ``ids`` without the end token; ``score`` as ``SearchConfig`` defines it; ``log_prob``, the sum
-    of ``token_log_probs`` (summed over the ensemble; the end token's last, absent if the limit cut it)."""
-
-    ids: tuple[int, ...]
-    score: float
-    log_prob: float
-    token_log_probs: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A token of a partial hypothesis; ``row`` is its row of the state, ``total`` the float32 sum so far."""
-
-    parent: _Node | None
-    token: int
-    log_prob: float
-    total: float
-    row: int
-
-
-@dataclass(slots=True)
-class _Sentence:
-    """The search for one sentence: its ``live`` hypotheses (at first one start) and how many may follow."""
-
-    index: int
-    limit: float
-    width: int
-    live: list[_Node]
-    finished: list[Hypothesis] = field(default_factory=list)
-
-
 def translate_ids(
     scorers: Sequence[Scorer[Any]],
     sources: Sequence[Sequence[int]],
     config: SearchConfig | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int = 8192,
     *,
     eos_id: int = 0,
     unk_id: int | None = 1,
@@ -114,107 +88,71 @@ def _search(
     unk_id: int | None,
 ) -> list[list[Hypothesis]]:
     ids, lengths = pad(sources)
-    states = [scorer.start(ids, lengths) for scorer in scorers]
-    sentences = [
-        _Sentence(i, config.max_length_factor * len(source), config.beam_size, [_Node(None, eos_id, 0.0, 0.0, i)])
-        for i, source in enumerate(sources)
-    ]
-    results: list[list[Hypothesis]] = [[] for _ in sources]
+    states = [scorer.start(ids, lengths, config.beam_size) for scorer in scorers]
+    scoring = Scoring(config.normalize, config.word_penalty)
+    beams = Beams(config.beam_size, config.max_length_factor * lengths.numpy(), scoring, config.nbest, eos_id)
+    banned = None if config.allow_unk else unk_id
     previous: Tensor | None = None
-    active, step = sentences, 0
-    while active:
-        step += 1
-        log_probs = _advance(scorers, states, previous)
-        if unk_id is not None and not config.allow_unk:
-            log_probs[:, unk_id] = -math.inf
-        rows = len(log_probs)
-        _expand(active, log_probs)
-        for sentence in active:
-            _retire(sentence, step, config, eos_id)
-            if not sentence.live:
-                results[sentence.index] = sorted(sentence.finished, key=lambda h: -h.score)[: config.nbest]
-        active = [sentence for sentence in active if sentence.live]
-        nodes = [node for sentence in active for node in sentence.live]
-        parents = [node.row for node in nodes]
-        if nodes and parents != list(range(rows)):
-            order = torch.tensor(parents)
+    while True:
+        logits = _advance(scorers, states, previous)
+        parts = zip(*(torch.split(x, _rows(x)) for x in logits), strict=True)
+        found = [_best_tokens(part, int(beams.width.max()), banned) for part in parts]
+        rows, tokens = beams.extend(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        if not len(rows):
+            return beams.results()
+        if len(rows) != len(logits[0]) or (rows != np.arange(len(rows))).any():
+            order = torch.from_numpy(rows)
             states[:] = [scorer.select(state, order) for scorer, state in zip(scorers, states, strict=True)]
-        previous = torch.tensor([node.token for node in nodes])
-    return results
+        previous = torch.from_numpy(tokens)
 
 
-def _advance(scorers: Sequence[Scorer[Any]], states: list[Any], previous: Tensor | None) -> Tensor:
-    """Sum of the ensemble's log-probabilities [R, V]; ``states`` move on."""
-    total: Tensor | None = None
+def _advance(scorers: Sequence[Scorer[Any]], states: list[Any], previous: Tensor | None) -> list[Tensor]:
+    """Logits [R, V] of each of the ensemble; ``states`` move on."""
+    all_logits: list[Tensor] = []
     for i, scorer in enumerate(scorers):
-        log_probs, states[i] = scorer.step(states[i], previous)
-        if total is not None and log_probs.shape != total.shape:
+        logits, states[i] = scorer.step(states[i], previous)
+        all_logits.append(logits)
+        if logits.shape != all_logits[0].shape:
             raise ConfigError(
                 "the models of an ensemble differ in their target vocabularies",
-                expected=f"{total.shape[-1]} tokens",
-                found=f"{log_probs.shape[-1]} tokens in model {i + 1}",
+                expected=f"{all_logits[0].shape[-1]} tokens",
+                found=f"{logits.shape[-1]} tokens in model {i + 1}",
             )
-        total = log_probs if total is None else total + log_probs.to(total.device)
-    assert total is not None
-    return total
+    return all_logits
 
 
-def _expand(sentences: list[_Sentence], log_probs: Tensor) -> None:
-    """Give each sentence the best ``width`` continuations of its live hypotheses, best first."""
-    width = max(sentence.width for sentence in sentences)
-    longest = max(len(sentence.live) for sentence in sentences)
-    # The best of a sentence are among the best of each of its rows, so the vocabulary is searched once a row.
-    values, tokens = log_probs.topk(min(width, log_probs.shape[-1]), -1)
-    values, tokens = values.cpu(), tokens.cpu()
-    totals = torch.tensor([node.total for sentence in sentences for node in sentence.live])[:, None] + values
-    slots = [i * longest + j for i, sentence in enumerate(sentences) for j in range(len(sentence.live))]
-    table = torch.full((len(sentences) * longest, values.shape[-1]), -math.inf)
-    table[slots] = totals
-    table = table.view(len(sentences), -1)
-    best, places = table.topk(min(width, table.shape[-1]), -1)
-    step_log_probs, step_tokens, columns = values.tolist(), tokens.tolist(), values.shape[-1]
-    row = 0
-    for sentence, scores, keys in zip(sentences, best.tolist(), places.tolist(), strict=True):
-        parents = sentence.live
-        sentence.live = [
-            _Node(
-                parents[key // columns],
-                step_tokens[row + key // columns][key % columns],
-                step_log_probs[row + key // columns][key % columns],
-                score,
-                row + key // columns,
-            )
-            for score, key in zip(scores[: sentence.width], keys, strict=False)
-            if math.isfinite(score)
-        ]
-        row += len(parents)
-        if not sentence.live:
-            raise WarmstartError(
-                "a model gives no token a finite score",
-                expected="finite log-probabilities",
-                found="only infinities or not-a-numbers",
-                todo="look for damaged weights; a training that diverged leaves such",
-            )
+def _rows(logits: Tensor) -> int:
+    """How many rows to look at together."""
+    return max(1, NUMBERS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
 
 
-def _retire(sentence: _Sentence, step: int, config: SearchConfig, eos_id: int) -> None:
-    """Move hypotheses that end, or that are as long as they may be, from ``live`` to ``finished``."""
-    last = step >= sentence.limit
-    for node in sentence.live:
-        if last or node.token == eos_id:
-            score = (node.total - config.word_penalty * step) / step**config.normalize
-            sentence.finished.append(_hypothesis(node, score, eos_id))
-    sentence.live = [] if last else [node for node in sentence.live if node.token != eos_id]
-    sentence.width = len(sentence.live)
-
-
-def _hypothesis(node: _Node, score: float, eos_id: int) -> Hypothesis:
-    ids: list[int] = []
-    log_probs: list[float] = []
-    step: _Node = node
-    while step.parent is not None:
-        ids.append(step.token)
-        log_probs.append(step.log_prob)
-        step = step.parent
-    ids.reverse()
-    return Hypothesis(tuple(ids[:-1] if ids[-1] == eos_id else ids), score, node.total, tuple(reversed(log_probs)))
+def _best_tokens(
+    logits: Sequence[Tensor], count: int, banned: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The ``count`` greatest of each row of the log-probabilities that the ensemble's ``logits`` (float32 [R, V])
+    add up to, or all V if they are fewer, and their columns, best first; never that of ``banned``."""
+    log_probs = torch.log_softmax(logits[0], -1)
+    for more in logits[1:]:
+        log_probs += torch.log_softmax(more, -1).to(log_probs.device)
+    if banned is not None:
+        log_probs[:, banned] = -math.inf
+    rows, size = log_probs.shape
+    count = min(count, size)
+    if log_probs.device.type != "cpu":
+        values, tokens = log_probs.topk(count)
+        return values.cpu().numpy(), tokens.cpu().numpy()
+    if count > 1 and size > GROUP**2:
+        # The best are in the groups of columns with the greatest maxima, or in the columns that are left over.
+        whole = size - size % GROUP
+        greatest = log_probs[:, :whole].view(rows, -1, GROUP).amax(-1).topk(count).indices  # [R, N]
+        columns = greatest[:, :, None] * GROUP + torch.arange(GROUP)
+        columns = torch.cat([columns.flatten(1), torch.arange(whole, size).expand(rows, -1)], 1)
+        values, places = log_probs.gather(1, columns).topk(count)
+        return values.numpy(), columns.gather(1, places).numpy()
+    scores, every = log_probs.numpy(), np.arange(rows)
+    best, found = np.empty((rows, count), np.float32), np.empty((rows, count), np.int64)
+    for i in range(count):  # torch's argmax and topk take several times as long
+        found[:, i] = scores.argmax(1)
+        best[:, i] = scores[every, found[:, i]]
+        scores[every, found[:, i]] = -math.inf
+    return best, found
