@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from warmstart.models.layers.dropout import Noise
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer, sinusoids
 from warmstart.models.transformer.parameters import parameters
@@ -97,6 +100,97 @@ def test_masked_logits_are_those_of_the_real_positions() -> None:
     torch.testing.assert_close(model(SOURCE, LENGTHS, TARGET, mask), model(SOURCE, LENGTHS, TARGET)[mask])
 
 
+def plainly(model: Transformer, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+    """Logits [B, T, V] by the formulas of the papers, a padded batch all the way, without anything of ours but the
+    weights and the table of sinusoids."""
+    c, state = model.config, dict(model.named_parameters(remove_duplicate=False))
+    scale = math.sqrt(c.d_model) if c.scale_embeddings else 1.0
+    activation = {"relu": torch.relu, "swish": functional.silu, "gelu": lambda x: x * torch.sigmoid(1.702 * x)}
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        return functional.layer_norm(x, (c.d_model,), weight, bias, c.layer_norm_epsilon)
+
+    def attend(x: Tensor, seen: Tensor, mask: Tensor, name: str) -> Tensor:
+        q, k, v = (
+            linear(y, f"{name}.{part}").unflatten(-1, (c.num_heads, -1)).transpose(1, 2)
+            for y, part in ((x, "query"), (seen, "key"), (seen, "value"))
+        )
+        scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).masked_fill(~mask, -math.inf)
+        return linear((scores.softmax(-1) @ v).transpose(1, 2).flatten(2), f"{name}.output")
+
+    def block(x: Tensor, name: str, function: Callable[[Tensor], Tensor]) -> Tensor:
+        if c.norm == "pre":
+            return x + function(norm(x, f"{name}_norm"))
+        return norm(x + function(x), f"{name}_norm")
+
+    def layer(x: Tensor, name: str, mask: Tensor, memory: Tensor | None = None) -> Tensor:
+        def own(h: Tensor) -> Tensor:
+            return attend(h, h if c.normalize_keys else x, mask, f"{name}.self_attention")
+
+        y = block(x, f"{name}.self_attention", own)
+        if memory is not None:
+            y = block(y, f"{name}.cross_attention", lambda h: attend(h, memory, real, f"{name}.cross_attention"))
+        return block(
+            y,
+            f"{name}.ffn",
+            lambda h: linear(activation[c.activation](linear(h, f"{name}.ffn.up")), f"{name}.ffn.down"),
+        )
+
+    def embedded(words: Tensor) -> Tensor:
+        places = torch.arange(words.shape[1])
+        learned = state.get("positions.weight")
+        table = sinusoids(len(places), c.d_model) if learned is None else learned[places.clamp(max=len(learned) - 1)]
+        return words * scale + table.to(words.dtype)
+
+    real = (torch.arange(source.shape[1]) < lengths[:, None])[:, None, None]
+    x = embedded(state["encoder.embedding.weight"][source])
+    for i in range(c.encoder_layers):
+        x = layer(x, f"encoder.layers.{i}", real)
+    memory = norm(x, "encoder.norm") if c.norm == "pre" else x
+    words = functional.pad(state["decoder.embedding.weight"][target[:, :-1]], (0, 0, 1, 0))
+    y, t = embedded(words), target.shape[1]
+    for i in range(c.decoder_layers):
+        y = layer(y, f"decoder.layers.{i}", torch.ones(t, t, dtype=torch.bool).tril(), memory)
+    return linear(norm(y, "decoder.norm") if c.norm == "pre" else y, "decoder.output")
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_logits_and_gradients_are_those_of_the_plain_formulas(options: dict[str, object]) -> None:
+    model = build(**options, dropout=0.0).double().train()
+    mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    weights = torch.randn(9, 9, dtype=torch.float64)
+    logits, gradients = [], []
+    for found in (model(SOURCE, LENGTHS, TARGET, mask), plainly(model, SOURCE, LENGTHS, TARGET)[mask]):
+        logits.append(found)
+        gradients.append(torch.autograd.grad((found * weights).sum(), list(model.parameters())))
+    torch.testing.assert_close(*logits)
+    for (name, _), ours, plain in zip(model.named_parameters(), *gradients, strict=True):
+        torch.testing.assert_close(ours, plain, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_bfloat16_is_as_near_as_bfloat16_can_be(norm: str) -> None:
+    """Logits are bfloat16, gradients float32 of the parameters' shapes, both within a few units of 2⁻⁸."""
+    model = build(norm=norm, dropout=0.0).train()
+    wide = TARGET.repeat(40, 1), SOURCE.repeat(40, 1), LENGTHS.repeat(40)  # 480 rows: a round number and more
+    exact = model(wide[1], wide[2], wide[0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        near = model(wide[1], wide[2], wide[0])
+    assert near.dtype == torch.bfloat16
+    assert (near - exact).abs().max() < 0.04 * exact.abs().max()
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(near.float().square().sum(), parameters)
+    plain = torch.autograd.grad(exact.square().sum(), parameters)
+    assert {gradient.dtype for gradient in ours} == {torch.float32}
+    whole = torch.cat([gradient.flatten() for gradient in plain]).norm()  # that of a key's bias is zero
+    for (name, _), a, b in zip(model.named_parameters(), ours, plain, strict=True):
+        assert (a - b).norm() < 0.05 * b.norm() + 1e-3 * whole, name
+
+
 @pytest.mark.parametrize("tied", ["none", "target", "all"])
 def test_a_model_filled_from_meta_is_the_model_and_stays_tied(tied: str) -> None:
     model = build(tied_embeddings=tied)
@@ -129,7 +223,7 @@ def test_sinusoids_are_marians() -> None:
 
 def test_positions_beyond_the_learned_share_the_last() -> None:
     model = build(positions="learned", max_positions=2)
-    x = model._embed(torch.zeros(1, 5, 8), 0)[0]
+    x = model._embed(torch.zeros(5, 8), torch.arange(5), None)
     assert model.positions is not None
     torch.testing.assert_close(x, model.positions.weight[[0, 1, 1, 1, 1]])
 
@@ -162,9 +256,9 @@ def test_each_dropout_acts_in_training_only(rate: str) -> None:
 
 def test_word_dropout_takes_whole_words() -> None:
     model = build(source_dropout=0.5).train()
-    x = model._words(model.encoder.embedding, torch.arange(9).expand(50, 9), 0.5)
+    words = model.encoder.embedding(torch.arange(9).repeat(50))  # [450, 8]
+    x = model._drop_words(words, 0.5, Noise())
     dropped = (x == 0).all(-1)
     assert torch.equal(dropped, (x == 0).any(-1))
     assert 0.3 < dropped.float().mean() < 0.7
-    kept = 2 * model.encoder.embedding.weight.expand(50, 9, 8)
-    torch.testing.assert_close(x[~dropped], kept[~dropped])
+    torch.testing.assert_close(x[~dropped], 2 * words[~dropped])

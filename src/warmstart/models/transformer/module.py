@@ -16,6 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from warmstart.models.layers.attention import attend
+from warmstart.models.layers.dropout import Noise, add_dropout, dropout
+from warmstart.models.layers.linear import linear
+from warmstart.models.layers.norm import layer_norm
+from warmstart.models.layers.rows import Rows
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import parameters
 
@@ -78,21 +83,35 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.d_model, config.d_model)
         self.output = nn.Linear(config.d_model, config.d_model)
 
+    def forward(
+        self,
+        x: Tensor,
+        seen: Tensor,
+        own: Rows,
+        other: Rows,
+        noise: Noise | None,
+        causal: bool = False,
+    ) -> Tensor:
+        """What the rows ``x`` [rows, D] take from ``seen`` [rows of other, D]."""
+        if x is seen:
+            queries, keys_values = linear(x, self.query, self.key, self.value), None
+        else:
+            queries, keys_values = linear(x, self.query), linear(seen, self.key, self.value)
+        attended = attend(
+            queries, keys_values, own, other, self.num_heads, causal=causal, rate=self.dropout, noise=noise
+        )
+        return linear(attended, self.output)
+
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.view(*x_BTD.shape[:2], self.num_heads, -1).transpose(1, 2)  # [B, T, D] -> [B, H, T, K]
 
     def keys_values(self, x_BSD: Tensor) -> KeysValues:
         return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
 
-    def forward(self, x_BTD: Tensor, pair: KeysValues, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        attended = functional.scaled_dot_product_attention(
-            self._heads(self.query(x_BTD)),
-            *pair,
-            attn_mask=mask,
-            is_causal=causal,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return cast(Tensor, self.output(attended.transpose(1, 2).flatten(2)))  # [B, H, T, K] -> [B, T, D]
+    def step(self, x_R1D: Tensor, pair: KeysValues, mask: Tensor | None = None) -> Tensor:
+        queries = self._heads(self.query(x_R1D))
+        attended = functional.scaled_dot_product_attention(queries, *pair, attn_mask=mask)
+        return cast(Tensor, self.output(attended.transpose(1, 2).flatten(2)))  # [R, H, 1, K] -> [R, 1, D]
 
 
 class FeedForward(nn.Module):
@@ -103,9 +122,8 @@ class FeedForward(nn.Module):
         self.activation = _ACTIVATIONS[config.activation]
         self.dropout = config.ffn_dropout
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = functional.dropout(self.activation(self.up(x_BTD)), self.dropout, self.training)
-        return cast(Tensor, self.down(hidden))
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        return linear(dropout(self.activation(linear(x, self.up)), self.dropout, noise), self.down)
 
 
 class Layer(nn.Module):
@@ -119,21 +137,28 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config, d_ff)
         self.ffn_norm = _norm(config)
 
-    def residual(self, x: Tensor, norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(
+        self, x: Tensor, norm: nn.LayerNorm, function: Callable[[Tensor], Tensor], noise: Noise | None = None
+    ) -> Tensor:
         if self.config.norm == "pre":
-            return x + functional.dropout(function(norm(x)), self.config.dropout, self.training)
-        return cast(Tensor, norm(x + functional.dropout(function(x), self.config.dropout, self.training)))
+            return add_dropout(x, function(layer_norm(x, norm)), self.config.dropout, noise)
+        return layer_norm(add_dropout(x, function(x), self.config.dropout, noise), norm)
 
-    def own_keys_values(self, x: Tensor, normed: Tensor) -> KeysValues:
-        return self.self_attention.keys_values(normed if self.config.normalize_keys else x)
+    def attend_to_self(self, x: Tensor, rows: Rows, noise: Noise | None, causal: bool = False) -> Tensor:
+        def attend(h: Tensor) -> Tensor:
+            seen = h if self.config.normalize_keys else x
+            return cast(Tensor, self.self_attention(h, seen, rows, rows, noise, causal))
+
+        return self.residual(x, self.self_attention_norm, attend, noise)
+
+    def feed_forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        return self.residual(x, self.ffn_norm, lambda h: cast(Tensor, self.ffn(h, noise)), noise)
 
 
 class EncoderLayer(Layer):
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        def attend(h: Tensor) -> Tensor:
-            return cast(Tensor, self.self_attention(h, self.own_keys_values(x, h), mask))
-
-        return self.residual(self.residual(x, self.self_attention_norm, attend), self.ffn_norm, self.ffn)
+    def forward(self, x: Tensor, rows: Rows, noise: Noise | None) -> Tensor:
+        """The layer's output for the rows ``x`` [rows, D]."""
+        return self.feed_forward(self.attend_to_self(x, rows, noise), noise)
 
 
 class DecoderLayer(Layer):
@@ -142,23 +167,33 @@ class DecoderLayer(Layer):
         self.cross_attention = Attention(config)
         self.cross_attention_norm = _norm(config)
 
-    def forward(
+    def forward(self, x: Tensor, rows: Rows, memory: Tensor, source: Rows, noise: Noise | None) -> Tensor:
+        """The layer's output for the rows ``x`` [rows, D], which see nothing that follows them, and ``memory``
+        [rows of source, D]."""
+        y = self.attend_to_self(x, rows, noise, causal=True)
+
+        def attend(h: Tensor) -> Tensor:
+            return cast(Tensor, self.cross_attention(h, memory, rows, source, noise))
+
+        return self.feed_forward(self.residual(y, self.cross_attention_norm, attend, noise), noise)
+
+    def step(
         self, x: Tensor, cross: KeysValues, mask: Tensor, past: KeysValues | None = None
     ) -> tuple[Tensor, KeysValues]:
-        """The layer's output for ``x``, and all keys and values so far. Without ``past``, ``x`` is a whole
-        sequence in which nothing sees what follows it."""
+        """The layer's output for ``x`` [R, 1, D], which comes after ``past``, and all keys and values so far."""
         pairs: list[KeysValues] = []
 
         def attend(h: Tensor) -> Tensor:
-            keys, values = self.own_keys_values(x, h)
+            keys, values = self.self_attention.keys_values(h if self.config.normalize_keys else x)
             if past is not None:
                 keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
             pairs.append((keys, values))
-            return cast(Tensor, self.self_attention(h, (keys, values), causal=past is None))
+            return self.self_attention.step(h, (keys, values))
 
         y = self.residual(x, self.self_attention_norm, attend)
-        y = self.residual(y, self.cross_attention_norm, lambda h: self.cross_attention(h, cross, mask))
-        return self.residual(y, self.ffn_norm, self.ffn), pairs[0]
+        y = self.residual(y, self.cross_attention_norm, lambda h: self.cross_attention.step(h, cross, mask))
+        y = self.residual(y, self.ffn_norm, lambda h: cast(Tensor, self.ffn(h.flatten(0, 1)))[:, None])
+        return y, pairs[0]
 
 
 def _norm(config: TransformerConfig) -> nn.LayerNorm:
@@ -175,7 +210,7 @@ class Stack(nn.Module):
         self.norm = _norm(config) if config.norm == "pre" else None
 
     def top(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else cast(Tensor, self.norm(x))
+        return x if self.norm is None else layer_norm(x, self.norm)
 
 
 class Decoder(Stack):
@@ -215,31 +250,56 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> Memory:
         """Encode ``source`` (int64 [B, S], each row ``source_lengths`` [B] real tokens, end token included)."""
-        places = torch.arange(source.shape[1], device=source.device)
-        mask = (places < source_lengths[:, None])[:, None, None]  # [B, S] -> [B, 1, 1, S]
-        x = self._words(self.encoder.embedding, source, self.config.source_dropout)
-        x = self._embed(x, 0)
-        for layer in self.encoder.layers:
-            x = layer(x, mask)
-        return Memory(self.encoder.top(x), mask)
-
-    def decode(self, memory: Memory, target: Tensor) -> Tensor:
-        """The decoder's hidden vectors [B, T, D]; position t, which predicts ``target`` [B, T] at t, has seen
-        the tokens before t: the input is the embeddings of ``target`` moved right, after a zero vector."""
-        x = self._words(self.decoder.embedding, target[:, :-1], self.config.target_dropout)
-        x = self._embed(functional.pad(x, (0, 0, 1, 0)), 0)  # [B, T-1, D] -> [B, T, D]
-        for layer in self.decoder.layers:
-            cross = layer.cross_attention.keys_values(memory.hidden)  # type: ignore[union-attr, operator]
-            x, _ = layer(x, cross, memory.mask)
-        return self.decoder.top(x)
+        rows = Rows(source_lengths, source.shape[1])
+        hidden = self._encode(source, rows, self._noise(), self.encoder.embedding.weight.dtype)
+        return Memory(rows.lay_out(hidden), rows.real[:, None, None])  # mask [B, S] -> [B, 1, 1, S]
 
     def forward(
         self, source: Tensor, source_lengths: Tensor, target: Tensor, target_mask: Tensor | None = None
     ) -> Tensor:
-        """Teacher-forced logits [B, T, V] of ``target`` (int64 [B, T], end token included). With
-        ``target_mask`` (bool [B, T]) only those of its True positions, row by row: [N, V]."""
-        hidden = self.decode(self.encode(source, source_lengths), target)
-        return cast(Tensor, self.decoder.output(hidden if target_mask is None else hidden[target_mask]))
+        """Teacher-forced logits [B, T, V] of ``target`` (int64 [B, T], end token included): those at t have seen the
+        tokens before t. With ``target_mask`` (bool [B, T], True at each row's real tokens, which come first) only
+        theirs, row by row: [N, V].
+
+        On a CPU, inside ``torch.autocast``, its type is that of everything between embeddings and logits but the
+        weights of attention, which are float32.
+        """
+        kind = source.device.type
+        if kind == "cpu" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._logits(source, source_lengths, target, target_mask, torch.get_autocast_dtype(kind))
+        return self._logits(source, source_lengths, target, target_mask, self.decoder.embedding.weight.dtype)
+
+    def _logits(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        target: Tensor,
+        target_mask: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        rounded, noise = dtype == torch.bfloat16, self._noise()
+        own = Rows(source_lengths, source.shape[1], rounded=rounded)
+        lengths = target.new_full((len(target),), target.shape[1]) if target_mask is None else target_mask.sum(1)
+        rows = Rows(lengths, target.shape[1], rounded=rounded)
+        memory = self._encode(source, own, noise, dtype)
+        before = target.flatten().index_select(0, (rows.place - 1).clamp_(min=0))
+        words = self.decoder.embedding(before).index_fill(0, (rows.step == 0).nonzero()[:, 0], 0.0)
+        x = self._embed(self._drop_words(words, self.config.target_dropout, noise), rows.step, noise).to(dtype)
+        for layer in self.decoder.layers:
+            x = layer(x, rows, memory, own, noise)
+        logits = linear(self.decoder.top(x[: rows.count]), self.decoder.output)
+        return logits if target_mask is not None else logits.view(*target.shape, -1)
+
+    def _encode(self, source: Tensor, rows: Rows, noise: Noise | None, dtype: torch.dtype) -> Tensor:
+        words = self._drop_words(self.encoder.embedding(rows.take(source)), self.config.source_dropout, noise)
+        x = self._embed(words, rows.step, noise).to(dtype)
+        for layer in self.encoder.layers:
+            x = layer(x, rows, noise)
+        return self.encoder.top(x)
+
+    def _noise(self) -> Noise | None:
+        return Noise() if self.training else None
 
     def start(self, memory: Memory) -> DecoderState:
         """State before the first token, with one row for each sentence."""
@@ -258,36 +318,33 @@ class Transformer(nn.Module):
             x = torch.zeros(len(state.sentence), 1, self.config.d_model, dtype=weight.dtype, device=weight.device)
         else:
             x = self.decoder.embedding(previous[:, None])
-        x = self._embed(x, state.length)
+        x = self._embed(x, torch.full((1, 1), state.length, device=x.device), None)
         own: list[KeysValues] = []
         for i, layer in enumerate(self.decoder.layers):
-            x, pair = layer(x, state.cross[i], state.mask, state.own[i] if state.own else None)
+            x, pair = layer.step(x, state.cross[i], state.mask, state.own[i] if state.own else None)  # type: ignore[operator]
             own.append(pair)
         logits = self.decoder.output(self.decoder.top(x[:, 0]))
         return logits, replace(state, own=tuple(own), length=state.length + 1)
 
-    def _words(self, embedding: nn.Embedding, ids: Tensor, rate: float) -> Tensor:
-        x = embedding(ids)
-        if rate and self.training:
-            x = x * functional.dropout(x.new_ones(*ids.shape, 1), rate)
-        return cast(Tensor, x)
+    def _drop_words(self, x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+        return x if noise is None or not rate else x * dropout(x.new_ones(len(x), 1), rate, noise)
 
-    def _embed(self, x_BTD: Tensor, start: int) -> Tensor:
-        if self.config.scale_embeddings:
-            x_BTD = x_BTD * math.sqrt(self.config.d_model)
-        x_BTD = x_BTD + self._positions(start, start + x_BTD.shape[1], x_BTD.device).to(x_BTD.dtype)
-        return functional.dropout(x_BTD, self.config.dropout, self.training)
+    def _embed(self, words: Tensor, steps: Tensor, noise: Noise | None) -> Tensor:
+        """``words`` [..., D] at ``steps`` [...] of their sentences."""
+        scale = math.sqrt(self.config.d_model) if self.config.scale_embeddings else 1.0
+        positions = self._positions(steps).to(words.dtype)
+        return dropout(torch.add(positions, words, alpha=scale), self.config.dropout, noise)
 
-    def _positions(self, start: int, end: int, device: torch.device) -> Tensor:
+    def _positions(self, steps: Tensor) -> Tensor:
         if self.positions is not None:
-            places = torch.arange(start, end, device=device).clamp_(max=self.positions.num_embeddings - 1)
-            return cast(Tensor, self.positions(places))
-        table = self._sinusoids.get(device)
+            return cast(Tensor, self.positions(steps.clamp(max=self.positions.num_embeddings - 1)))
+        end = int(steps.max()) + 1
+        table = self._sinusoids.get(steps.device)
         if table is None or len(table) < end:
             with torch.inference_mode(False):  # a table first needed in inference must serve training too
                 table = sinusoids(max(end, 64, 2 * len(table) if table is not None else 0), self.config.d_model)
-                table = self._sinusoids[device] = table.to(device)
-        return table[start:end]
+                table = self._sinusoids[steps.device] = table.to(steps.device)
+        return functional.embedding(steps, table)
 
 
 def sinusoids(length: int, d_model: int) -> Tensor:
