@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from warmstart.data.batches import Batch
 from warmstart.errors import TrainingError
 from warmstart.training.config import TrainingConfig
+from warmstart.training.cross_entropy import smoothed_cross_entropy
 from warmstart.training.distillation import Inputs, Teacher, divergence, mean_probabilities
 
 
@@ -88,29 +89,3 @@ def _inputs(model: nn.Module, batch: Batch) -> tuple[Inputs, Tensor]:
 
 def _loss(loss: Tensor, nll: Tensor, batch: Batch) -> Loss:
     return Loss(loss, nll, int(batch.target_lengths.sum()), len(batch.target_lengths))
-
-
-def smoothed_cross_entropy(
-    logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Sums over N tokens of (1 - ε)·(-log p[target]) + ε·mean over the vocabulary of (-log p) + z·(log Σ exp)², and
-    of -log p[target] (detached).
-
-    Szegedy et al. 2016 with Marian's uniform prior over the whole vocabulary, the target included; the last term is
-    T5X's z-loss (``t5x/losses.py``). Computed in float32 from log Σ exp, so that no array of log probabilities is kept.
-
-    Args:
-        logits: [N, V], any floating type.
-        targets: [N], int64.
-        label_smoothing: ε, from 0 to 1.
-        z_loss: z, at least 0.
-    """
-    logits = logits.float()
-    log_normalizer = logits.logsumexp(-1)
-    nll = (log_normalizer - logits.gather(-1, targets[:, None])[:, 0]).sum()
-    loss = nll
-    if label_smoothing:
-        loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_normalizer - logits.mean(-1)).sum()
-    if z_loss:
-        loss = loss + z_loss * log_normalizer.square().sum()
-    return loss, nll.detach()

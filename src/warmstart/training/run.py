@@ -32,6 +32,7 @@ from warmstart.training.evaluation import Evaluation, describe_batch
 from warmstart.training.learner import Learner
 from warmstart.training.loop import TrainResult, best_metrics, train
 from warmstart.training.lora import adapters, merged
+from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
 from warmstart.training.objective import Objective
 from warmstart.training.patience import Watch
@@ -141,6 +142,7 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
     Returns the result and lines about the data (kept and dropped examples).
     """
     run, source, target = job.run, job.vocabularies["source"], job.vocabularies["target"]
+    keep_freed_memory()
     parts = prepare(job, progress=progress)
     result = finished(run, job.training) or train(
         run,
