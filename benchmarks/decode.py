@@ -152,10 +152,9 @@ def theirs(task: Task, precision: str) -> Decode:
             longest = len(task.sources[chosen[-1]])
             ids = torch.tensor([task.sources[i] + [eos] * (longest - len(task.sources[i])) for i in chosen])
             mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in (task.sources[i] for i in chosen)])
-            found = peer.generate(
-                input_ids=ids, attention_mask=mask, num_beams=beam, do_sample=False,
-                max_new_tokens=math.ceil(task.factor * longest), length_penalty=task.normalize,
-            )  # fmt: skip
+            more = {"num_beams": beam, "length_penalty": task.normalize} if beam > 1 else {}
+            limit = math.ceil(task.factor * longest)
+            found = peer.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=limit, **more)
             for i, row in zip(chosen, found.tolist(), strict=True):
                 out[i] = row[1 : row.index(eos)] if eos in row else row[1:]
         return out

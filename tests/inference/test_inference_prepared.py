@@ -81,13 +81,13 @@ class Walk:
         self.state = self.scorer.select(self.state, torch.tensor(rows))
 
 
-@pytest.mark.parametrize("beam_size", [1, 2, 5])
+@pytest.mark.parametrize("beam_size", [1, 3])
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_steps_are_the_modules(options: dict[str, object], beam_size: int) -> None:
     walk = Walk(build(**options), beam_size)
     counts = []
     with torch.inference_mode():
-        for step in range(40):
+        for step in range(30):
             found, expected = walk.step(first=step == 0)
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
             counts.append((len({i for i, _ in walk.past}), *walk.state.own[0].values.shape[:3:2]))

@@ -62,10 +62,10 @@ class Caches:
     the row of each place (any row where there is none); both are None where they are equal.
     """
 
-    def __init__(self, own: list[Pair], cross: list[Pair], heard: Tensor, cell: Ints) -> None:
+    def __init__(self, own: list[Pair], cross: list[Pair], heard: Tensor, cell: Ints, rows: int) -> None:
         self.own, self.cross, self.heard, self.cell = own, cross, heard, cell
         self.seen = heard.new_full((len(cell), own[0].keys.shape[3]), -math.inf)
-        self.length = self.used = 0
+        self.length, self.used, self.rows = 0, 0, rows
         self.logits = heard.new_empty(0)  # kept, because fresh memory of this size costs as much as what fills it
         self._arrange()
 
@@ -73,7 +73,7 @@ class Caches:
         """Take each row's next own entry into its past; the mask [C, 1, W, E] of what is seen."""
         room, needed = self.seen.shape[1], self.used + self.width
         if needed > room:
-            more = _enough(needed + needed // 4, self.own[0].keys.shape[2]) - room
+            more = _enough(needed + needed // 4, self.rows * self.own[0].keys.shape[2]) - room
             self.own = [Pair(functional.pad(k, (0, more)), functional.pad(v, (0, 0, 0, more))) for k, v in self.own]
             self.seen = functional.pad(self.seen, (0, more), value=-math.inf)
         self.seen.scatter_(1, self.slot + self.used, 0.0)
@@ -128,14 +128,15 @@ class TransformerScorer:
         w, sizes = self.weights, lengths.cpu().numpy()
         k = w.config.d_model // w.num_heads
         cells = Cells.pack(sizes, max(int(sizes.max()), CELL_NUMBERS // k), CELL_ROWS // beam_size)
-        entries = max(cells.entries, _enough(1, k))
+        rows = max(beam_size, int(np.bincount(cells.cell).max()))
+        entries = max(cells.entries, _enough(1, rows * k))
         real = torch.arange(source.shape[1], device=source.device) < lengths[:, None]
         hidden = w.encode(source[real].to(w.device), sizes)
         cross = self._cross(hidden, w.move(cells.tokens(entries).clip(min=0)))
-        shape, room = cross[0].keys.shape[:3], _enough(CELL_ROWS * CELL_ROWS, k)
+        shape, room = cross[0].keys.shape[:3], _enough(rows, rows * k)
         own = [Pair(hidden.new_zeros(*shape, room), hidden.new_zeros(*shape[:2], room, k)) for _ in cross]
         heard = cells.owners(entries)[cells.cell] == np.arange(len(sizes))[:, None]  # [B, E]
-        return Caches(own, cross, w.mask(w.move(heard)), cells.cell)
+        return Caches(own, cross, w.mask(w.move(heard)), cells.cell, rows)
 
     def step(self, state: Caches, previous: Tensor | None) -> tuple[Tensor, Caches]:
         w = self.weights
@@ -187,6 +188,7 @@ class TransformerScorer:
         return state.in_rows(found.transpose(1, 2).reshape(c * w, h * k))
 
 
-def _enough(entries: int, k: int) -> int:
-    """How many entries to keep where ``entries`` are needed, so that kernels are at their best."""
-    return -(-max(entries, VECTOR, -(-SMALLEST_PRODUCT // k)) // 8) * 8
+def _enough(entries: int, numbers: int) -> int:
+    """How many entries to keep where ``entries`` are needed, for kernels to be at their best with queries of as
+    many ``numbers`` for each head."""
+    return -(-max(entries, VECTOR, -(-SMALLEST_PRODUCT // numbers)) // 8) * 8

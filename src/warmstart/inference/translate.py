@@ -76,9 +76,10 @@ def translate_native(
 
 
 class CTranslate2Model:
-    """An exported model with CTranslate2's engine. Tokens come from the vocabularies written beside it."""
+    """An exported model with CTranslate2's engine, on ``threads`` threads (0: as many as ``OMP_NUM_THREADS`` says,
+    else up to four). Tokens come from the vocabularies written beside it."""
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         try:
             import ctranslate2
         except ImportError:
