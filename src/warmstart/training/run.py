@@ -37,7 +37,7 @@ from warmstart.training.metrics import read_metrics
 from warmstart.training.objective import Objective
 from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
-from warmstart.training.state import State, best_checkpoint, latest, read_state
+from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -157,8 +157,10 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
         describe=partial(describe_batch, tasks=parts.tasks, source=source, target=target),
         progress=progress,
     )
-    best = best_checkpoint(run) or latest(run)
-    assert best is not None
+    newest = latest(run)
+    assert newest is not None
+    prune(run, job.training.keep_last, read_state(newest).best)  # it may have been killed before this
+    best = best_checkpoint(run) or newest
     lineage = describe_lineage(job, read_state(best), result.steps)
     parts.learner.restore(best)
     with parts.learner.evaluated():
