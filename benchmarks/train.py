@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WIDTH, FFN, HEADS, LAYERS, VOCABULARY, SENTENCES, LONGEST = 256, 1024, 4, 3, 4000, 64, 100
-WARM, COUNTED = 40, 40  # updates
+WARM, COUNTED = 50, 50  # updates; transformers sorts stretches of 50 batches by length, so whole stretches count
 RATE_SIZE = 1536
 CONTENDERS = {
     "warmstart float32": "warmstart",
