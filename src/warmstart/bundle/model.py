@@ -13,10 +13,9 @@ from pydantic import BaseModel
 from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
 from warmstart.errors import BundleError, DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
-from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family
 from warmstart.models.registry import FAMILIES
-from warmstart.sources.uri import resolve
 from warmstart.spec.mapping import Link, Reading, expand, read_through
 from warmstart.spec.ops import Identity
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -98,7 +97,9 @@ def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_sta
     Raises:
         SourceError, FormatError, DialectError, BundleError, VocabularyError.
     """
-    path = resolve(source)
+    path, choice = arrive(source)
+    if choice is not None:
+        return _open_foreign(source, path, vocabularies)
     if (path / "checkpoints").is_dir() and with_state:
         return _open_run_state(str(source), path)
     if (path / "model" / MANIFEST).is_file():
@@ -112,7 +113,11 @@ def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_sta
             expected=f"model/{MANIFEST}",
             todo="go on with the `warmstart train` command that began it",
         )
-    checkpoint = open_checkpoint(path)
+    return _open_foreign(source, path, vocabularies)
+
+
+def _open_foreign(source: str | Path, path: Path, vocabularies: Sequence[str]) -> Model:
+    checkpoint = open_checkpoint(source)
     for family in FAMILIES:
         for dialect in family.dialects():
             if dialect.recognise(checkpoint):

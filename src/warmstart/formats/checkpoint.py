@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,23 +17,30 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One array as its header describes it. ``dtype`` is a numpy name, or ``bfloat16`` and the 8-bit floats."""
+    """One array as its header describes it.
+
+    ``dtype`` is a numpy name, one that ``ml_dtypes`` adds (``bfloat16``, 8-bit floats), or the name of a packed type
+    that can only be described (``intgemm8``); of these ``stored`` is the number of bytes in the file.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    stored: int | None = None
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.size * dtype_of(self.dtype).itemsize
+        return self.size * dtype_of(self.dtype).itemsize if self.stored is None else self.stored
+
+    @property
+    def readable(self) -> bool:
+        """Whether ``read`` gives its values."""
+        return self.stored is None
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,28 @@ class SlotEntry:
     shape: tuple[int, ...]
     dtype: str
     axis: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint found in a directory.
+
+    Attributes:
+        path: what the format's ``open`` takes.
+        name: what ``DIRECTORY@name`` calls it.
+        roles: of ``best``, ``last`` and ``final``, which can be asked for likewise.
+    """
+
+    path: Path
+    name: str
+    roles: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.roles)})" if self.roles else self.name
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -74,6 +104,7 @@ class Checkpoint(ABC):
         step: updates done when it was written, if the files say so.
         optimizer: scalars of the optimizer (for Marian ``adam_denoms``), if there are any.
         files: every file that was opened, relative to ``path``'s directory, for lineage.
+        ties: array name → name of the entry that it shares its bytes with, where the file says so.
     """
 
     path: Path
@@ -84,6 +115,7 @@ class Checkpoint(ABC):
     step: int | None = None
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     @abstractmethod
     def read(self, name: str) -> Array:
@@ -91,8 +123,18 @@ class Checkpoint(ABC):
 
         Raises:
             KeyError: no such array.
+            FormatError: its dtype can only be described.
             CorruptCheckpoint: the bytes are not what the header says.
         """
+
+    def verify(self, name: str) -> None:
+        """Check the array ``name`` against the checksum that the file keeps of it; without one, read it.
+
+        Raises:
+            KeyError: no such array.
+            CorruptCheckpoint: they differ.
+        """
+        self.read(name)
 
     def read_slot(self, parameter: str, slot: str) -> Array:
         """The optimizer state ``slot`` of ``parameter``, in the layout its :class:`SlotEntry` describes."""

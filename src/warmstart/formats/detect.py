@@ -1,13 +1,13 @@
-"""Which format a path is of."""
+"""From what a person wrote to an opened checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
 
-from warmstart.errors import FormatError, UnknownFormat
-from warmstart.formats import marian, npz, safetensors
-from warmstart.formats.checkpoint import Checkpoint
+from warmstart.errors import FormatError, SourceError, UnknownFormat
+from warmstart.formats import archives, marian, npz, safetensors
+from warmstart.formats.checkpoint import Candidate, Checkpoint
 from warmstart.formats.looks import describe, looks_like
 from warmstart.sources.uri import resolve
 
@@ -17,22 +17,25 @@ class Format(Protocol):
 
     FORMAT: str
 
-    def recognise(self, path: Path) -> bool: ...
+    def recognise(self, path: Path) -> bool:
+        """Whether ``path`` holds this format, by its content: a file, a directory, or the prefix of several files."""
 
     def open(self, path: Path) -> Checkpoint: ...
 
-    def candidates(self, directory: Path) -> list[Path]: ...
+    def candidates(self, directory: Path) -> list[Candidate]:
+        """The checkpoints of this format in ``directory``, not below it, in the order of their names."""
 
 
 FORMATS: tuple[Format, ...] = (safetensors, marian, npz)
 
-__all__ = ["FORMATS", "Format", "looks_like", "open_checkpoint"]
+__all__ = ["FORMATS", "Format", "arrive", "find_candidates", "locate", "looks_like", "open_checkpoint", "split_choice"]
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a safetensors file, an npz file, a Marian model, or a directory with exactly one of them.
+def open_checkpoint(source: str | Path) -> Checkpoint:
+    """Open a file, a directory or an archive that holds one checkpoint, or the chosen one of several
+    (``DIRECTORY@NAME``, ``@best``, ``@last``, ``@final``).
 
-    Formats are told apart by content. Only headers are read.
+    Formats are told apart by content. Only headers are read; an archive is unpacked into the cache first.
 
     Raises:
         SourceError: nothing is there.
@@ -40,32 +43,106 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CorruptCheckpoint: it is damaged.
         FormatError: a directory holds several checkpoints, or an array cannot be represented.
     """
-    path = resolve(path)
-    if path.is_dir():
-        path = _only_checkpoint(path)
-    if path.is_file():
-        for module in FORMATS:
-            if module.recognise(path):
-                return module.open(path)
-    raise _unknown(path)
+    path = locate(source)
+    for module in FORMATS:
+        if module.recognise(path):
+            return module.open(path)
+    raise _unknown(path, source)
 
 
-def _unknown(path: Path) -> UnknownFormat:
+def locate(source: str | Path) -> Path:
+    """The path of the one checkpoint that ``source`` means, which a format's ``open`` takes.
+
+    Raises:
+        SourceError, UnknownFormat, FormatError: as :func:`open_checkpoint`.
+    """
+    path, choice = arrive(source)
+    if not path.is_dir():
+        if choice is not None:
+            raise FormatError("this is not a directory to choose from", where=path, found=f"@{choice}")
+        return path
+    if choice is None and any(module.recognise(path) for module in FORMATS):
+        return path
+    return _choose(path, choice, split_choice(source)[0])
+
+
+def arrive(source: str | Path) -> tuple[Path, str | None]:
+    """The path that ``source`` names, what an archive holds unpacked, and what is to be chosen there.
+
+    Raises:
+        SourceError, FormatError: as :func:`open_checkpoint`.
+    """
+    place, choice = split_choice(source)
+    path = _resolve(place)
+    return archives.unpack(path) if archives.recognise(path) else path, choice
+
+
+def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
+    """``DIRECTORY@NAME`` as (directory, name); (``source``, None) where the whole is a path or nothing is chosen.
+
+    The ``@`` of ``hf:owner/name@revision`` is the revision's; ``hf:owner/name@revision/@best`` chooses.
+    """
+    text = str(source)
+    place, at, choice = text.rpartition("@")
+    if not at or not place or not choice or "/" in choice or Path(text).exists():
+        return source, None
+    if text.startswith("hf:") and not place.endswith("/"):
+        return source, None
+    return (Path(place) if isinstance(source, Path) else place.rstrip("/") or "/"), choice
+
+
+def find_candidates(directory: Path) -> list[Candidate]:
+    """Every checkpoint in ``directory``, of all formats."""
+    found: dict[Path, Candidate] = {}
+    for module in FORMATS:
+        for candidate in module.candidates(directory):
+            found.setdefault(candidate.path, candidate)
+    return list(found.values())
+
+
+def _resolve(place: str | Path) -> Path:
+    """A path that exists, or the prefix of files that do (``model.ckpt-100`` for ``model.ckpt-100.index``)."""
+    try:
+        return resolve(place)
+    except SourceError:
+        path = Path(place).expanduser()
+        if any(module.recognise(path) for module in FORMATS):
+            return path
+        raise
+
+
+def _choose(directory: Path, choice: str | None, shown: str | Path) -> Path:
+    found = find_candidates(directory)
+    if not found:
+        raise _unknown(directory, shown)
+    chosen = [c for c in found if choice is None or choice == c.name]
+    if choice is not None and not chosen:
+        chosen = [c for c in found if choice in (*c.roles, c.path.name)]
+    if len(chosen) == 1:
+        return chosen[0].path
+    if choice is not None and not chosen:
+        raise FormatError(
+            f"no checkpoint here is called {choice!r}",
+            where=shown,
+            expected=", ".join(map(str, found)),
+            todo=f"choose one, as in {shown}@{found[0].name}",
+        )
+    raise FormatError(
+        "several checkpoints in one directory",
+        where=shown,
+        expected="one",
+        found=", ".join(map(str, chosen)),
+        todo=f"choose one: {' or '.join(f'{shown}@{name}' for name in _names(chosen))}",
+    )
+
+
+def _names(several: list[Candidate]) -> list[str]:
+    """How each can be asked for: by the role that it alone has, or by its name."""
+    roles = [role for candidate in several for role in candidate.roles]
+    return [next((r for r in c.roles if roles.count(r) == 1), c.name) for c in several[:4]]
+
+
+def _unknown(path: Path, shown: str | Path) -> UnknownFormat:
     found, todo = describe(path)
     tried = ", ".join(module.FORMAT for module in FORMATS)
-    return UnknownFormat("not a checkpoint of a known format", where=path, expected=tried, found=found, todo=todo)
-
-
-def _only_checkpoint(directory: Path) -> Path:
-    found = [path for module in FORMATS for path in module.candidates(directory)]
-    if not found:
-        raise _unknown(directory)
-    if len(found) > 1:
-        raise FormatError(
-            "several checkpoints in one directory",
-            where=directory,
-            expected="one",
-            found=", ".join(path.name for path in found),
-            todo="give the path of the one you mean",
-        )
-    return found[0]
+    return UnknownFormat("not a checkpoint of a known format", where=shown, expected=tried, found=found, todo=todo)

@@ -14,7 +14,9 @@ MAX_DIMENSIONS = 32
 
 
 def head(path: Path, count: int) -> bytes:
-    """The first ``count`` bytes, or all there are."""
+    """The first ``count`` bytes, or all there are; none of what is not a file."""
+    if not path.is_file():
+        return b""
     try:
         with path.open("rb") as file:
             return file.read(count)

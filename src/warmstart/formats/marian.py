@@ -17,7 +17,7 @@ import numpy as np
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import npz
-from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, SlotEntry
 from warmstart.formats.mapped import head
 from warmstart.formats.npz import NpzFile, write_npz
 
@@ -42,13 +42,13 @@ def recognise(path: Path) -> bool:
     return f"{CONFIG}.npy" in names or any(_LAYER.match(name) for name in names)
 
 
-def candidates(directory: Path) -> list[Path]:
+def candidates(directory: Path) -> list[Candidate]:
     """``model.npz`` of a training directory, or else every npz with Marian's options that is not a sidecar."""
     model = directory / "model.npz"
     if model.is_file():
-        return [model]
+        return [Candidate(model, model.name)]
     files = sorted(path for path in directory.glob("*.npz") if path.is_file())
-    return [path for path in files if not path.name.endswith(".optimizer.npz") and recognise(path)]
+    return [Candidate(p, p.name) for p in files if not p.name.endswith(".optimizer.npz") and recognise(p)]
 
 
 def open(path: Path) -> MarianCheckpoint:

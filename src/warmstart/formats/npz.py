@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.checkpoint import Array, Checkpoint, Entry
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
 from warmstart.formats.mapped import head, map_file, valid_shape, view
 from warmstart.storage.atomic import atomic_file
 
@@ -49,7 +49,7 @@ def recognise(path: Path) -> bool:
     return start[_LOCAL.size : _LOCAL.size + length].endswith(b".npy")
 
 
-def candidates(directory: Path) -> list[Path]:
+def candidates(directory: Path) -> list[Candidate]:
     """None: a directory of npz files is one checkpoint only if Marian wrote it."""
     del directory
     return []

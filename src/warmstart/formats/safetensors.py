@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, dtype_of
 from warmstart.formats.mapped import head, map_file, valid_shape, view
 from warmstart.storage.atomic import atomic_file
 
@@ -51,9 +51,9 @@ def recognise(path: Path) -> bool:
     return len(start) == 10 and start[8:] in (b'{"', b"{}", b"{ ") and struct.unpack("<Q", start[:8])[0] < 2**40
 
 
-def candidates(directory: Path) -> list[Path]:
+def candidates(directory: Path) -> list[Candidate]:
     """The safetensors files of ``directory``."""
-    return sorted(path for path in directory.glob("*.safetensors") if path.is_file())
+    return [Candidate(path, path.name) for path in sorted(directory.glob("*.safetensors")) if path.is_file()]
 
 
 def open(path: Path) -> SafetensorsCheckpoint:
