@@ -80,7 +80,7 @@ def ours(folder: Path, precision: str) -> float:
         },
         "training": {
             "steps": WARM + COUNTED, "learning_rate": 0.0003, "schedule": {"type": "constant"}, "precision": precision,
-            "evaluate_every": 10**6, "evaluate_first": False, "checkpoint_every": 10**6, "log_every": 20, "samples": 0,
+            "evaluate_every": 10**6, "evaluate_first": False, "checkpoint_every": 10**6, "log_every": 10, "samples": 0,
         },
     }  # fmt: skip
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
@@ -142,7 +142,7 @@ def transformers(folder: Path, precision: str, by_length: bool) -> float:
 
 
 def marian(folder: Path) -> float:
-    every = 20
+    every = 10
     command = (
         f"train --type transformer -t {folder}/source {folder}/target -m {folder}/marian.npz "
         f"-v {folder}/v.spm {folder}/v.spm --dim-vocabs {VOCABULARY} {VOCABULARY} --dim-emb {WIDTH} "
