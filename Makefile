@@ -1,7 +1,9 @@
 # make demo    the main job: parent, plan, child, comparison, export (examples/names)
 # make test    lint, types and tests
 # make lint    lint and types only
-# make clean   caches, builds and what the examples wrote; .venv stays
+# make nightly        the tests with 10,000 damaged files a format and 200 killed runs
+# make test-interop   files of the original frameworks, in environments of their own (gigabytes); NAMES="torch …"
+# make clean   caches, builds and what the examples wrote; environments stay
 #
 # Both jobs set up .venv themselves, and again only when pyproject.toml or constraints.txt changed.
 # WARMSTART_FIXTURES, where it is set, reaches the tests through the environment.
@@ -12,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint nightly test-interop clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -21,6 +23,12 @@ demo: $(VENV)/.demo
 # One thread in each worker: two workers already fill two cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+nightly: $(VENV)/.dev
+	WARMSTART_NIGHTLY=1 WARMSTART_KILLS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-interop: $(VENV)/.created
+	$(BIN)/python tests/interop/run.py $(NAMES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
