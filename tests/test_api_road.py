@@ -27,8 +27,14 @@ def test_exports_of_a_marian_model_decode_as_marian_did(marian, tmp_path):
     lines = (marian / "test.ar").read_text("utf-8").splitlines()
     expected = (marian / "test.greedy.out").read_text("utf-8").splitlines()
     assert [best[0][0] for best in api.translate([marian], lines)] == expected
+    rounded = [best[0] for best in api.translate([marian], lines[:200], precision="bfloat16")]
+    exact = [best[0] for best in api.translate([marian], lines[:200])]
+    assert sum(a[0] == b[0] for a, b in zip(rounded, exact, strict=True)) > 180
+    assert [score for _, score in rounded] != [score for _, score in exact]
     api.convert(marian, tmp_path / "ct2", "ctranslate2")
     exported = [best[0][0] for best in api.translate([tmp_path / "ct2"], lines)]
+    with pytest.raises(ConfigError, match="--quantize"):
+        api.translate([tmp_path / "ct2"], lines, precision="bfloat16")
     assert sum(a == b for a, b in zip(exported, expected, strict=True)) >= 1588
     api.convert(marian, tmp_path / "int8", "ctranslate2", quantize="int8")
     quantized = [best[0][0] for best in api.translate([tmp_path / "int8"], lines[:200])]

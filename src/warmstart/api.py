@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from warmstart.errors import ConfigError, DataError, Problem, WarmstartError
 
@@ -262,6 +262,7 @@ def translate(
     lines: Sequence[str],
     *,
     engine: str | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     vocabularies: Sequence[str] = (),
     **search: Any,
 ) -> list[list[tuple[str, float]]]:
@@ -270,14 +271,15 @@ def translate(
     Args:
         models: one model, or an ensemble (native engine).
         engine: ``native`` or ``ctranslate2``; None chooses by what the model is.
+        precision: of the native engine's matrix products, ``float32`` or ``bfloat16``.
         search: keys of ``inference.search.SearchConfig`` (beam_size, normalize, nbest, …).
     """
     from pydantic import ValidationError
 
     from warmstart.bundle.model import open_model
+    from warmstart.formats.detect import arrive
     from warmstart.inference.search import SearchConfig
     from warmstart.inference.translate import CTranslate2Model, is_ctranslate2, translate_native
-    from warmstart.sources.uri import resolve
 
     try:
         config = SearchConfig(**search)
@@ -286,11 +288,17 @@ def translate(
             "these search options are not valid",
             problems=[Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ")) for e in error.errors()],
         ) from None
-    paths = [resolve(m) for m in models]
+    paths = [arrive(m)[0] for m in models]
     exported = [is_ctranslate2(p) for p in paths]
     chosen = engine or ("ctranslate2" if any(exported) else "native")
     if chosen not in ("native", "ctranslate2"):
         raise ConfigError(f"there is no engine {chosen!r}", expected="native or ctranslate2")
+    if precision not in ("float32", "bfloat16") or (chosen == "ctranslate2" and precision != "float32"):
+        raise ConfigError(
+            f"precision {precision!r} is not for the {chosen} engine",
+            expected="float32 or bfloat16, of the native engine",
+            todo="choose the precision of an exported model when it is converted: --quantize",
+        )
     if chosen == "ctranslate2":
         if not all(exported) or len(paths) != 1:
             raise ConfigError(
@@ -300,7 +308,8 @@ def translate(
             )
         found = CTranslate2Model(paths[0]).translate(lines, config)
     else:
-        found = translate_native([open_model(m, vocabularies=vocabularies) for m in models], lines, config)
+        opened = [open_model(m, vocabularies=vocabularies) for m in models]
+        found = translate_native(opened, lines, config, precision=precision)
     return [[(t.text, t.score) for t in best] for best in found]
 
 

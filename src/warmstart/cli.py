@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -139,6 +139,7 @@ def translate(
     nbest: Annotated[int, typer.Option("--nbest", help="outputs a line")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="print index ||| text ||| score")] = False,
     engine: Engine = None,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the native engine")] = "float32",
     vocab: Vocab = None,
 ) -> None:
     """Translate lines; several models are an ensemble."""
@@ -147,8 +148,9 @@ def translate(
 
     lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
     found = api.translate(
-        models, lines, engine=engine, vocabularies=vocab or (), beam_size=beam_size, nbest=nbest, normalize=normalize
-    )
+        models, lines, engine=engine, precision=precision, vocabularies=vocab or (),
+        beam_size=beam_size, nbest=nbest, normalize=normalize,
+    )  # fmt: skip
     for index, best in enumerate(found):
         for text, score in best:
             typer.echo(f"{index} ||| {text} ||| {score:.6f}" if scores or nbest > 1 else text)
