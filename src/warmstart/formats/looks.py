@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 from warmstart.formats.mapped import head
-from warmstart.formats.npz import ZIP_ERRORS
+from warmstart.formats.zipped import ZIP_ERRORS
 
 _TORCH = "a PyTorch file"
 _CONVERT = "load it with the library that wrote it and save its arrays as safetensors"

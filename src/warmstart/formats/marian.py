@@ -20,6 +20,7 @@ from warmstart.formats import npz
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, SlotEntry
 from warmstart.formats.mapped import head
 from warmstart.formats.npz import NpzFile, write_npz
+from warmstart.formats.zipped import ZIP_ERRORS
 
 FORMAT = "marian"
 CONFIG = "special:model.yml"
@@ -37,7 +38,7 @@ def recognise(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except npz.ZIP_ERRORS:
+    except ZIP_ERRORS:
         return False
     return f"{CONFIG}.npy" in names or any(_LAYER.match(name) for name in names)
 

@@ -6,10 +6,8 @@ Definitions: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.h
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,33 +18,17 @@ from numpy.lib import format as npy
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
-from warmstart.formats.mapped import head, map_file, valid_shape, view
+from warmstart.formats.mapped import head, valid_shape, view
+from warmstart.formats.zipped import ZipArchive, first_member
 from warmstart.storage.atomic import atomic_file
 
 FORMAT = "npz"
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _HEADER_BYTES = 16_384  # numpy itself refuses headers above 10,000 characters
-_DEFLATE_RATIO = 1032  # the most that deflate can shrink (zlib's technical details)
-ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    ValueError,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    OverflowError,
-    IndexError,
-)
 
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` starts as a zip archive whose first member is an npy file."""
-    start = head(path, 4096)
-    if len(start) < _LOCAL.size or start[:4] != b"PK\x03\x04":
-        return False
-    length = _LOCAL.unpack_from(start)[9]
-    return start[_LOCAL.size : _LOCAL.size + length].endswith(b".npy")
+    return first_member(head(path, 4096)).endswith(b".npy")
 
 
 def candidates(directory: Path) -> list[Candidate]:
@@ -67,15 +49,11 @@ def open(path: Path) -> NpzCheckpoint:
 
 @dataclass(frozen=True)
 class _Member:
+    name: str  # in the archive
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     fortran: bool
-    start: int  # of the member's bytes in the file
-    stored: int  # bytes in the file
-    size: int  # bytes of the npy file, after decompression
     header: int  # bytes of the npy header
-    deflated: bool
-    crc: int
 
 
 class NpzFile:
@@ -87,81 +65,25 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = map_file(path)
-        self._verified: set[str] = set()
+        self._archive = ZipArchive(path, "npz file", ".npy")
         self._members: dict[str, _Member] = {}
-        try:
-            with zipfile.ZipFile(path) as archive:
-                listed = archive.infolist()
-        except ZIP_ERRORS as error:
-            raise self._corrupt("the archive's directory", "a complete zip archive", error) from error
-        self._check_count(len(listed))
-        for info in listed:
-            name = info.filename.removesuffix(".npy")
+        for member in self._archive.members:
+            name = member.removesuffix(".npy")
             if name in self._members:
                 raise self._corrupt(f"array {name!r}", "one member of this name", "several")
-            self._members[name] = self._member(name, info)
+            self._members[name] = self._member(member, name)
         self.entries = {name: Entry(name, m.shape, m.dtype.name) for name, m in self._members.items()}
 
     def _corrupt(self, key: str, expected: object, found: object) -> CorruptCheckpoint:
-        return CorruptCheckpoint(
-            "damaged or truncated npz file",
-            where=f"{self.path}, {key}",
-            expected=expected,
-            found=found,
-            todo="download or copy it again",
-        )
+        return self._archive.corrupt(key, expected, found)
 
-    def _check_count(self, listed: int) -> None:
-        """Compares with the count at the archive's end, which ``zipfile`` ignores: damage can swallow members."""
-        end = self._map.rfind(b"PK\x05\x06")
-        count = int.from_bytes(self._map[end + 10 : end + 12], "little")
-        if count not in (listed, 0xFFFF):  # 0xFFFF: the count is in the zip64 record
-            raise self._corrupt("the archive's directory", f"{count} members", f"{listed} members")
-
-    def _member(self, name: str, info: zipfile.ZipInfo) -> _Member:
-        key = f"array {name!r}"
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise FormatError(
-                "a member is encrypted or compressed in a way numpy does not use",
-                where=f"{self.path}, {key}",
-                expected="stored or deflated",
-            )
-        start = self._data_start(key, info)
-        deflated = info.compress_type == zipfile.ZIP_DEFLATED
-        bound = info.compress_size * _DEFLATE_RATIO if deflated else info.compress_size
-        if info.file_size > bound or (not deflated and info.file_size != info.compress_size):
-            raise self._corrupt(key, f"at most {bound} bytes", f"{info.file_size} bytes by the archive's directory")
-        stored = self._map[start : start + min(info.compress_size, _HEADER_BYTES)]
-        try:
-            beginning = zlib.decompressobj(-15).decompress(stored, _HEADER_BYTES) if deflated else stored
-        except zlib.error as error:
-            raise self._corrupt(key, "deflated data", error) from error
-        shape, fortran, dtype, header = self._npy_header(key, beginning)
+    def _member(self, member: str, name: str) -> _Member:
+        key, size = f"array {name!r}", self._archive.members[member].size
+        shape, fortran, dtype, header = self._npy_header(key, self._archive.beginning(member, _HEADER_BYTES))
         expected = header + Entry(name, shape, dtype.name).size * dtype.itemsize
-        if expected != info.file_size:
-            found = f"{info.file_size} bytes"
-            raise self._corrupt(key, f"{expected} bytes for {dtype.name} {shape} and its header", found)
-        return _Member(dtype, shape, fortran, start, info.compress_size, info.file_size, header, deflated, info.CRC)
-
-    def _data_start(self, key: str, info: zipfile.ZipInfo) -> int:
-        offset, size = info.header_offset, len(self._map)
-        if not 0 <= offset <= size - _LOCAL.size:
-            raise self._corrupt(key, "a header within the file", f"offset {offset} of {size}")
-        fields = _LOCAL.unpack_from(self._map, offset)
-        name_end = offset + _LOCAL.size + fields[9]
-        local_name = self._map[offset + _LOCAL.size : name_end]
-        encoded = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
-        if fields[0] != b"PK\x03\x04" or local_name != encoded or fields[3] != info.compress_type:
-            raise self._corrupt(
-                key, "the header that the archive's directory describes", f"{fields[0]!r} {local_name!r}"
-            )
-        start: int = name_end + fields[10]
-        if start + info.compress_size > size:
-            raise self._corrupt(
-                key, f"{info.compress_size} bytes of data", f"{max(0, size - start)} until the file ends"
-            )
-        return start
+        if expected != size:
+            raise self._corrupt(key, f"{expected} bytes for {dtype.name} {shape} and its header", f"{size} bytes")
+        return _Member(member, dtype, shape, fortran, header)
 
     def _npy_header(self, key: str, beginning: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
         stream = io.BytesIO(beginning)
@@ -193,32 +115,12 @@ class NpzFile:
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
         member = self._members[name]
-        if member.deflated:
-            data: Any = self._inflate(name, member)
-            start = 0
-        else:
-            data, start = self._map, member.start
-        if name not in self._verified:
-            with memoryview(data) as whole, whole[start : start + member.size] as part:
-                crc = zlib.crc32(part)
-            if crc != member.crc:
-                raise self._corrupt(f"array {name!r}", f"checksum {member.crc:08x}", f"{crc:08x}")
-            self._verified.add(name)
+        data, start = self._archive.verified(member.name)
         array = view(data, member.dtype, member.shape, start + member.header, fortran=member.fortran)
         if not member.dtype.isnative:
             array = array.astype(member.dtype.newbyteorder("="))
             array.flags.writeable = False
         return array
-
-    def _inflate(self, name: str, member: _Member) -> bytes:
-        inflater = zlib.decompressobj(-15)
-        try:
-            data = inflater.decompress(self._map[member.start : member.start + member.stored], member.size + 1)
-        except zlib.error as error:
-            raise self._corrupt(f"array {name!r}", "deflated data", error) from error
-        if len(data) != member.size:
-            raise self._corrupt(f"array {name!r}", f"{member.size} bytes", f"{len(data)} or more bytes")
-        return data
 
 
 class NpzCheckpoint(Checkpoint):

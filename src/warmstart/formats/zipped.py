@@ -1,0 +1,181 @@
+"""Zip archives whose members are read where they lie: what npz and torch files have in common.
+
+Definition: PKWARE's APPNOTE 6.3. Python's ``zipfile`` reads the directory at the end; this checks it against the
+members' own headers, so that both tell the same story, and gives the bytes without copying them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import CorruptCheckpoint, FormatError
+from warmstart.formats.mapped import map_file
+
+LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_DEFLATE_RATIO = 1032  # the most that deflate can shrink (zlib's technical details)
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    OverflowError,
+    IndexError,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member: ``stored`` bytes of the file from ``start``, which are ``size`` bytes after decompression."""
+
+    start: int
+    stored: int
+    size: int
+    deflated: bool
+    crc: int
+
+
+def first_member(start: bytes) -> bytes:
+    """The name of the first member of the zip archive that begins with ``start``; empty if it is none."""
+    if len(start) < LOCAL.size or start[:4] != b"PK\x03\x04":
+        return b""
+    return start[LOCAL.size : LOCAL.size + LOCAL.unpack_from(start)[9]]
+
+
+class ZipArchive:
+    """The members of a zip archive by name, each stored or deflated, none overlapping another.
+
+    Opening reads the archive's directory and the members' headers. ``kind`` names the file in errors, and members
+    are called there without ``suffix``.
+
+    Raises:
+        CorruptCheckpoint: the archive is damaged or truncated, or contradicts itself.
+        FormatError: a member is encrypted or compressed in another way.
+    """
+
+    def __init__(self, path: Path, kind: str = "zip archive", suffix: str = "") -> None:
+        self.path = path
+        self.map = map_file(path)
+        self._kind, self._suffix = kind, suffix
+        self._verified: set[str] = set()
+        self.members: dict[str, Member] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                listed = archive.infolist()
+        except ZIP_ERRORS as error:
+            raise self.corrupt("the archive's directory", "a complete zip archive", error) from error
+        self._check_count(len(listed))
+        spans = []
+        for info in listed:
+            if info.filename in self.members:
+                raise self.corrupt(self.key(info.filename), "one member of this name", "several")
+            member = self._member(info)
+            self.members[info.filename] = member
+            spans.append((info.header_offset, member.start + member.stored, info.filename))
+        self._check_spans(spans)
+
+    def key(self, name: str) -> str:
+        """What errors call the member ``name``."""
+        return f"array {name.removesuffix(self._suffix)!r}" if self._suffix else f"member {name!r}"
+
+    def corrupt(self, key: str, expected: object, found: object) -> CorruptCheckpoint:
+        return CorruptCheckpoint(
+            f"damaged or truncated {self._kind}",
+            where=f"{self.path}, {key}",
+            expected=expected,
+            found=found,
+            todo="download or copy it again",
+        )
+
+    def _check_count(self, listed: int) -> None:
+        """Compares with the count at the archive's end, which ``zipfile`` ignores: damage can swallow members."""
+        end = self.map.rfind(b"PK\x05\x06")
+        count = int.from_bytes(self.map[end + 10 : end + 12], "little")
+        if count not in (listed, 0xFFFF):  # 0xFFFF: the count is in the zip64 record
+            raise self.corrupt("the archive's directory", f"{count} members", f"{listed} members")
+
+    def _check_spans(self, spans: list[tuple[int, int, str]]) -> None:
+        position = 0
+        for begin, end, name in sorted(spans):
+            if begin < position:
+                raise self.corrupt(self.key(name), "bytes of its own", "bytes shared with another member")
+            position = end
+
+    def _member(self, info: zipfile.ZipInfo) -> Member:
+        key = self.key(info.filename)
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise FormatError(
+                f"a member is encrypted or compressed in a way that no {self._kind} is",
+                where=f"{self.path}, {key}",
+                expected="stored or deflated",
+            )
+        start = self._data_start(key, info)
+        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        bound = info.compress_size * _DEFLATE_RATIO if deflated else info.compress_size
+        if info.file_size > bound or (not deflated and info.file_size != info.compress_size):
+            raise self.corrupt(key, f"at most {bound} bytes", f"{info.file_size} bytes by the archive's directory")
+        return Member(start, info.compress_size, info.file_size, deflated, info.CRC)
+
+    def _data_start(self, key: str, info: zipfile.ZipInfo) -> int:
+        offset, size = info.header_offset, len(self.map)
+        if not 0 <= offset <= size - LOCAL.size:
+            raise self.corrupt(key, "a header within the file", f"offset {offset} of {size}")
+        fields = LOCAL.unpack_from(self.map, offset)
+        name_end = offset + LOCAL.size + fields[9]
+        local_name = self.map[offset + LOCAL.size : name_end]
+        encoded = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
+        if fields[0] != b"PK\x03\x04" or local_name != encoded or fields[3] != info.compress_type:
+            raise self.corrupt(
+                key, "the header that the archive's directory describes", f"{fields[0]!r} {local_name[:200]!r}"
+            )
+        start: int = name_end + fields[10]
+        if start + info.compress_size > size:
+            found = f"{max(0, size - start)} until the file ends"
+            raise self.corrupt(key, f"{info.compress_size} bytes of data", found)
+        return start
+
+    def beginning(self, name: str, count: int) -> bytes:
+        """The first ``count`` bytes of a member, or all it has; its checksum is not looked at."""
+        member = self.members[name]
+        stored = self.map[member.start : member.start + min(member.stored, count)]
+        return self._decompressor(name, stored, count) if member.deflated else stored
+
+    def data(self, name: str) -> tuple[Any, int]:
+        """A buffer and where in it the member begins: the file's map, or the bytes after decompression."""
+        member = self.members[name]
+        if not member.deflated:
+            return self.map, member.start
+        stored = self.map[member.start : member.start + member.stored]
+        data = self._decompressor(name, stored, member.size + 1)
+        if len(data) != member.size:
+            raise self.corrupt(self.key(name), f"{member.size} bytes", f"{len(data)} or more bytes")
+        return data, 0
+
+    def _decompressor(self, name: str, stored: bytes, count: int) -> bytes:
+        try:
+            return zlib.decompressobj(-15).decompress(stored, count)
+        except zlib.error as error:
+            raise self.corrupt(self.key(name), "deflated data", error) from error
+
+    def verified(self, name: str) -> tuple[Any, int]:
+        """As :meth:`data`, once the checksum was found right.
+
+        Raises:
+            CorruptCheckpoint: the bytes do not match the archive's checksum.
+        """
+        data, start = self.data(name)
+        if name not in self._verified:
+            member = self.members[name]
+            with memoryview(data) as whole, whole[start : start + member.size] as part:
+                crc = zlib.crc32(part)
+            if crc != member.crc:
+                raise self.corrupt(self.key(name), f"checksum {member.crc:08x}", f"{crc:08x}")
+            self._verified.add(name)
+        return data, start
