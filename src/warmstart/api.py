@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from warmstart.errors import ConfigError, DataError, Problem, WarmstartError
+from warmstart.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
@@ -15,57 +15,97 @@ if TYPE_CHECKING:
     from warmstart.setting import Setting
     from warmstart.training.run import Job
 
-__all__ = ["convert", "curves", "dry_run", "evaluate", "inspect", "plan", "runs", "train", "translate"]
+__all__ = [
+    "convert",
+    "curves",
+    "diff",
+    "dry_run",
+    "evaluate",
+    "extract",
+    "inspect",
+    "plan",
+    "runs",
+    "train",
+    "translate",
+]
 
 
-def inspect(source: str | Path) -> dict[str, Any]:
-    """What is in a checkpoint, from its headers: format, family, dialect, configuration, entries, slots, step.
+def inspect(source: str | Path, *, names: Sequence[str] = (), stats: bool = False) -> dict[str, Any]:
+    """What is in a checkpoint, from its headers: format, family, dialect, configuration, entries, slots, step, ties.
+
+    Args:
+        names: patterns such as ``*.weight``; only entries that match, and their slots, are listed.
+        stats: read the arrays, one at a time, for ``stats`` of each: see ``values.statistics.Statistics``.
 
     Raises:
-        SourceError, FormatError, DialectError, BundleError, VocabularyError.
+        SourceError, FormatError, BundleError: it cannot be opened.
+        ConfigError: a pattern matches nothing.
     """
-    from warmstart.bundle.model import open_model
-    from warmstart.formats.checkpoint import dtype_of
+    from warmstart.bundle.model import open_anyway
+    from warmstart.values.describe import describe_model
 
-    notes: list[str] = []
-    try:
-        model = open_model(source)
-    except WarmstartError as error:
-        from warmstart.errors import DialectError, VocabularyError
-        from warmstart.formats.detect import open_checkpoint
-        from warmstart.sources.uri import resolve
+    model, notes = open_anyway(source)
+    return describe_model(model, names=names, stats=stats, notes=notes)
 
-        if not isinstance(error, DialectError | VocabularyError):
-            raise
-        from warmstart.bundle.model import Model as Opened
 
-        notes.append(str(error))
-        path = resolve(source)
-        model = Opened(str(source), path, open_checkpoint(path))
-    checkpoint = model.checkpoint
+def diff(
+    a: str | Path,
+    b: str | Path,
+    *,
+    names: Sequence[str] = (),
+    tolerance: float = 0.0,
+    relative: float = 0.0,
+    weights_only: bool = False,
+) -> dict[str, Any]:
+    """What differs between two checkpoints of any formats: ``same`` says whether anything does.
 
-    def entry(e: Any, **more: object) -> dict[str, object]:
-        count = 1
-        for n in e.shape:
-            count *= n
-        return {"shape": list(e.shape), "dtype": e.dtype, "nbytes": count * dtype_of(e.dtype).itemsize, **more}
+    Names, shapes, dtypes and values of arrays and optimizer slots, the step, configuration and vocabularies; metadata
+    is not compared. In canonical names where the dialects of both are known.
 
-    return {
-        "source": str(source),
-        "format": checkpoint.format,
-        "family": model.family.name if model.family else None,
-        "dialect": model.dialect,
-        "config": model.config.model_dump(mode="json") if model.config else None,
-        "vocabularies": {
-            side: {"kind": v.kind, "size": len(v), "fingerprint": v.fingerprint}
-            for side, v in model.vocabularies.items()
-        },
-        "step": checkpoint.step,
-        "metadata": checkpoint.metadata,
-        "entries": [entry(e, name=e.name) for e in checkpoint.entries.values()],
-        "slots": [entry(s, name=s.parameter, slot=s.slot) for s in checkpoint.slots.values()],
-        "notes": notes,
-    }
+    Args:
+        names: patterns such as ``*.weight``; only arrays that match, and their slots, are compared.
+        tolerance, relative: elements a and b count as equal if |a - b| <= tolerance + relative * max(|a|, |b|); if one
+            of them is given, other dtypes are no difference.
+        weights_only: compare arrays and nothing else.
+
+    Raises:
+        SourceError, FormatError, BundleError: one of them cannot be opened or is damaged.
+        ConfigError: a pattern matches nothing, or a tolerance is below 0.
+    """
+    from warmstart.bundle.model import open_anyway
+    from warmstart.values.compare import compare_models
+
+    if not (tolerance >= 0 and relative >= 0):
+        raise ConfigError("a tolerance is a number from 0", found=f"{tolerance}, {relative}")
+    (left, first), (right, second) = open_anyway(a), open_anyway(b)
+    return compare_models(
+        left,
+        right,
+        names=names,
+        tolerance=tolerance,
+        relative=relative,
+        weights_only=weights_only,
+        notes=[*(f"A: {note}" for note in first), *(f"B: {note}" for note in second)],
+    )
+
+
+def extract(
+    source: str | Path, destination: str | Path, *, names: Sequence[str] = (), slots: bool = False, force: bool = False
+) -> dict[str, Any]:
+    """Write chosen arrays, names as they are in ``source``, to a new ``.npz`` or ``.safetensors`` file.
+
+    Args:
+        names: patterns such as ``*.weight``; all arrays by default.
+        slots: the optimizer's state too, as ``optimizer.SLOT.NAME``; of a run, that of its last checkpoint.
+
+    Raises:
+        SourceError, FormatError, ConfigError, StorageError; an existing destination is left as it was.
+    """
+    from warmstart.bundle.model import open_anyway
+    from warmstart.export.extract import extract_arrays
+
+    model, _ = open_anyway(source, with_state=slots)
+    return extract_arrays(model.checkpoint, Path(destination), names=names, slots=slots, force=force)
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0) -> Plan:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Names = Annotated[list[str] | None, typer.Option("--names", help="only arrays of such names: '*.weight'")]
 Vocab = Annotated[list[str] | None, typer.Option("--vocab", help="vocabulary file: source, then target")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="overrides, key=value")]
 Coverage = Annotated[float, typer.Option("--require-coverage", min=0.0, max=1.0, help="refuse a plan that loads less")]
@@ -31,17 +33,81 @@ Engine = Annotated[str | None, typer.Option("--engine", help="native or ctransla
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    from warmstart.reports.text import json_text
+
+    typer.echo(json_text(value))
+
+
+def _print_report(text: Callable[..., str], facts: object) -> None:
+    """As wide as the terminal (80 columns elsewhere), in colour only on one and without NO_COLOR."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    typer.echo(text(facts, width=shutil.get_terminal_size((80, 24)).columns, colour=colour), nl=False)
+
+
+def _print_error(error: WarmstartError) -> None:
+    from warmstart.reports.text import printable
+
+    typer.echo(f"error: {printable(error, keep=chr(10))}", err=True)
 
 
 @app.command()
-def inspect(source: str, as_json: Json = False) -> None:
+def inspect(
+    source: str,
+    names: Names = None,
+    stats: Annotated[bool, typer.Option("--stats", help="read the arrays: min, max, mean, std, zeros, NaN")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what is in a checkpoint: format, configuration, arrays, optimizer, step."""
     from warmstart import api
     from warmstart.reports.inspect import inspect_text
 
-    facts = api.inspect(source)
-    _print_json(facts) if as_json else typer.echo(inspect_text(facts), nl=False)
+    facts = api.inspect(source, names=names or (), stats=stats)
+    _print_json(facts) if as_json else _print_report(inspect_text, facts)
+
+
+@app.command()
+def diff(
+    a: str,
+    b: str,
+    names: Names = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="|A-B| that is no difference")] = 0.0,
+    relative: Annotated[
+        float, typer.Option("--relative", min=0.0, help="the same, as a part of the larger number")
+    ] = 0.0,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="compare arrays and nothing else")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what differs between two checkpoints. Status 0: nothing; 1: something; 2: trouble."""
+    from warmstart import api
+    from warmstart.reports.diff import diff_text
+
+    try:
+        facts = api.diff(a, b, names=names or (), tolerance=tolerance, relative=relative, weights_only=weights_only)
+    except WarmstartError as error:
+        _print_error(error)
+        raise typer.Exit(2) from None
+    _print_json(facts) if as_json else _print_report(diff_text, facts)
+    raise typer.Exit(0 if facts["same"] else 1)
+
+
+@app.command()
+def extract(
+    source: str,
+    destination: Path,
+    names: Names = None,
+    slots: Annotated[bool, typer.Option("--slots", help="the optimizer's state too")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write chosen arrays to a new file; its ending names the format: .npz or .safetensors."""
+    from warmstart import api
+
+    facts = api.extract(source, destination, names=names or (), slots=slots, force=force)
+    if as_json:
+        _print_json(facts)
+        return
+    more = f" and {facts['slots']:,} slots" if facts["slots"] else ""
+    typer.echo(f"{facts['destination']}: {facts['format']}, {facts['arrays']:,} arrays{more}, {facts['bytes']:,} bytes")
 
 
 @app.command()
@@ -229,7 +295,7 @@ def main() -> None:
         typer.echo(str(stop), err=True)
         raise SystemExit(stop.status) from None
     except WarmstartError as error:
-        typer.echo(f"error: {error}", err=True)
+        _print_error(error)
         raise SystemExit(1) from None
     except BrokenPipeError:
         raise SystemExit(141) from None

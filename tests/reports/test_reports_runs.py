@@ -23,9 +23,9 @@ from warmstart.reports.runs import (
     find_runs,
     lineage_text,
     pin_checkpoints,
-    readable_size,
     runs_table,
 )
+from warmstart.reports.text import readable_size
 from warmstart.storage.locks import directory_lock
 from warmstart.training import state
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
-from warmstart.errors import BundleError, DialectError
+from warmstart.errors import BundleError, DialectError, VocabularyError, WarmstartError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family
@@ -123,6 +123,22 @@ def _open_foreign(source: str | Path, path: Path, vocabularies: Sequence[str]) -
             if dialect.recognise(checkpoint):
                 return _through(str(source), path, checkpoint, family, dialect, vocabularies)
     return Model(str(source), path, checkpoint)
+
+
+def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model, list[str]]:
+    """As :func:`open_model`, but what its family, dialect or vocabularies cannot take is a note; arrays are listed.
+
+    Raises:
+        SourceError, FormatError, BundleError: not even its arrays can be listed.
+    """
+    try:
+        return open_model(source, with_state=with_state), []
+    except (DialectError, VocabularyError, BundleError) as error:
+        path = resolve(source)
+        try:
+            return Model(str(source), path, open_checkpoint(path)), [str(error)]
+        except WarmstartError:
+            raise error from None
 
 
 def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:

@@ -2,49 +2,233 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from warmstart.reports.text import (
+    RED,
+    columns,
+    grouped,
+    labelled,
+    paint,
+    printable,
+    readable_count,
+    readable_shape,
+    readable_size,
+    table,
+)
+from warmstart.reports.tree import Part, parts_of, shown, walk
+from warmstart.values.statistics import Statistics, pooled
 
-def inspect_text(facts: Mapping[str, Any]) -> str:
-    """Format, family, configuration, and arrays with repeated layers folded."""
-    lines = [f"{facts['source']}"]
-    what = f"{facts['family']}, written by {facts['dialect']}" if facts["family"] else "no known family"
-    lines.append(f"  format {facts['format']}: {what}")
-    entries = facts["entries"]
-    elements = sum(_product(e["shape"]) for e in entries)
-    lines.append(f"  {len(entries)} arrays, {elements:,} elements, {sum(e['nbytes'] for e in entries):,} bytes")
+_LONG = 60  # characters of one value of the metadata
+_MANY = 10  # values of the metadata
+
+
+def inspect_text(facts: Mapping[str, Any], *, width: int = 80, colour: bool = False) -> str:
+    """What ``api.inspect`` found, in lines of at most ``width`` columns: a head, then the parts of the model as a tree
+    whose repeated layers are one row, or, if only some names were asked for, these arrays.
+
+    Nothing that a file says reaches the terminal as a control character.
+    """
+    entries, stats = facts["entries"], any("stats" in e for e in facts["entries"])
+    lines = [paint(line, "1", colour) for line in labelled("", printable(facts["source"]), width, indent=0)]
+    for label, text in _head(facts):
+        for number, line in enumerate(text.splitlines() or [""]):
+            lines += labelled("" if number else label, line, width)
+    if stats:
+        lines += [paint(line, RED, colour) for line in _not_finite(entries, width)]
+    lines.append("")
+    if facts["names"]:
+        count, of = len(entries), facts["num_entries"]
+        lines.append(f"{count:,} of {of:,} arrays match {printable(' or '.join(facts['names']))}")
+        lines += _list(entries, facts["slots"], stats, width, colour)
+    elif entries:
+        lines += _tree(entries, stats, width, colour)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, text of one or several lines)"""
+    entries, slots = facts["entries"], facts["slots"]
+    yield "format", printable(facts["format"])
+    if facts["family"]:
+        yield "family", f"{facts['family']}, written by {facts['dialect']}"
+    else:
+        yield "family", "not recognised"
+    some = " that match" if facts["names"] else ""
+    elements = sum(math.prod(e["shape"]) for e in entries)
+    total = f"{elements:,} in {len(entries):,} arrays{some}, {readable_size(sum(e['nbytes'] for e in entries))}"
+    dtypes = Counter(e["dtype"] for e in entries)
+    if len(dtypes) == 1:
+        yield "parameters", f"{total} of {printable(*dtypes)}"
+    else:
+        yield "parameters", total
+        parts = []
+        for dtype, count in dtypes.most_common():
+            nbytes = sum(e["nbytes"] for e in entries if e["dtype"] == dtype)
+            parts.append(f"{printable(dtype)} in {count:,} ({readable_size(nbytes)})")
+        if parts:
+            yield "dtypes", ", ".join(parts)
+    for tie in facts["tied"]:
+        yield "tied", _tie(tie)
     if facts["step"] is not None:
-        lines.append(f"  step {facts['step']:,}")
-    if facts["slots"]:
-        kinds = ", ".join(sorted({s["slot"] for s in facts["slots"]}))
-        lines.append(f"  optimizer: {len(facts['slots'])} slots ({kinds})")
-    for side, v in facts["vocabularies"].items():
-        lines.append(f"  {side} vocabulary: {v['size']:,} tokens ({v['kind']}), {v['fingerprint'][:12]}")
+        yield "step", grouped(facts["step"])
+    if slots or facts["optimizer"]:
+        yield "optimizer", _optimizer(facts)
+    if facts["vocabularies"]:
+        yield "vocabularies", "\n".join(
+            f"{printable(side)}: {v['size']:,} tokens, {printable(v['kind'])}, {v['fingerprint'][:12]}"
+            for side, v in facts["vocabularies"].items()
+        )
     if facts["config"]:
-        text = ", ".join(f"{k} {v}" for k, v in facts["config"].items() if v is not None)
-        lines += _wrap(text)
+        yield "configuration", ", ".join(f"{k} {printable(v)}" for k, v in facts["config"].items() if v is not None)
+    if facts["metadata"]:
+        yield "metadata", "\n".join(_metadata(facts["metadata"]))
     for note in facts["notes"]:
-        lines += [f"  note: {line}" for line in note.splitlines()]
-    lines += ["", f"{'array':<44}{'count':>6}  {'shape':<18}dtype"]
-    groups: dict[tuple[str, str, str], int] = {}
+        yield "note", printable(note, keep="\n")
+
+
+def _tie(tie: Mapping[str, Any]) -> str:
+    names = " = ".join(map(printable, tie["names"]))
+    if tie["by"] == "dialect":
+        return f"{names} (one array: {printable(tie['array'])})"
+    return f"{names} ({'same bytes in the file' if tie['by'] == 'file' else 'same values, stored apart'})"
+
+
+def _optimizer(facts: Mapping[str, Any]) -> str:
+    parts = []
+    for slot, count in Counter(s["slot"] for s in facts["slots"]).items():
+        nbytes = sum(s["nbytes"] for s in facts["slots"] if s["slot"] == slot)
+        parts.append(f"{printable(slot)} of {count:,} arrays ({readable_size(nbytes)})")
+    parts += [f"{printable(key)} {_short(value)}" for key, value in facts["optimizer"].items()]
+    return ", ".join(parts)
+
+
+def _metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
+    for number, (key, value) in enumerate(metadata.items()):
+        if number == _MANY:
+            yield f"and {len(metadata) - _MANY:,} more: --json prints all"
+            return
+        yield f"{printable(key)}: {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{len(value):,} keys"
+    if isinstance(value, list | tuple) and (
+        len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
+    ):
+        return f"{len(value):,} values"
+    text = printable(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 20]}… ({len(text):,} characters)"
+
+
+def _not_finite(entries: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    wrong = [e for e in entries if "stats" in e and (e["stats"]["nan"] or e["stats"]["inf"])]
+    lines = []
+    for e in wrong[:_MANY]:
+        counts = [f"{e['stats'][kind]:,} {text}" for kind, text in (("nan", "NaN"), ("inf", "Inf")) if e["stats"][kind]]
+        lines += labelled("not finite", f"{printable(e['name'])}: {' and '.join(counts)}", width)
+    if len(wrong) > _MANY:
+        lines += labelled("", f"and {len(wrong) - _MANY:,} more arrays", width)
+    return lines
+
+
+def _tree(entries: Sequence[Mapping[str, Any]], stats: bool, width: int, colour: bool) -> list[str]:
+    usual = Counter(e["dtype"] for e in entries).most_common(1)[0][0]
+    parts = parts_of((e["name"], (tuple(e["shape"]), e["dtype"]), e) for e in entries)
+    rows: list[tuple[int, Part[Any], str]] = []
+    room = max(16, width - 52)
+    skip = 0
+    for depth, part in walk(parts):
+        if skip:
+            skip -= 1
+            continue
+        inside = ""
+        if part.children and not stats:
+            brief = ", ".join(_inside(part.children, usual))
+            if all(not child.children for child in part.children) and columns(brief) <= room:
+                inside, skip = brief, len(part.children)
+        elif part.children and len(part.children) == 1:
+            skip = 1  # its row would have the same numbers
+        elif not part.children:
+            inside = _shape(part, usual)
+        rows.append((depth, part, inside))
+    headings, cells = _stats_columns(rows, width) if stats else _size_columns(rows, width)
+    labels = [shown(part, depth) for depth, part, _ in rows]
+    left = (0,) if stats else (0, len(headings))
+    table_rows = [[label, *more] for label, more in zip(labels, cells, strict=True)]
+    return table(["part", *headings], table_rows, width, left=left, bold=[d == 0 for d, _, _ in rows], colour=colour)
+
+
+def _inside(children: Sequence[Part[Any]], usual: str) -> Iterator[str]:
+    """``weight 512×512``, and the shape once for several names of one shape."""
+    for child in children:
+        yield f"{shown(child, 1).strip()} {_shape(child, usual)}"
+
+
+def _shape(part: Part[Any], usual: str) -> str:
+    entry = part.items[0]
+    dtype = "" if entry["dtype"] == usual else f" {printable(entry['dtype'])}"
+    return readable_shape(entry["shape"]) + dtype
+
+
+def _size_columns(rows: Sequence[tuple[int, Part[Any], str]], width: int) -> tuple[list[str], list[list[str]]]:
+    cells = []
+    for _, part, inside in rows:
+        elements = sum(math.prod(e["shape"]) for e in part.items) / _copies(part)
+        nbytes = readable_size(sum(e["nbytes"] for e in part.items) / _copies(part)).replace("bytes", "B")
+        cells.append([_times(part), readable_count(elements), nbytes, inside])
+    if width < 72:
+        return ["", "params", "shapes"], [[*row[:2], row[3]] for row in cells]
+    return ["", "params", "size", "shapes"], cells
+
+
+def _times(part: Part[Any]) -> str:
+    return f"{part.count} ×" if part.count > 1 else ""
+
+
+def _copies(part: Part[Any]) -> int:
+    """How many times as many arrays ``part.items`` holds as one of the parts that the row stands for."""
+    inside = sum(child.count * _arrays(child) for child in part.children) if part.children else 1
+    return len(part.items) // inside
+
+
+def _arrays(part: Part[Any]) -> int:
+    return sum(child.count * _arrays(child) for child in part.children) if part.children else 1
+
+
+def _stats_columns(rows: Sequence[tuple[int, Part[Any], str]], width: int) -> tuple[list[str], list[list[str]]]:
+    headings = ["min", "max", "mean", "std", "zeros"][: 5 if width >= 72 else 2]
+    cells = [_stats_cells([e["stats"] for e in part.items if "stats" in e], headings) for _, part, _ in rows]
+    return ["", *headings], [[_times(part), *row] for (_, part, _), row in zip(rows, cells, strict=True)]
+
+
+def _stats_cells(stats: Sequence[Mapping[str, Any]], headings: Sequence[str]) -> list[str]:
+    found = pooled([Statistics(**s) for s in stats])
+    cells = {
+        "zeros": f"{found.zeros / found.count:.1%}" if found.count else "",
+        **{key: "" if (value := getattr(found, key)) is None else f"{value:.3g}" for key in ("min", "max", "mean", "std")},
+    }
+    return [cells[heading] for heading in headings]
+
+
+def _list(
+    entries: Sequence[Mapping[str, Any]], slots: Sequence[Mapping[str, Any]], stats: bool, width: int, colour: bool
+) -> list[str]:
+    numbers = ["min", "max", "mean", "std"][: 4 if width >= 72 else 2]
+    headings = ["array", *numbers] if stats else ["array", "shape", "dtype", "size"]
+    rows = []
+    below: dict[str, list[Mapping[str, Any]]] = {}
+    for slot in slots:
+        below.setdefault(slot["name"], []).append(slot)
     for e in entries:
-        key = (re.sub(r"\d+", "*", e["name"]), str(e["shape"]), e["dtype"])
-        groups[key] = groups.get(key, 0) + 1
-    for (name, shape, dtype), count in groups.items():
-        lines.append(f"{name:<44}{count:>6}  {shape:<18}{dtype}")
-    return "\n".join(lines) + "\n"
-
-
-def _product(shape: list[int]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count
-
-
-def _wrap(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, 78, initial_indent="  ", subsequent_indent="  ")
+        for item, label in ((e, printable(e["name"])), *((s, f"  {printable(s['slot'])}") for s in below.get(e["name"], ()))):
+            if stats:
+                rows.append([label, *_stats_cells([item["stats"]] if "stats" in item else [], numbers)])
+            else:
+                size = readable_size(item["nbytes"])
+                rows.append([label, readable_shape(item["shape"]), printable(item["dtype"]), size])
+    return table(headings, rows, width, left=(0,) if stats else (0, 2), colour=colour)

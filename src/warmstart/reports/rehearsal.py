@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warmstart.reports.runs import readable_size
+from warmstart.reports.text import readable_size
 
 
 def rehearsal_text(facts: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warmstart.errors import ConfigError, SourceError, WarmstartError
+from warmstart.reports.text import readable_size
 from warmstart.storage.atomic import storage_error
 from warmstart.storage.locks import holder
 from warmstart.training.config import TrainingConfig
@@ -275,15 +276,6 @@ def _shared_folder(runs: Sequence[Run]) -> str:
         return os.path.commonpath([os.path.dirname(run.path) for run in runs])
     except ValueError:  # some are absolute and some are not
         return ""
-
-
-def readable_size(count: float) -> str:
-    """Bytes in a unit that leaves one to three digits, powers of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def _ago(moment: str, now: datetime | None) -> str:

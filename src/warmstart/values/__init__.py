@@ -1,0 +1,1 @@
+"""What arrays hold: statistics of one, differences of two, and of whole checkpoints. numpy only."""
