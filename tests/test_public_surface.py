@@ -6,7 +6,9 @@ import inspect
 
 from warmstart import api
 
-PUBLIC = ["convert", "curves", "dry_run", "evaluate", "inspect", "plan", "runs", "train", "translate"]
+PUBLIC = [
+    *("convert", "curves", "diff", "dry_run", "evaluate", "extract", "inspect", "plan", "runs", "train", "translate"),
+]
 
 
 def test_the_public_verbs_are_the_pinned_ones() -> None:

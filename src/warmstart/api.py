@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,8 +11,6 @@ from warmstart.errors import ConfigError, DataError, Problem
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
     from warmstart.reports.runs import Run
-    from warmstart.setting import Setting
-    from warmstart.training.run import Job
 
 __all__ = [
     "convert",
@@ -130,52 +127,16 @@ def train(
         WarmstartError: one clear error; what was there before is as it was.
     """
     from warmstart.storage.locks import directory_lock
+    from warmstart.trainings import check_use, job_of, open_for_run, pass_on, train_setting
 
-    setting = _open(config, overrides, require_coverage)
+    setting = open_for_run(config, overrides, require_coverage)
     if any(s.mode == "use" for s in setting.config.start):
-        _check_use(setting)
+        check_use(setting)
         with directory_lock(setting.config.run):
-            return _use(setting)
-    job = _job(setting)
+            return pass_on(setting)
+    job = job_of(setting)
     with directory_lock(setting.config.run):
-        return _train(setting, job, progress)
-
-
-def _train(setting: Setting, job: Job, progress: bool) -> dict[str, Any]:
-    from warmstart.training.resumption import log_change
-    from warmstart.training.run import train_run
-    from warmstart.training.state import latest, read_state
-
-    run, newest = setting.config.run, latest(setting.config.run)
-    if newest is not None:
-        step = read_state(newest).step
-        for change in setting.changes:
-            log_change(run, step, change.key, change.old, change.new)
-    _write_configuration(setting)
-    result, notes = train_run(job, progress=progress)
-    if result.stopped:
-        notes = [*notes, f"stopped early: {result.stopped}"]
-    return {
-        "run": str(run),
-        "model": str(run / "model"),
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "metrics": result.best_metrics,
-        "seconds": result.seconds,
-        "notes": notes,
-    }
-
-
-def _write_configuration(setting: Setting) -> None:
-    """The configuration and the plan, as the run keeps them."""
-    import yaml
-
-    from warmstart.storage.atomic import write_text
-
-    c = setting.config
-    resolved = yaml.safe_dump(c.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
-    write_text(c.run / "config.yaml", resolved)
-    write_text(c.run / "plan.json", json.dumps(setting.plan.as_json(), indent=1, ensure_ascii=False) + "\n")
+        return train_setting(setting, job, progress)
 
 
 def dry_run(
@@ -191,89 +152,15 @@ def dry_run(
     """
     from dataclasses import asdict
 
-    setting = _open(config, overrides, require_coverage)
+    from warmstart.trainings import job_of, open_for_run
+
+    setting = open_for_run(config, overrides, require_coverage)
     if any(s.mode == "use" for s in setting.config.start):
         raise ConfigError("`mode: use` trains nothing, so there is nothing to try", todo="run `warmstart plan`")
-    job = _job(setting)
+    job = job_of(setting)
     from warmstart.training.run import rehearse_run
 
     return asdict(rehearse_run(job, progress=progress))
-
-
-def _open(config: str | Path, overrides: Sequence[str], require_coverage: float) -> Setting:
-    """What the configuration names; not another run's directory."""
-    from warmstart.setting import changes_of_run, open_setting
-
-    setting = open_setting(config, overrides, require_coverage)
-    setting.changes = changes_of_run(setting.config)
-    return setting
-
-
-def _job(setting: Setting) -> Job:
-    from warmstart.inference.search import SearchConfig
-
-    c = setting.config
-    if c.data is None or c.training is None:
-        missing = [key for key in ("data", "training") if getattr(c, key) is None]
-        raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
-    from warmstart.training.run import Job
-
-    return Job(
-        c.run,
-        setting.family,
-        setting.model_config,
-        setting.vocabularies,
-        setting.plan,
-        setting.models,
-        c.data,
-        c.training,
-        SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize),
-        c.seed,
-    )
-
-
-def _check_use(setting: Setting) -> None:
-    from warmstart.bundle.layout import verify
-
-    model = setting.models[0]
-    if (model.path / "warmstart.json").is_file():
-        verify(model.path)
-    if model.config != setting.model_config:
-        raise ConfigError(
-            "`mode: use` passes the model on as it is",
-            found="keys under `model`",
-            todo="remove them, or use `mode: init`",
-        )
-
-
-def _use(setting: Setting) -> dict[str, Any]:
-    from warmstart.bundle.layout import describe_files, storages, verify, write_bundle
-
-    run, model = setting.config.run, setting.models[0]
-    _, config, reading = model.require()
-    lineage = {
-        "starts": [
-            {
-                "mode": "use",
-                "source": Path(model.source).name,
-                "files": describe_files(model.checkpoint),
-                "ancestor": model.lineage,
-            }
-        ]
-    }
-    arrays = (reading.read(e.name) for e in storages(setting.family, config))
-    write_bundle(run / "model", setting.family, config, arrays, setting.vocabularies, lineage)
-    verify(run / "model")
-    _write_configuration(setting)
-    return {
-        "run": str(run),
-        "model": str(run / "model"),
-        "steps": 0,
-        "best_step": None,
-        "metrics": {},
-        "seconds": 0.0,
-        "notes": ["the source was passed on; nothing was trained"],
-    }
 
 
 def convert(

@@ -134,9 +134,8 @@ def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model,
     try:
         return open_model(source, with_state=with_state), []
     except (DialectError, VocabularyError, BundleError) as error:
-        path = resolve(source)
         try:
-            return Model(str(source), path, open_checkpoint(path)), [str(error)]
+            return Model(str(source), arrive(source)[0], open_checkpoint(source)), [str(error)]
         except WarmstartError:
             raise error from None
 

@@ -39,7 +39,9 @@ def extract_arrays(
     kept = set(chosen)
     states = [key for key in checkpoint.slots if slots and key[0] in kept]
     if slots and not states:
-        raise FormatError("there is no optimizer state of these arrays", where=checkpoint.path, todo="leave out --slots")
+        raise FormatError(
+            "there is no optimizer state of these arrays", where=checkpoint.path, todo="leave out --slots"
+        )
     entries = [checkpoint.entries[name] for name in chosen]
     for parameter, slot in states:
         state = checkpoint.slots[parameter, slot]

@@ -94,7 +94,7 @@ def check_entries(path: Path, writer: Writer, entries: Sequence[Entry]) -> None:
     problems: list[Problem] = []
     seen: set[str] = set()
     for entry in entries:
-        if not getattr(entry, "readable", True):
+        if not entry.readable:
             reason: str | None = f"its values, of dtype {entry.dtype}, can only be described"
         else:
             reason = "the name occurs twice" if entry.name in seen else writer.refuses(entry)

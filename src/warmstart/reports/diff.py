@@ -58,10 +58,13 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     every = "all " if equal == len(entries) else ""
     slots = f", {len(facts['slots']):,} optimizer slots" if facts["same"] and facts["slots"] else ""
     which = " that match" if facts["names"] else ""
-    yield ("the same" if facts["same"] else "equal"), (
-        f"{every}{_arrays(len(entries))}{which}{slots}{close}"
-        if every
-        else f"{equal:,} of {_arrays(len(entries))}{which}{close}"
+    yield (
+        ("the same" if facts["same"] else "equal"),
+        (
+            f"{every}{_arrays(len(entries))}{which}{slots}{close}"
+            if every
+            else f"{equal:,} of {_arrays(len(entries))}{which}{close}"
+        ),
     )
     casts = sum(e["verdict"] in ("equal", "close") and e["dtype"][0] != e["dtype"][1] for e in entries)
     if casts:
@@ -151,5 +154,7 @@ def _shapes(part: Part[Any], verdict: str) -> list[str]:
     if part.children and not (len(part.children) == 1 and not part.children[0].children):
         return [""] if verdict.startswith("only") else ["", ""]
     e = part.items[0]
-    sides = [f"{readable_shape(s)} {printable(d)}" for s, d in zip(e["shape"], e["dtype"], strict=True) if s is not None]
+    sides = [
+        f"{readable_shape(s)} {printable(d)}" for s, d in zip(e["shape"], e["dtype"], strict=True) if s is not None
+    ]
     return sides

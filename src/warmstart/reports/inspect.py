@@ -58,8 +58,9 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield "family", "not recognised"
     some = " that match" if facts["names"] else ""
-    elements = sum(math.prod(e["shape"]) for e in entries)
-    total = f"{elements:,} in {len(entries):,} arrays{some}, {readable_size(sum(e['nbytes'] for e in entries))}"
+    once = _stored_once(facts)
+    elements = sum(math.prod(e["shape"]) for e in once)
+    total = f"{elements:,} in {len(entries):,} arrays{some}, {readable_size(sum(e['nbytes'] for e in once))}"
     dtypes = Counter(e["dtype"] for e in entries)
     if len(dtypes) == 1:
         yield "parameters", f"{total} of {printable(*dtypes)}"
@@ -78,9 +79,12 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if slots or facts["optimizer"]:
         yield "optimizer", _optimizer(facts)
     if facts["vocabularies"]:
-        yield "vocabularies", "\n".join(
-            f"{printable(side)}: {v['size']:,} tokens, {printable(v['kind'])}, {v['fingerprint'][:12]}"
-            for side, v in facts["vocabularies"].items()
+        yield (
+            "vocabularies",
+            "\n".join(
+                f"{printable(side)}: {v['size']:,} tokens, {printable(v['kind'])}, {v['fingerprint'][:12]}"
+                for side, v in facts["vocabularies"].items()
+            ),
         )
     if facts["config"]:
         yield "configuration", ", ".join(f"{k} {printable(v)}" for k, v in facts["config"].items() if v is not None)
@@ -88,6 +92,16 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "metadata", "\n".join(_metadata(facts["metadata"]))
     for note in facts["notes"]:
         yield "note", printable(note, keep="\n")
+
+
+def _stored_once(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries, of those that share their bytes only the first."""
+    there = {e["name"] for e in facts["entries"]}
+    again: set[str] = set()
+    for tie in facts["tied"]:
+        if tie["by"] == "file":
+            again.update([name for name in tie["names"] if name in there][1:])
+    return [e for e in facts["entries"] if e["name"] not in again]
 
 
 def _tie(tie: Mapping[str, Any]) -> str:
@@ -210,7 +224,10 @@ def _stats_cells(stats: Sequence[Mapping[str, Any]], headings: Sequence[str]) ->
     found = pooled([Statistics(**s) for s in stats])
     cells = {
         "zeros": f"{found.zeros / found.count:.1%}" if found.count else "",
-        **{key: "" if (value := getattr(found, key)) is None else f"{value:.3g}" for key in ("min", "max", "mean", "std")},
+        **{
+            key: "" if (value := getattr(found, key)) is None else f"{value:.3g}"
+            for key in ("min", "max", "mean", "std")
+        },
     }
     return [cells[heading] for heading in headings]
 
@@ -225,7 +242,10 @@ def _list(
     for slot in slots:
         below.setdefault(slot["name"], []).append(slot)
     for e in entries:
-        for item, label in ((e, printable(e["name"])), *((s, f"  {printable(s['slot'])}") for s in below.get(e["name"], ()))):
+        for item, label in (
+            (e, printable(e["name"])),
+            *((s, f"  {printable(s['slot'])}") for s in below.get(e["name"], ())),
+        ):
             if stats:
                 rows.append([label, *_stats_cells([item["stats"]] if "stats" in item else [], numbers)])
             else:

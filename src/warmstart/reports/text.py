@@ -7,6 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from warmstart.errors import FormatError
 
@@ -17,7 +18,7 @@ MAX_VALUES, MAX_NESTED = 5_000_000, 100
 
 
 def printable(value: object, *, keep: str = "") -> str:
-    """``value`` as text in which every character that could steer a terminal is escaped (``\\x1b``), but for ``keep``."""
+    """``value`` as text in which every character that could steer a terminal, but for ``keep``, is escaped: ``\\x1b``."""
 
     def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -26,7 +27,7 @@ def printable(value: object, *, keep: str = "") -> str:
     return _UNSAFE.sub(escape, hex(value) if _is_huge(value) else str(value))
 
 
-def _is_huge(value: object) -> bool:
+def _is_huge(value: object) -> TypeGuard[int]:
     """Whether Python refuses to write this integer in decimal."""
     return isinstance(value, int) and value.bit_length() > 4096
 
@@ -89,9 +90,7 @@ def columns(text: str) -> int:
     """How many columns of a terminal ``text`` takes: East Asian characters take two, combining marks none."""
     if text.isascii():
         return len(text)
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def wrap(text: str, width: int, *, hang: int = 0) -> list[str]:
@@ -162,7 +161,9 @@ def table(
     widths[0] = max(min(widths[0], room), 16)
     lines: list[str] = []
     for number, row in enumerate(cells):
-        parts = [wrap(cell, widths[i], hang=2 if i == 0 else 0) if i in flexible else [cell] for i, cell in enumerate(row)]
+        parts = [
+            wrap(cell, widths[i], hang=2 if i == 0 else 0) if i in flexible else [cell] for i, cell in enumerate(row)
+        ]
         for k in range(max(map(len, parts))):
             texts = [_align(part[k] if k < len(part) else "", widths[i], i in left) for i, part in enumerate(parts)]
             if number == 0:

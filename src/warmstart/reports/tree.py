@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 from warmstart.reports.text import printable
@@ -88,25 +89,22 @@ def walk(parts: Sequence[Part[Item]], depth: int = 0) -> Iterator[tuple[int, Par
 
 def _fold(node: _Node[Item], known: dict[Hashable, int]) -> list[Part[Item]]:
     """The rows below ``node``. ``known`` numbers what parts look like inside."""
-    numbered: dict[Hashable, list[tuple[str, Part[Item]]]] = {}
+    numbered: dict[tuple[str, str, int], list[tuple[str, Part[Item]]]] = {}
     for piece, child in node.below.items():
         for part in _rows_of(piece, child, known):
-            match = _NUMBER.fullmatch(piece)
-            if match is None or part.count > 1:
-                numbered[piece, part.label, part.alike] = [("", part)]
-            else:
-                key = (match[1], match[3], part.label[len(piece) :], part.alike)
-                numbered.setdefault(key, []).append((match[2], part))
+            match = _NUMBER.fullmatch(piece) if part.count == 1 else None
+            before, number, after = match.groups() if match else (piece, "", "")
+            key = (before, after + part.label[len(piece) :], part.alike if number else -1 - part.alike)
+            numbered.setdefault(key, []).append((number, part))
     rows: dict[Hashable, list[Part[Item]]] = {}
-    for place, (key, group) in enumerate(numbered.items()):
+    for (before, after, _), group in numbered.items():
         if len(group) > 1:
-            before, after, rest, _ = key  # type: ignore[misc]
             group.sort(key=lambda pair: int(pair[0]))
-            label = f"{before}{_ranges([number for number, _ in group])}{after}{rest}"
-            rows[place] = [_merge(label, [part for _, part in group])]
+            label = f"{before}{_ranges([number for number, _ in group])}{after}"
+            rows[label, "layers"] = [_merge(label, [part for _, part in group])]
         else:
             part = group[0][1]
-            rows.setdefault(("alike", part.alike) if part.count == 1 else place, []).append(part)
+            rows.setdefault(part.alike if part.count == 1 else (part.label, part.alike), []).append(part)
     return [_listed(group) if len(group) > 1 else group[0] for group in rows.values()]
 
 
@@ -158,7 +156,7 @@ def _merge_one(parts: list[Part[Item]]) -> Part[Item]:
 def _ranges(numbers: Sequence[str]) -> str:
     """``0-11``; ``0,2-5``; ``0,2,…,10`` for equal steps."""
     values = [int(number) for number in numbers]
-    steps = {b - a for a, b in zip(values, values[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(values)}
     if len(values) > 3 and len(steps) == 1 and steps != {1}:
         return f"{numbers[0]},{numbers[1]},…,{numbers[-1]}"
     runs: list[list[int]] = []

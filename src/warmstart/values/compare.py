@@ -17,6 +17,10 @@ from warmstart.values.progress import progress_of
 EQUAL = ("equal", "close")
 
 
+def _no_slot(key: object) -> Array:
+    raise KeyError(key)
+
+
 @dataclass
 class _Side:
     """One model as the comparison sees it: arrays by name, and slots by (parameter, slot, averaged axis)."""
@@ -24,12 +28,8 @@ class _Side:
     entries: dict[str, Entry]
     read: Callable[[str], Array]
     slots: dict[tuple[str, str, int | None], Entry] = field(default_factory=dict)
-    read_slot: Callable[[tuple[str, str, int | None]], Array] = lambda key: _no_slot(key)
+    read_slot: Callable[[tuple[str, str, int | None]], Array] = _no_slot
     lost: list[str] = field(default_factory=list)
-
-
-def _no_slot(key: object) -> Array:
-    raise KeyError(key)
 
 
 def compare_models(
@@ -47,19 +47,19 @@ def compare_models(
     In canonical names where the dialects of both are known and of one family, else in the names of the files.
 
     Returns:
-        ``same``: whether nothing of what both have differs; ``entries`` and ``slots``: name, ``shape`` and ``dtype`` of both, ``verdict``
-        (``equal``, ``close``, ``values``, ``dtype``, ``shape``, ``only in A``, ``only in B``, ``not read``) and, where
-        values were compared, the fields of ``values.difference.Difference``; ``beyond``: what else differs, as pairs;
-        ``only``: what else only one of them has at all (step, optimizer, configuration, vocabularies), which is said
-        but is no difference, since formats differ in what they hold.
+        ``same``: whether nothing of what both have differs.
+        ``entries``, ``slots``: name, ``shape`` and ``dtype`` of both, ``verdict`` (``equal``, ``close``, ``values``,
+        ``dtype``, ``shape``, ``only in A``, ``only in B``, ``not read``) and, where values were compared, the fields of
+        ``values.difference.Difference``.
+        ``beyond``: what else differs: kind → key → pair.
+        ``only``: what else only one of them has at all (step, optimizer, configuration, vocabularies). That is said but
+        is no difference, since formats differ in what they hold.
 
     Raises:
         ConfigError: a pattern of ``names`` matches nothing.
         CorruptCheckpoint: an array is damaged.
     """
-    canonical = (
-        a.reading is not None and b.reading is not None and a.family is not None and a.family is b.family
-    )
+    canonical = a.reading is not None and b.reading is not None and a.family is not None and a.family is b.family
     sides = [_canonical(m.reading) if canonical and m.reading else _as_stored(m) for m in (a, b)]
     left, right = sides
     every = list(dict.fromkeys([*left.entries, *right.entries]))
@@ -119,9 +119,7 @@ def _about(model: Model) -> dict[str, Any]:
 
 def _as_stored(model: Model) -> _Side:
     checkpoint = model.checkpoint
-    slots = {
-        (s.parameter, s.slot, s.axis): Entry(s.parameter, s.shape, s.dtype) for s in checkpoint.slots.values()
-    }
+    slots = {(s.parameter, s.slot, s.axis): Entry(s.parameter, s.shape, s.dtype) for s in checkpoint.slots.values()}
     return _Side(dict(checkpoint.entries), checkpoint.read, slots, lambda key: checkpoint.read_slot(key[0], key[1]))
 
 
@@ -165,7 +163,7 @@ def _verdict(
         return {**facts, "verdict": "only in B" if x is None else "only in A"}
     if x.shape != y.shape:
         return {**facts, "verdict": "shape"}
-    if not (getattr(x, "readable", True) and getattr(y, "readable", True)):
+    if not (x.readable and y.readable):
         return {**facts, "verdict": "not read"}
     found = difference(*read(), tolerance=tolerance, relative=relative)
     if found.different:
@@ -191,7 +189,10 @@ def _beyond(a: Model, b: Model) -> tuple[dict[str, dict[str, Any]], list[dict[st
     kinds: dict[str, list[Mapping[str, Any]]] = {
         "step": [{} if m.checkpoint.step is None else {"step": m.checkpoint.step} for m in (a, b)],
         "optimizer": [
-            {**m.checkpoint.optimizer, **({"slots": sorted({s for _, s in m.checkpoint.slots})} if m.checkpoint.slots else {})}
+            {
+                **m.checkpoint.optimizer,
+                **({"slots": sorted({s for _, s in m.checkpoint.slots})} if m.checkpoint.slots else {}),
+            }
             for m in (a, b)
         ],
         "configuration": [m.config.model_dump(mode="json") if m.config and alike else {} for m in (a, b)],

@@ -38,7 +38,7 @@ def describe_model(
         for s in checkpoint.slots.values()
         if not names or s.parameter in kept
     ]
-    tied = [{"by": "file", "names": list(group)} for group in checkpoint.tied] + _tied_by_dialect(model)
+    tied = [{"by": "file", "names": group} for group in _tied_by_file(checkpoint)] + _tied_by_dialect(model)
     if stats:
         tied += _read_statistics(checkpoint, entries, slots)
     return {
@@ -67,6 +67,14 @@ def _header(entry: Entry, **more: object) -> dict[str, Any]:
     return {"shape": list(entry.shape), "dtype": entry.dtype, "nbytes": entry.nbytes, **more}
 
 
+def _tied_by_file(checkpoint: Checkpoint) -> list[list[str]]:
+    """Groups of names that share their bytes."""
+    groups: dict[str, list[str]] = {}
+    for name, other in checkpoint.ties.items():
+        groups.setdefault(other, [other]).append(name)
+    return list(groups.values())
+
+
 def _tied_by_dialect(model: Model) -> list[dict[str, Any]]:
     """Parameters that are one storage, with the array of the file that holds it."""
     if model.family is None or model.config is None or model.reading is None:
@@ -90,7 +98,7 @@ def _read_statistics(
     total = sum(e["nbytes"] for e in (*entries, *slots))
     with progress_of("statistics", total) as progress:
         for e in entries:
-            if getattr(checkpoint.entries[e["name"]], "readable", True):
+            if checkpoint.entries[e["name"]].readable:
                 found = statistics(checkpoint.read(e["name"]))
                 e["stats"] = asdict(found)
                 if found.min != found.max:  # constants are alike without being tied
@@ -102,7 +110,7 @@ def _read_statistics(
     contents: dict[bytes, list[str]] = {}
     for name in [name for names in alike.values() if len(names) > 1 for name in names]:
         contents.setdefault(_digest(checkpoint.read(name)), []).append(name)
-    known = [set(group) for group in checkpoint.tied]
+    known = [set(group) for group in _tied_by_file(checkpoint)]
     return [
         {"by": "values", "names": names}
         for names in contents.values()

@@ -119,9 +119,10 @@ def _distance(x: Array, y: Array) -> Array:
 
 def _same_bytes(a: Array, b: Array) -> bool:
     """Whether all bytes are the same, for arrays that both lie in one piece in the same order."""
-    for order in ("C", "F"):
-        if a.flags[f"{order}_CONTIGUOUS"] and b.flags[f"{order}_CONTIGUOUS"]:
-            x, y = (array.reshape(-1, order=order).view(np.uint8) for array in (a, b))
-            step = CHUNK * 8
-            return all(memoryview(x[i : i + step]) == memoryview(y[i : i + step]) for i in range(0, len(x), step))
-    return False
+    if a.flags.f_contiguous and b.flags.f_contiguous:
+        a, b = a.T, b.T
+    if not (a.flags.c_contiguous and b.flags.c_contiguous):
+        return False
+    x, y = (array.reshape(-1).view(np.uint8) for array in (a, b))
+    step = 8 * CHUNK
+    return all(x[i : i + step].data == y[i : i + step].data for i in range(0, len(x), step))

@@ -26,7 +26,9 @@ def matching(names: Iterable[str], patterns: Sequence[str], where: object) -> li
         found |= matched
         if not matched:
             near = difflib.get_close_matches(pattern, names[:10_000], n=3, cutoff=0.4)
-            problems.append(Problem(f"{pattern!r} matches nothing", todo=f"similar: {', '.join(near)}" if near else None))
+            problems.append(
+                Problem(f"{pattern!r} matches nothing", todo=f"similar: {', '.join(near)}" if near else None)
+            )
     if problems:
         raise ConfigError(
             "no array has such a name",

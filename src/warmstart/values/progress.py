@@ -17,4 +17,4 @@ def progress_of(description: str, total: int) -> Iterator[Callable[[int], None]]
         yield lambda nbytes: None
         return
     with Progress(description, total, "bytes") as progress:
-        yield lambda nbytes: progress.update(nbytes)
+        yield progress.update
