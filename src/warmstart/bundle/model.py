@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,29 @@ def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_sta
     Raises:
         SourceError, FormatError, DialectError, BundleError, VocabularyError.
     """
+    return _open(source, vocabularies, with_state, None)
+
+
+def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model, list[str]]:
+    """As :func:`open_model`, but what its family, dialect or vocabularies cannot take is a note; arrays are listed.
+
+    Raises:
+        SourceError, FormatError, BundleError: not even its arrays can be listed.
+    """
+    notes: list[str] = []
+    try:
+        return _open(source, (), with_state, notes), notes
+    except BundleError as error:
+        try:
+            return Model(str(source), arrive(source)[0], open_checkpoint(source)), [*notes, str(error)]
+        except WarmstartError:
+            raise error from None
+
+
+def _open(source: str | Path, vocabularies: Sequence[str], with_state: bool, notes: list[str] | None) -> Model:
     path, choice = arrive(source)
     if choice is not None:
-        return _open_foreign(source, path, vocabularies)
+        return _open_foreign(source, path, vocabularies, notes)
     if (path / "checkpoints").is_dir() and with_state:
         return _open_run_state(str(source), path)
     if (path / "model" / MANIFEST).is_file():
@@ -113,31 +134,16 @@ def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_sta
             expected=f"model/{MANIFEST}",
             todo="go on with the `warmstart train` command that began it",
         )
-    return _open_foreign(source, path, vocabularies)
+    return _open_foreign(source, path, vocabularies, notes)
 
 
-def _open_foreign(source: str | Path, path: Path, vocabularies: Sequence[str]) -> Model:
+def _open_foreign(source: str | Path, path: Path, files: Sequence[str], notes: list[str] | None) -> Model:
     checkpoint = open_checkpoint(source)
     for family in FAMILIES:
         for dialect in family.dialects():
             if dialect.recognise(checkpoint):
-                return _through(str(source), path, checkpoint, family, dialect, vocabularies)
+                return _through(Model(str(source), path, checkpoint, family, dialect.name), dialect, files, notes)
     return Model(str(source), path, checkpoint)
-
-
-def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model, list[str]]:
-    """As :func:`open_model`, but what its family, dialect or vocabularies cannot take is a note; arrays are listed.
-
-    Raises:
-        SourceError, FormatError, BundleError: not even its arrays can be listed.
-    """
-    try:
-        return open_model(source, with_state=with_state), []
-    except (DialectError, VocabularyError, BundleError) as error:
-        try:
-            return Model(str(source), arrive(source)[0], open_checkpoint(source)), [str(error)]
-        except WarmstartError:
-            raise error from None
 
 
 def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:
@@ -146,16 +152,27 @@ def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -
     model.reading = read_through(model.checkpoint, expand(dialect.rules(config)))
 
 
-def _through(
-    source: str, path: Path, checkpoint: Checkpoint, family: Family, dialect: Dialect, files: Sequence[str]
-) -> Model:
-    model = Model(source, path, checkpoint, family, dialect.name)
-    model.vocabularies = dialect.read_vocabularies(checkpoint, files)
-    if checkpoint.metadata.get("config") is None:
+def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[str] | None) -> Model:
+    """Vocabularies, configuration and reading of ``model``, whose dialect was recognised."""
+    with _noting(notes):
+        model.vocabularies = dialect.read_vocabularies(model.checkpoint, files)
+    if model.checkpoint.metadata.get("config") is None or model.family is None:
         return model
-    read_as(model, family, dialect.read_config(checkpoint), dialect)
-    check_vocabulary_sizes(model)
+    with _noting(notes):
+        read_as(model, model.family, dialect.read_config(model.checkpoint), dialect)
+        check_vocabulary_sizes(model)
     return model
+
+
+@contextmanager
+def _noting(notes: list[str] | None) -> Iterator[None]:
+    """Errors become ``notes`` where there are notes."""
+    try:
+        yield
+    except (DialectError, VocabularyError, BundleError) as error:
+        if notes is None:
+            raise
+        notes.append(str(error))
 
 
 def check_vocabulary_sizes(model: Model) -> None:

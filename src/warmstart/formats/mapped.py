@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,16 @@ def valid_shape(shape: object) -> bool:
             return False
         bound *= max(length, 1)
     return bound < 2**56
+
+
+def release(array: Array) -> None:
+    """Says that ``array`` was read and is not needed soon: the pages of its memory map no longer count as memory of
+    this process. They are read again when they are needed."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def view(

@@ -74,6 +74,8 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "dtypes", ", ".join(parts)
     for tie in facts["tied"]:
         yield "tied", _tie(tie)
+    if facts["names"]:
+        return
     if facts["step"] is not None:
         yield "step", grouped(facts["step"])
     if slots or facts["optimizer"]:
@@ -121,21 +123,26 @@ def _optimizer(facts: Mapping[str, Any]) -> str:
 
 
 def _metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
-    for number, (key, value) in enumerate(metadata.items()):
-        if number == _MANY:
-            yield f"and {len(metadata) - _MANY:,} more: --json prints all"
-            return
+    """A line for each of the first values, and one that counts what is inside the others."""
+    plain = {key: value for key, value in metadata.items() if not isinstance(value, Mapping | list | tuple)}
+    for key, value in list(plain.items())[:_MANY]:
         yield f"{printable(key)}: {_short(value)}"
+    nested = [f"{printable(key)} ({_short(value)})" for key, value in metadata.items() if key not in plain]
+    if len(plain) > _MANY:
+        nested.append(f"{len(plain) - _MANY:,} more values")
+    if len(nested) > _MANY:
+        nested[_MANY:] = [f"{len(nested) - _MANY:,} more"]
+    if nested:
+        yield f"{', '.join(nested)}; all with --json"
 
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{len(value):,} keys"
-    if isinstance(value, list | tuple) and (
-        len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
-    ):
-        return f"{len(value):,} values"
-    text = printable(value)
+    if isinstance(value, list | tuple):
+        nested = len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
+        return f"{len(value):,} values" if nested else ", ".join(map(_short, value))
+    text = f"{value:.6g}" if isinstance(value, float) else printable(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 20]}… ({len(text):,} characters)"
 
 

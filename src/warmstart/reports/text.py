@@ -18,7 +18,7 @@ MAX_VALUES, MAX_NESTED = 5_000_000, 100
 
 
 def printable(value: object, *, keep: str = "") -> str:
-    """``value`` as text in which every character that could steer a terminal, but for ``keep``, is escaped: ``\\x1b``."""
+    """``value`` as text; a character that could steer a terminal is escaped (``\\x1b``), but for those of ``keep``."""
 
     def escape(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -156,7 +156,7 @@ def table(
     flexible = [0, *([last] if last in left and last else [])]
     room = width - sum(w for i, w in enumerate(widths) if i not in flexible) - 2 * last
     if len(flexible) == 2:
-        widths[last] = min(widths[last], max(room - widths[0], room // 2 - 4))
+        widths[last] = min(widths[last], max(room - widths[0], room - 28 if room >= 48 else room // 2 - 4))
         room -= widths[last]
     widths[0] = max(min(widths[0], room), 16)
     lines: list[str] = []

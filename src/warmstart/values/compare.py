@@ -9,6 +9,7 @@ from typing import Any
 
 from warmstart.bundle.model import Model
 from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.mapped import release
 from warmstart.spec.mapping import Reading
 from warmstart.values.difference import difference
 from warmstart.values.names import matching
@@ -165,7 +166,10 @@ def _verdict(
         return {**facts, "verdict": "shape"}
     if not (x.readable and y.readable):
         return {**facts, "verdict": "not read"}
-    found = difference(*read(), tolerance=tolerance, relative=relative)
+    arrays = read()
+    found = difference(*arrays, tolerance=tolerance, relative=relative)
+    for array in arrays:
+        release(array)
     if found.different:
         facts["verdict"] = "values"
     elif x.dtype != y.dtype and not (tolerance or relative):
