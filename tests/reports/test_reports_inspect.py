@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import models
 import numpy as np
 import pytest
+import sample_models
 
 from warmstart import api
 from warmstart.formats.checkpoint import Entry
@@ -39,9 +39,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["huggingface", "t5x", "tensorflow", "marian"])
 def test_a_model_as_a_tree(kind: str, width: int) -> None:
     if kind == "marian":
-        models.write_marian_model(Path("model"))
+        sample_models.write_marian_model(Path("model"))
     else:
-        models.write(Path("model"), getattr(models, kind)(), format="pt")
+        sample_models.write(Path("model"), getattr(sample_models, kind)(), format="pt")
     text = inspect_text(api.inspect("model"), width=width)
     assert all(columns(line) <= width for line in text.splitlines())
     check(f"inspect-{kind}-{width}.txt", text)
@@ -53,11 +53,11 @@ def test_a_model_as_a_tree(kind: str, width: int) -> None:
 
 
 def test_statistics_of_parts_are_those_of_all_their_arrays() -> None:
-    arrays = models.write(Path("model"), models.huggingface())
+    arrays = sample_models.write(Path("model"), sample_models.huggingface())
     arrays["model.encoder.layers.3.fc1.weight"][0, :2] = np.nan
     arrays["model.encoder.layers.3.fc1.weight"][1, 0] = -np.inf
     arrays["lm_head.weight"] = arrays["model.shared.weight"]
-    models.save(Path("model"), arrays)
+    sample_models.save(Path("model"), arrays)
     facts = api.inspect("model", stats=True)
     check("inspect-stats-80.txt", inspect_text(facts, width=80))
     found = {e["name"]: e["stats"] for e in facts["entries"]}
@@ -99,7 +99,7 @@ def test_a_dialects_tie_is_said(fixtures: Path) -> None:
 
 
 def test_arrays_that_share_bytes_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = models.write(Path("model"), models.huggingface(1))
+    arrays = sample_models.write(Path("model"), sample_models.huggingface(1))
     checkpoint = open_checkpoint("model")
     checkpoint.ties = {"lm_head.weight": "model.shared.weight"}
     monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: checkpoint)
@@ -110,7 +110,7 @@ def test_arrays_that_share_bytes_count_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_packed_types_are_described_and_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    models.write(Path("model"), models.huggingface(1))
+    sample_models.write(Path("model"), sample_models.huggingface(1))
     checkpoint = open_checkpoint("model")
     checkpoint.entries = {**checkpoint.entries, "packed": Entry("packed", (4, 4), "intgemm8", 24)}
     monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: checkpoint)
@@ -121,7 +121,7 @@ def test_packed_types_are_described_and_not_read(monkeypatch: pytest.MonkeyPatch
 
 def test_a_file_cannot_steer_the_terminal() -> None:
     evil = "\x1b]0;owned\x07\x9b31m\u202egnp"
-    models.save(Path("model"), {f"a{evil}.w": np.ones(3), "b": np.ones(3)}, **{evil: evil * 20, "ok": "yes"})
+    sample_models.save(Path("model"), {f"a{evil}.w": np.ones(3), "b": np.ones(3)}, **{evil: evil * 20, "ok": "yes"})
     for facts in (api.inspect("model"), api.inspect("model", names=["a*"]), api.inspect("model", stats=True)):
         text = inspect_text(facts)
         assert text.replace("\n", "").isprintable()
@@ -129,17 +129,17 @@ def test_a_file_cannot_steer_the_terminal() -> None:
 
 
 def test_what_a_family_cannot_take_is_a_note() -> None:
-    models.write_marian_model(Path("model.npz"), layers=1)
+    sample_models.write_marian_model(Path("model.npz"), layers=1)
     Path("model.npz.decoder.yml").write_text("vocabs: [gone.yml, gone.yml]\n")
     facts = api.inspect("model.npz")
-    assert (facts["family"], facts["dialect"], facts["config"]["d_model"]) == ("transformer", "marian", models.D)
+    assert (facts["family"], facts["dialect"], facts["config"]["d_model"]) == ("transformer", "marian", sample_models.D)
     assert (facts["vocabularies"], len(facts["entries"])) == ({}, 45)
     assert "gone.yml" in inspect_text(facts)
 
 
 def test_nothing_heavy_is_imported() -> None:
-    models.write_marian_model(Path("model.npz"), layers=1)
-    models.write(Path("model.safetensors"), models.huggingface(1))
+    sample_models.write_marian_model(Path("model.npz"), layers=1)
+    sample_models.write(Path("model.safetensors"), sample_models.huggingface(1))
     code = """
 import sys
 from warmstart.cli import app

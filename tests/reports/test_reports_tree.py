@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import models
 import pytest
+import sample_models
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ def drawn(names: list[str]) -> list[str]:
     return [f"{shown(part, depth)} {part.count}" for depth, part in rows]
 
 
-def folded(shapes: models.Shapes) -> list[str]:
+def folded(shapes: sample_models.Shapes) -> list[str]:
     rows = walk(parts_of((name, shape, name) for name, shape in shapes))
     return [f"{shown(part, depth)} {part.count}" for depth, part in rows]
 
@@ -52,13 +52,13 @@ def test_layers_of_every_separator_fold() -> None:
 
 
 def test_frameworks_names() -> None:
-    assert folded(models.huggingface())[4:8] == [
+    assert folded(sample_models.huggingface())[4:8] == [
         "    layers.0-11 12",
         "      self_attn.{k_proj, v_proj, q_proj, out_proj} 4",
         "        weight 1",
         "        bias 1",
     ]
-    assert folded(models.tensorflow())[:6] == [
+    assert folded(sample_models.tensorflow())[:6] == [
         "layer_1-3,5 4",
         "  weights 1",
         "  bias 1",
@@ -66,7 +66,7 @@ def test_frameworks_names() -> None:
         "  weights 1",
         "  bias 1",
     ]
-    rows = folded(models.t5x())
+    rows = folded(sample_models.t5x())
     assert "    layers_0 1" in rows
     assert "    layers_1-11 11" in rows
     assert "    attention/{query, key, value, out}/kernel 4" in rows

@@ -89,7 +89,8 @@ def test_differences_are_numpys(a: str, b: str) -> None:
     assert found.relative == pytest.approx(np.max(apart[apart > 0] / size[apart > 0], initial=0))
     assert found.cosine == pytest.approx(np.vdot(wide, other) / np.linalg.norm(wide) / np.linalg.norm(other))
     turned = difference(x.T, y.T)
-    assert (turned.different, turned.absolute, turned.cosine) == (found.different, found.absolute, pytest.approx(found.cosine))
+    assert (turned.different, turned.absolute) == (found.different, found.absolute)
+    assert turned.cosine == pytest.approx(found.cosine)
 
 
 def test_equal_arrays_are_equal_in_every_layout() -> None:

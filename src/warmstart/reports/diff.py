@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from warmstart.reports.text import grouped, labelled, paint, printable, readable_shape, table
+from warmstart.reports.text import counted, grouped, labelled, paint, printable, readable_shape, table
 from warmstart.reports.tree import Part, parts_of, shown, walk
 
 _SECTIONS = {
@@ -35,7 +35,7 @@ def diff_text(facts: Mapping[str, Any], *, width: int = 80, colour: bool = False
     for verdict, title in _SECTIONS.items():
         entries = [e for e in facts["entries"] if e["verdict"] == verdict]
         if entries:
-            lines += ["", paint(f"{title}: {_arrays(len(entries))}", "1", colour)]
+            lines += ["", paint(f"{title}: {counted(len(entries), 'array')}", "1", colour)]
             lines += _section(verdict, entries, width, colour)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -43,10 +43,6 @@ def diff_text(facts: Mapping[str, Any], *, width: int = 80, colour: bool = False
 def _about(side: Mapping[str, Any]) -> str:
     family = f", {side['family']} written by {side['dialect']}" if side["family"] else ""
     return f"{printable(side['source'])}: {printable(side['format'])}{family}"
-
-
-def _arrays(count: int) -> str:
-    return f"{count:,} array" + ("" if count == 1 else "s")
 
 
 def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -61,14 +57,14 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         ("the same" if facts["same"] else "equal"),
         (
-            f"{every}{_arrays(len(entries))}{which}{slots}{close}"
+            f"{every}{counted(len(entries), 'array')}{which}{slots}{close}"
             if every
-            else f"{equal:,} of {_arrays(len(entries))}{which}{close}"
+            else f"{equal:,} of {counted(len(entries), 'array')}{which}{close}"
         ),
     )
     casts = sum(e["verdict"] in ("equal", "close") and e["dtype"][0] != e["dtype"][1] for e in entries)
     if casts:
-        yield "dtypes", f"differ in {_arrays(casts)} that are within the tolerance"
+        yield "dtypes", f"differ in {counted(casts, 'array')} that are within the tolerance"
     if facts["slots"] and not facts["same"]:
         yield "optimizer", "\n".join(_slots(facts["slots"]))
     for kind, found in facts["beyond"].items():
@@ -95,7 +91,7 @@ def _slots(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         others = [f"{counts[v]:,} {title}" for v, title in _SECTIONS.items() if counts[v]]
         worst = max((s["absolute"] for s in some if s["verdict"] == "values"), default=None)
         most = "" if worst is None else f" by up to {worst:.3g}"
-        yield ", ".join([f"{printable(slot)}: {equal:,} of {_arrays(len(some))} equal", *others]) + most
+        yield ", ".join([f"{printable(slot)}: {equal:,} of {counted(len(some), 'array')} equal", *others]) + most
 
 
 def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, colour: bool) -> list[str]:
@@ -108,7 +104,7 @@ def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, col
             continue
         skip = 1 if len(part.children) == 1 else 0  # a row that says the same as its parent's
         rows.append((depth, part))
-    if verdict in ("values", "dtype"):
+    if verdict == "values":
         headings = ["|A-B|", "relative", "cosine", "differ", "NaN, Inf"]
         chosen = [0, 1, 2, *([3] if width >= 72 else []), *([4] if any(e["nonfinite"] for e in entries) else [])]
         headings = [headings[i] for i in chosen]
@@ -117,10 +113,14 @@ def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, col
         headings = ["array"] if verdict.startswith("only") else ["A", "B"]
         cells = [_shapes(part, verdict) for _, part in rows]
     texts = [
-        [f"  {shown(part, depth)}{_dtypes(part)}", f"{part.count} ×" if part.count > 1 else "", *row]
+        [
+            f"  {shown(part, depth)}{_dtypes(part) if verdict == 'values' else ''}",
+            f"{part.count} ×" if part.count > 1 else "",
+            *row,
+        ]
         for (depth, part), row in zip(rows, cells, strict=True)
     ]
-    left = (0,) if verdict in ("values", "dtype") else (0, len(headings) + 1)
+    left = (0,) if verdict == "values" else (0, len(headings) + 1)
     return table(["  part", "", *headings], texts, width, left=left, colour=colour)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from warmstart.reports.text import (
     RED,
     columns,
+    counted,
     grouped,
     labelled,
     paint,
@@ -60,7 +61,7 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     some = " that match" if facts["names"] else ""
     once = _stored_once(facts)
     elements = sum(math.prod(e["shape"]) for e in once)
-    total = f"{elements:,} in {len(entries):,} arrays{some}, {readable_size(sum(e['nbytes'] for e in once))}"
+    total = f"{elements:,} in {counted(len(entries), 'array')}{some}, {readable_size(sum(e['nbytes'] for e in once))}"
     dtypes = Counter(e["dtype"] for e in entries)
     if len(dtypes) == 1:
         yield "parameters", f"{total} of {printable(*dtypes)}"
@@ -117,7 +118,7 @@ def _optimizer(facts: Mapping[str, Any]) -> str:
     parts = []
     for slot, count in Counter(s["slot"] for s in facts["slots"]).items():
         nbytes = sum(s["nbytes"] for s in facts["slots"] if s["slot"] == slot)
-        parts.append(f"{printable(slot)} of {count:,} arrays ({readable_size(nbytes)})")
+        parts.append(f"{printable(slot)} of {counted(count, 'array')} ({readable_size(nbytes)})")
     parts += [f"{printable(key)} {_short(value)}" for key, value in facts["optimizer"].items()]
     return ", ".join(parts)
 
@@ -138,10 +139,10 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{len(value):,} keys"
+        return counted(len(value), "key")
     if isinstance(value, list | tuple):
         nested = len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
-        return f"{len(value):,} values" if nested else ", ".join(map(_short, value))
+        return counted(len(value), "value") if nested else ", ".join(map(_short, value))
     text = f"{value:.6g}" if isinstance(value, float) else printable(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 20]}… ({len(text):,} characters)"
 

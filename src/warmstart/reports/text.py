@@ -82,6 +82,11 @@ def grouped(count: int) -> str:
     return printable(count) if _is_huge(count) else f"{count:,}"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 array``, ``2,000 arrays``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def readable_shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) if shape else "scalar"
 
