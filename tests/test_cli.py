@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from warmstart import cli
@@ -100,3 +101,62 @@ def test_curves_and_compare_take_runs_with_and_without_labels(call: Call, places
     assert status == 1
     assert "validation/bleu\n  expected: train/loss, validation/loss\n" in err
     assert not Path("curves.png").exists()
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkpoints ``a`` and ``b`` of one array each, and ``c``, which is ``a`` again."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("a", 1), ("b", 2), ("c", 1)):
+        np.savez(f"{name}.npz", **{"layers.0.w": np.full((2, 3), value, np.float32)})
+
+
+def test_diff_ends_like_diff(call: Call, two: None) -> None:
+    assert call("diff", "a.npz", "c.npz") == (0, "A  a.npz: npz\nB  c.npz: npz\n\nthe same       all 1 array\n", "")
+    status, out, err = call("diff", "a.npz", "b.npz")
+    assert (status, err) == (1, "")
+    assert out.splitlines()[-1].split() == ["layers.0.w", "1", "0.5", "1.000000", "all"]
+    assert call("diff", "a.npz", "b.npz", "--tolerance", 1)[0] == 0
+    assert call("diff", "a.npz", "b.npz", "--relative", 0.5)[0] == 0
+    facts = json.loads(call("diff", "a.npz", "b.npz", "--json")[1])
+    assert (facts["same"], facts["entries"][0]["absolute"]) == (False, 1)
+    status, out, err = call("diff", "a.npz", "gone.npz")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: no such file or directory\n")
+    assert call("diff", "a.npz", "b.npz", "--names", "x*")[0] == 2
+    assert call("diff", "a.npz")[0] == 2
+    assert call("diff", "a.npz", "b.npz", "--tolerance", "-1")[0] == 2
+
+
+def test_inspect_names_and_json(call: Call, two: None) -> None:
+    status, out, _ = call("inspect", "a.npz", "--names", "*.w")
+    assert (status, out.splitlines()[-1].split()) == (0, ["layers.0.w", "2×3", "float32", "24", "bytes"])
+    status, out, err = call("inspect", "a.npz", "--names", "*.v", "--names", "layers.0.x")
+    assert (status, out) == (1, "")
+    assert "'*.v' matches nothing" in err
+    assert "similar: layers.0.w" in err
+    facts = json.loads(call("inspect", "a.npz", "--stats", "--json")[1])
+    assert {"format", "family", "dialect", "step", "metadata", "entries"} <= set(facts)
+    entry = facts["entries"][0]
+    assert {key: entry[key] for key in ("name", "shape", "dtype", "nbytes")} == {
+        "name": "layers.0.w",
+        "shape": [2, 3],
+        "dtype": "float32",
+        "nbytes": 24,
+    }
+    assert (entry["stats"]["mean"], entry["stats"]["zeros"]) == (1, 0)
+
+
+def test_extract_says_what_it_wrote(call: Call, two: None) -> None:
+    status, out, err = call("extract", "a.npz", "out.safetensors", "--names", "layers*")
+    assert (status, err) == (0, "")
+    assert out == f"out.safetensors: safetensors, 1 array, {Path('out.safetensors').stat().st_size} bytes\n"
+    assert call("extract", "a.npz", "out.safetensors")[0] == 1
+    facts = json.loads(call("extract", "a.npz", "out.safetensors", "--force", "--json")[1])
+    assert facts["arrays"] == 1
+
+
+def test_errors_cannot_steer_the_terminal(call: Call, two: None) -> None:
+    status, _, err = call("inspect", "\x1b]0;owned\x07.npz")
+    assert status == 1
+    assert err.replace("\n", "").isprintable()

@@ -101,13 +101,15 @@ def extract(
 ) -> None:
     """Write chosen arrays to a new file; its ending names the format: .npz or .safetensors."""
     from warmstart import api
+    from warmstart.reports.text import counted
 
     facts = api.extract(source, destination, names=names or (), slots=slots, force=force)
     if as_json:
         _print_json(facts)
         return
-    more = f" and {facts['slots']:,} slots" if facts["slots"] else ""
-    typer.echo(f"{facts['destination']}: {facts['format']}, {facts['arrays']:,} arrays{more}, {facts['bytes']:,} bytes")
+    more = f" and {counted(facts['slots'], 'slot')}" if facts["slots"] else ""
+    arrays = counted(facts["arrays"], "array")
+    typer.echo(f"{facts['destination']}: {facts['format']}, {arrays}{more}, {facts['bytes']:,} bytes")
 
 
 @app.command()

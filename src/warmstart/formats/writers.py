@@ -8,7 +8,7 @@ from pathlib import Path
 
 from warmstart.errors import ConfigError, FormatError, Problem
 from warmstart.formats import npz, safetensors
-from warmstart.formats.checkpoint import Array, Entry, dtype_of
+from warmstart.formats.checkpoint import Array, Entry
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,19 @@ class Writer:
     write: Callable[[Path, Sequence[Entry], Iterable[Array]], None]
 
 
+_NUMPYS_OWN = {
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+}
+
+
 def _npz_refuses(entry: Entry) -> str | None:
-    if dtype_of(entry.dtype).kind not in "biufc" or dtype_of(entry.dtype).name not in _numpys_own:
+    if entry.dtype not in _NUMPYS_OWN:
         return f"npz has no dtype {entry.dtype}"
     if "\0" in entry.name or not _utf8(entry.name) or len(entry.name.encode()) > 65_000:
         return "a zip archive cannot hold this name"
     return None
-
-
-_numpys_own = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} | {
-    "bool",
-    "complex64",
-    "complex128",
-}
 
 
 def _safetensors_refuses(entry: Entry) -> str | None:

@@ -113,11 +113,7 @@ def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, col
         headings = ["array"] if verdict.startswith("only") else ["A", "B"]
         cells = [_shapes(part, verdict) for _, part in rows]
     texts = [
-        [
-            f"  {shown(part, depth)}{_dtypes(part) if verdict == 'values' else ''}",
-            f"{part.count} ×" if part.count > 1 else "",
-            *row,
-        ]
+        [f"  {shown(part, depth)}{_casts(part, verdict)}", f"{part.count} ×" if part.count > 1 else "", *row]
         for (depth, part), row in zip(rows, cells, strict=True)
     ]
     left = (0,) if verdict == "values" else (0, len(headings) + 1)
@@ -143,10 +139,10 @@ def _numbers(items: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _dtypes(part: Part[Any]) -> str:
-    """Both dtypes of a row's arrays where they differ."""
+def _casts(part: Part[Any], verdict: str) -> str:
+    """Both dtypes, where a row whose values are shown has two."""
     a, b = part.items[0]["dtype"]
-    return "" if part.children or None in (a, b) or a == b else f" ({printable(a)} | {printable(b)})"
+    return "" if part.children or verdict != "values" or a == b else f" ({printable(a)} | {printable(b)})"
 
 
 def _shapes(part: Part[Any], verdict: str) -> list[str]:
