@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -85,6 +86,11 @@ def diff(
         facts = api.diff(a, b, names=names or (), tolerance=tolerance, relative=relative, weights_only=weights_only)
     except WarmstartError as error:
         _print_error(error)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except Exception:  # status 1 is for a difference only
+        traceback.print_exc()
         raise typer.Exit(2) from None
     _print_json(facts) if as_json else _print_report(diff_text, facts)
     raise typer.Exit(0 if facts["same"] else 1)

@@ -72,6 +72,11 @@ def test_frameworks_names() -> None:
     assert "    attention/{query, key, value, out}/kernel 4" in rows
 
 
+def test_layers_within_layers() -> None:
+    experts = [(f"l.{i}.experts.{e}.w{k}", (2,)) for i in range(4) for e in range(16) for k in (1, 2)]
+    assert folded(iter(experts)) == ["l.0-3 4", "  experts.0-15 16", "    w1-2 2"]
+
+
 def test_what_differs_inside_is_not_folded() -> None:
     shapes = [(f"l.{i}.w", (4, 4 + (i == 2))) for i in range(4)] + [("l.1.b", (4,))]
     assert folded(iter(shapes)) == ["l 1", "  0,3.w 2", "  1 1", "    w 1", "    b 1", "  2.w 1"]
@@ -86,6 +91,12 @@ def test_an_array_may_be_named_like_a_part() -> None:
         "a..b",
         "a.b",
     ]
+
+
+def test_hundreds_of_alike_names_are_cut() -> None:
+    row = drawn([f"{a}{b}" for a in "abcdefghijklmnop" for b in "abcdefghijklmnop"])[0]
+    assert row.startswith("aa, ab, ")
+    assert row.endswith(", …, pp 256")
 
 
 def test_deep_and_long_names_are_no_trouble() -> None:

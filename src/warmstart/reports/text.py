@@ -15,6 +15,7 @@ from warmstart.errors import FormatError
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 BOLD, DIM, RED = "1", "2", "31"
 MAX_VALUES, MAX_NESTED = 5_000_000, 100
+MAX_TEXT = 4_000  # characters of one name, note or value
 
 
 def printable(value: object, *, keep: str = "") -> str:
@@ -52,6 +53,8 @@ def _plain(value: object, budget: Iterator[int], depth: int = 0) -> object:
         )
     if isinstance(value, Mapping):
         return {str(key): _plain(item, budget, depth + 1) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(item, budget, depth + 1) for item in value]
     if _is_huge(value) or (isinstance(value, float) and not math.isfinite(value)):
@@ -102,9 +105,12 @@ def wrap(text: str, width: int, *, hang: int = 0) -> list[str]:
     """``text`` in lines of at most ``width`` columns, broken at spaces; words that are longer than a line at the
     separators of names, or else anywhere.
 
-    Lines after the first are indented by ``hang`` more than ``text`` itself is. Nothing is left out.
+    Lines after the first are indented by ``hang`` more than ``text`` itself is. Of more than a screen the rest is left
+    out, and said to be.
     """
     width = max(width, 8)
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}… ({len(text):,} characters)"
     first = " " * min(len(text) - len(text.lstrip(" ")), width - 6)
     after = " " * min(len(first) + hang, width - 6)
     lines, line, empty = [], first, True

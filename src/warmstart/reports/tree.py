@@ -12,6 +12,7 @@ from warmstart.reports.text import printable
 
 Item = TypeVar("Item")
 MAX_DEPTH = 24
+MAX_LISTED = 24  # names in one row
 _SEPARATED = re.compile(r"[./]*[^./]+|[./]+")
 _MARIAN = re.compile(r"([A-Za-z0-9]+)_(l[0-9]{1,6})_(.+)", re.DOTALL)
 _NUMBER = re.compile(r"(.*?)([0-9]{1,9})([^0-9]*)", re.DOTALL)
@@ -117,7 +118,8 @@ def _rows_of(piece: str, node: _Node[Item], known: dict[Hashable, int]) -> Itera
         return
     children = _fold(node, known)
     only = children[0]
-    if len(children) == 1 and (only.children or not only.listed):
+    joins = only.count == 1 or (not _NUMBER.fullmatch(piece) and (only.children or not only.listed))
+    if len(children) == 1 and joins:  # a numbered piece stays a level of its own above several parts
         yield Part(piece + only.label, only.items, only.children, only.count, only.alike)
         return
     inside = tuple((child.label, child.count, child.alike) for child in children)
@@ -129,6 +131,8 @@ def _listed(parts: list[Part[Item]]) -> Part[Item]:
     """Alike neighbours as one row: ``{query, key}``, and with what their names end in: ``{query, key}.weight``."""
     first, *others = (part.label for part in parts)
     names = [first, *(label.lstrip("./_") for label in others)]
+    if len(names) > MAX_LISTED:
+        names[MAX_LISTED - 2 : -1] = ["…"]
     ends = [_SEPARATED.findall(name)[1:] for name in names]
     shared = ""
     while all(ends) and len({end[-1] for end in ends}) == 1:
