@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,30 @@ def test_what_is_the_same_is_one_line() -> None:
     ]
     text = diff_text(api.diff("a", "b", names=["*.self_attn.q_proj.bias"]))
     assert text.splitlines()[-1] == "the same       all 24 arrays that match"
+
+
+def test_slots_and_steps(fixtures: Path) -> None:
+    for name in ("model.npz", "model.npz.optimizer.npz", "model.npz.progress.yml"):
+        shutil.copyfile(fixtures / "fixtures" / "marian-en-ru-names" / name, name)
+    with np.load("model.npz.optimizer.npz") as file:
+        arrays = dict(file)
+    source = fixtures / "fixtures" / "marian-en-ru-names" / "model.npz"
+    lines = diff_text(api.diff(source, "model.npz"), width=200).splitlines()
+    assert lines[-2:] == [
+        "the same       all 88 arrays, 176 optimizer slots",
+        "not compared   vocabularies, which only A has",
+    ]
+    arrays["adam_mt"][0, 5] += 1
+    np.savez("model.npz.optimizer.npz", **arrays)
+    progress = Path("model.npz.progress.yml").read_text().replace("batches: 2500", "batches: 2600")
+    Path("model.npz.progress.yml").write_text(progress)
+    lines = diff_text(api.diff(source, "model.npz"), width=200).splitlines()
+    assert lines[4:8] == [
+        "equal          all 88 arrays",
+        "optimizer      m: 87 of 88 arrays equal, 1 differ by up to 1",
+        "               v: 88 of 88 arrays equal",
+        "step           2,500 in A, 2,600 in B",
+    ]
 
 
 def test_canonical_names_and_configurations() -> None:

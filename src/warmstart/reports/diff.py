@@ -71,7 +71,7 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield kind, "\n".join(f"{f'{printable(k)}: ' if k != kind else ''}{_pair(*pair)}" for k, pair in found.items())
     for letter in "AB":
         if kinds := [only["kind"] for only in facts["only"] if only["in"] == letter]:
-            yield f"only in {letter}", f"{', '.join(kinds)}, which formats need not hold"
+            yield "not compared", f"{', '.join(kinds)}, which only {letter} has"
     for note in facts["notes"]:
         yield "note", printable(note, keep="\n")
 
@@ -88,10 +88,10 @@ def _slots(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         some = [s for s in slots if s["slot"] == slot]
         counts = Counter(s["verdict"] for s in some)
         equal = counts["equal"] + counts["close"]
-        others = [f"{counts[v]:,} {title}" for v, title in _SECTIONS.items() if counts[v]]
-        worst = max((s["absolute"] for s in some if s["verdict"] == "values"), default=None)
-        most = "" if worst is None else f" by up to {worst:.3g}"
-        yield ", ".join([f"{printable(slot)}: {equal:,} of {counted(len(some), 'array')} equal", *others]) + most
+        worst = max((s["absolute"] for s in some if s["verdict"] == "values"), default=0.0)
+        titles = {**_SECTIONS, "values": f"differ by up to {worst:.3g}"}
+        others = [f"{counts[verdict]:,} {title}" for verdict, title in titles.items() if counts[verdict]]
+        yield ", ".join([f"{printable(slot)}: {equal:,} of {counted(len(some), 'array')} equal", *others])
 
 
 def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, colour: bool) -> list[str]:

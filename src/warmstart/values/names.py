@@ -33,7 +33,7 @@ def matching(names: Iterable[str], patterns: Sequence[str], where: object) -> li
         raise ConfigError(
             "no array has such a name",
             where=where,
-            expected=f"names of some of its {len(names)} arrays",
+            expected=f"names of some of its {len(names):,} arrays" + (f", such as {names[0]}" if names else ""),
             problems=problems,
             todo="`*` stands for any characters, as in '*.weight'; quote it for the shell",
         )
