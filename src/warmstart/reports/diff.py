@@ -96,14 +96,7 @@ def _slots(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _section(verdict: str, entries: Sequence[Mapping[str, Any]], width: int, colour: bool) -> list[str]:
     parts = parts_of((e["name"], (str(e["shape"]), str(e["dtype"])), e) for e in entries)
-    rows: list[tuple[int, Part[Any]]] = []
-    skip = 0
-    for depth, part in walk(parts):
-        if skip:
-            skip -= 1
-            continue
-        skip = 1 if len(part.children) == 1 else 0  # a row that says the same as its parent's
-        rows.append((depth, part))
+    rows = list(walk(parts, join=True))
     if verdict == "values":
         headings = ["|A-B|", "relative", "cosine", "differ", "NaN, Inf"]
         chosen = [0, 1, 2, *([3] if width >= 72 else []), *([4] if any(e["nonfinite"] for e in entries) else [])]
@@ -147,7 +140,7 @@ def _casts(part: Part[Any], verdict: str) -> str:
 
 def _shapes(part: Part[Any], verdict: str) -> list[str]:
     """Shape and dtype of a row's array on one side, or on both; nothing for a part."""
-    if part.children and not (len(part.children) == 1 and not part.children[0].children):
+    if part.children:
         return [""] if verdict.startswith("only") else ["", ""]
     e = part.items[0]
     sides = [

@@ -164,7 +164,7 @@ def _tree(entries: Sequence[Mapping[str, Any]], stats: bool, width: int, colour:
     rows: list[tuple[int, Part[Any], str]] = []
     room = max(16, width - 52)
     skip = 0
-    for depth, part in walk(parts):
+    for depth, part in walk(parts, join=stats):
         if skip:
             skip -= 1
             continue
@@ -173,8 +173,6 @@ def _tree(entries: Sequence[Mapping[str, Any]], stats: bool, width: int, colour:
             brief = ", ".join(_inside(part.children, usual))
             if all(not child.children for child in part.children) and columns(brief) <= room:
                 inside, skip = brief, len(part.children)
-        elif part.children and len(part.children) == 1:
-            skip = 1  # its row would have the same numbers
         elif not part.children:
             inside = _shape(part, usual)
         rows.append((depth, part, inside))

@@ -81,11 +81,16 @@ def shown(part: Part[Item], depth: int) -> str:
     return "  " * depth + (label.replace("{", "", 1)[:-1] if part.listed else label)
 
 
-def walk(parts: Sequence[Part[Item]], depth: int = 0) -> Iterator[tuple[int, Part[Item]]]:
-    """(depth, part) from top to bottom."""
+def walk(parts: Sequence[Part[Item]], depth: int = 0, *, join: bool = False) -> Iterator[tuple[int, Part[Item]]]:
+    """(depth, part) from top to bottom. With ``join``, a part that has one row of arrays inside is one row with it:
+    ``norm.{weight, bias}``."""
     for part in parts:
-        yield depth, part
-        yield from walk(part.children, depth + 1)
+        only = part.children[0] if join and len(part.children) == 1 else None
+        if only is not None and not only.children:
+            yield depth, Part(part.label + only.label, part.items, count=part.count * only.count, alike=only.alike)
+        else:
+            yield depth, part
+            yield from walk(part.children, depth + 1, join=join)
 
 
 def _fold(node: _Node[Item], known: dict[Hashable, int]) -> list[Part[Item]]:
