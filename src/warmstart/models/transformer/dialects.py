@@ -61,7 +61,7 @@ class MarianDialect:
             if key in options and options[key] not in allowed
         ]
         processing = " ".join(
-            options.get(f"transformer-{key}") or "-" for key in ("preprocess", "postprocess", "postprocess-top")
+            str(options.get(f"transformer-{key}") or "-") for key in ("preprocess", "postprocess", "postprocess-top")
         )
         norm = {"- dan -": "post", "n da n": "pre"}.get(processing)
         if norm is None:
