@@ -58,6 +58,8 @@ def open(path: Path) -> BundleCheckpoint:
             todo="give the files the names that TensorFlow gave them",
         )
     if states.is_state(path) and not beside(prefix, ".index").is_file():
+        if is_index(prefix):
+            read_index(prefix)  # of version 1
         here = ", ".join(candidate.name for candidate in candidates(path.parent)[:8])
         raise SourceError(
             "the checkpoint that this state file names is not beside it",

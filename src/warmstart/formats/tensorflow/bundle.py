@@ -12,7 +12,7 @@ from warmstart.errors import FormatError, SourceError
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import map_file, view
 from warmstart.formats.tensorflow.crc32c import crc32c, masked
-from warmstart.formats.tensorflow.index import Tensor, corrupt, read_index
+from warmstart.formats.tensorflow.index import OPAQUE, Tensor, corrupt, read_index
 from warmstart.formats.tensorflow.protobuf import Malformed, varint
 from warmstart.formats.tensorflow.slices import Piece
 
@@ -44,10 +44,13 @@ class Bundle:
                 ends[piece.shard] = max(ends.get(piece.shard, (0, "")), (piece.offset + piece.size, tensor.name))
         self.files = [index]
         self.missing: list[Path] = []
+        self._absent: set[int] = set()
         for shard, (end, name) in sorted(ends.items()):
             path = self._shard(shard)
             if not path.is_file():
-                self.missing += [path] if end else []
+                if end:
+                    self.missing.append(path)
+                    self._absent.add(shard)
                 continue
             self._confine(path)
             size = path.stat().st_size
@@ -75,7 +78,7 @@ class Bundle:
             return b""
         if piece.shard not in self._maps:
             path = self._shard(piece.shard)
-            if path in self.missing or not path.is_file():
+            if not path.is_file():
                 raise SourceError(
                     "a data file of this checkpoint is missing",
                     where=f"{self.prefix}, tensor {name!r}",
@@ -92,7 +95,7 @@ class Bundle:
 
     def present(self, name: str) -> bool:
         """Whether the data files that hold the tensor exist."""
-        return not any(piece.size and self._shard(piece.shard) in self.missing for piece in self.tensors[name].pieces)
+        return not any(piece.size and piece.shard in self._absent for piece in self.tensors[name].pieces)
 
     def array(self, name: str) -> Array:
         """The numbers of a tensor: a view into memory, or assembled if it is partitioned; not checked.
@@ -113,10 +116,7 @@ class Bundle:
         return whole
 
     def _view(self, tensor: Tensor, shape: tuple[int, ...], piece: Piece) -> Array:
-        if tensor.dtype in ("string", "resource", "variant"):
-            raise FormatError(
-                "not an array of numbers", where=f"{self.prefix}, tensor {tensor.name!r}", found=tensor.dtype
-            )
+        self._require_numbers(tensor)
         dtype = dtype_of(tensor.numbers)
         data = self._bytes(piece, tensor.name)
         if not self._index.big_endian:
@@ -126,6 +126,11 @@ class Bundle:
         native: Array = view(data, unit, (count,), piece.offset).byteswap().view(dtype).reshape(shape)
         native.flags.writeable = False
         return native
+
+    def _require_numbers(self, tensor: Tensor) -> None:
+        if tensor.dtype in OPAQUE:
+            where = f"{self.prefix}, tensor {tensor.name!r}"
+            raise FormatError("this tensor can only be described", where=where, found=f"dtype {tensor.dtype}")
 
     def strings(self, name: str) -> Array:
         """The texts of a tensor of strings, as an array of ``bytes``; their checksum is verified.
@@ -185,12 +190,14 @@ class Bundle:
         Raises:
             KeyError: no such tensor.
             SourceError: the data file that holds it is missing.
+            FormatError: it consists neither of numbers nor of strings.
             CorruptCheckpoint: a checksum is another.
         """
         tensor = self.tensors[name]
         if tensor.dtype == "string":
             self.strings(name)
             return
+        self._require_numbers(tensor)
         for piece in tensor.pieces:
             with memoryview(self._bytes(piece, name)) as data, data[piece.offset : piece.offset + piece.size] as part:
                 found = masked(crc32c(part))

@@ -273,7 +273,15 @@ def _check_piece(path: Path, where: str, tensor: Tensor, shape: tuple[int, ...],
     if piece.offset < 0 or piece.size < 0:
         raise corrupt(path, where, "a place in a data file", f"{piece.size} bytes at {piece.offset}")
     if tensor.dtype not in OPAQUE:
-        size = dtype_of(tensor.numbers).itemsize
+        try:
+            size = dtype_of(tensor.numbers).itemsize
+        except AttributeError as error:
+            raise FormatError(
+                "dtype not supported by the ml_dtypes that is installed",
+                where=f"{path}, {where}",
+                found=tensor.dtype,
+                todo="pip install --upgrade ml_dtypes",
+            ) from error
         for length in shape:
             size *= length
         if size != piece.size:

@@ -20,6 +20,8 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
     Raises:
         Malformed: it is longer than 10 bytes, above 64 bits, or the data ends within it.
     """
+    if position < len(data) and data[position] < 128:
+        return data[position], position + 1  # most are short
     value = shift = 0
     for end in range(position, min(position + 10, len(data))):
         byte = data[end]
