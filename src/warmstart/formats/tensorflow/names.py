@@ -27,8 +27,6 @@ _MESH = re.compile(r"(.+)_slot_(m|v|vr|vc)")
 _SCALARS = re.compile(r"(?:.+/)?(?:beta[12]_power(?:_\d+)?|learning_rate|current_loss_scale|good_steps)")
 _STEPS = ("global_step", "global_step" + VALUE, "step" + VALUE)
 _COUNTERS = re.compile(r"(.+)/(?:iter|_iterations)" + re.escape(VALUE))
-_KERAS_2 = re.compile(r"[^/]+/([a-z_]+)/(.+)")
-_KERAS_3 = re.compile(r"([^/]+)/(.+)_(momentum|velocity|velocity_hat|accumulator|average_gradient|norm|u|m)")
 _MOMENTS = {"momentum": "m", "velocity": "v"}
 _LIKE_ADAM = ("adam", "nadam", "lamb")
 
@@ -168,11 +166,14 @@ def _by_variable(tensors: Mapping[str, Tensor], variables: Mapping[str, str]) ->
                 owners[known].append(tensor)
     slots: Slots = {}
     for tensor in state:
-        variable = variables.get(tensor.name, "")
-        old, new = _KERAS_2.fullmatch(variable), _KERAS_3.fullmatch(variable)
-        if old and len(owners[old[2]]) == 1:
-            slots |= _same(owners[old[2]][0], tensor, old[1])
-        elif new and len(owners[new[2]]) == 1:
-            slot = _MOMENTS.get(new[3], new[3]) if new[1].startswith(_LIKE_ADAM) else new[3]
-            slots |= _same(owners[new[2]][0], tensor, slot)
+        optimizer, _, rest = variables.get(tensor.name, "").partition("/")
+        slot, _, parameter = rest.partition("/")
+        if not parameter:
+            ends = [place for place in range(len(rest), 0, -1) if rest[place - 1] == "_"]
+            parameter = next((rest[: end - 1] for end in ends if rest[: end - 1] in owners), "")
+            slot = rest[len(parameter) + 1 :]
+            if optimizer.startswith(_LIKE_ADAM):
+                slot = _MOMENTS.get(slot, slot)
+        if len(owners.get(parameter, ())) == 1:
+            slots |= _same(owners[parameter][0], tensor, slot)
     return slots
