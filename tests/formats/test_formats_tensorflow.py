@@ -232,16 +232,42 @@ def test_big_endian_is_converted(dtype: str, tmp_path: Path) -> None:
     assert checkpoint.metadata["strings"] == {"s": ["abc", "d"]}
 
 
+def slots_of(shapes: dict[str, tuple[int, ...]], directory: Path) -> tuple[set[str], dict[tuple[str, str], int | None]]:
+    """The arrays that remain entries, and (parameter, slot) → axis, of a checkpoint with these shapes."""
+    write_bundle(directory / "m", ((name, np.zeros(shape, "f4")) for name, shape in shapes.items()), force=True)
+    checkpoint = opened(directory / "m")
+    for key, slot in checkpoint.slots.items():
+        assert checkpoint.read_slot(*key).shape == slot.shape
+    return set(checkpoint.entries), {key: slot.axis for key, slot in checkpoint.slots.items()}
+
+
 def test_factors_of_adafactor_are_told_by_their_shapes(tmp_path: Path) -> None:
     shapes = {"w": (3, 5, 4), "w_slot_vr": (3, 4), "w_slot_vc": (3, 5), "w_slot_m": (3, 5, 4), "x": (2, 2),
-              "x_slot_vr": (3,), "b/RMSProp": (2,), "b": (2,), "b/RMSProp_1": (2,), "b/adam_m": (2,), "b/Adam": (3,),
-              "training/b/Adam_1": (2,), "global_step": (1,)}  # fmt: skip
-    write_bundle(tmp_path / "m", ((name, np.zeros(shape, "f4")) for name, shape in shapes.items()))
-    checkpoint = opened(tmp_path / "m")
-    assert set(checkpoint.entries) == {"w", "x", "x_slot_vr", "b", "b/Adam", "global_step"}
-    axes = {key: slot.axis for key, slot in checkpoint.slots.items()}
-    assert axes == {("w", "v_row"): 1, ("w", "v_col"): 2, ("w", "m"): None, ("b", "RMSProp"): None,
-                    ("b", "RMSProp_1"): None, ("b", "m"): None, ("b", "v"): None}  # fmt: skip
+              "x_slot_vr": (3,), "y": (6,), "y_slot_v": (6,), "z": (3, 3), "z_slot_vr": (3,)}  # fmt: skip
+    entries, slots = slots_of(shapes, tmp_path)
+    assert entries == {"w", "x", "x_slot_vr", "y", "z"}
+    assert slots == {("w", "v_row"): 1, ("w", "v_col"): 2, ("w", "m"): None, ("y", "v"): None, ("z", "v_row"): 0}
+    shapes = {"w": (3, 5), "training/w/Adafactor": (3,), "training/w/Adafactor_1": (5,), "b": (4,), "b/Adafactor": (4,),
+              "u": (2, 2), "u/Adafactor": (2, 2), "u/Adafactor_1": (2,), "u/Adafactor_2": (2,), "c": (2,),
+              "c/Adafactor": (2,), "c/Adafactor_1": (2,), "d": (2, 3), "d/Adafactor": (3,)}  # fmt: skip
+    entries, slots = slots_of(shapes, tmp_path)
+    assert entries == {"w", "b", "u", "c", "d", "d/Adafactor"}
+    assert slots == {("w", "v_row"): 1, ("w", "v_col"): 0, ("b", "v"): None, ("u", "m"): None, ("u", "v_row"): 1,
+                     ("u", "v_col"): 0, ("c", "m"): None, ("c", "v"): None}  # fmt: skip
+
+
+def test_slots_have_the_shape_of_a_parameter(tmp_path: Path) -> None:
+    shapes = {"b": (2,), "b/RMSProp": (2,), "b/RMSProp_1": (2,), "b/adam_m": (2,), "b/Adam": (3,), "c/Adam": (2,),
+              "training/b/Adam_1": (2,), "b/Adam_2": (2,), "global_step": (1,), "beta1_power": (1,)}  # fmt: skip
+    entries, slots = slots_of(shapes, tmp_path)
+    assert set(slots) == {("b", "RMSProp"), ("b", "RMSProp_1"), ("b", "m"), ("b", "v")}
+    assert entries == {"b", "b/Adam", "c/Adam", "b/Adam_2", "global_step", "beta1_power"}
+
+
+@pytest.mark.parametrize("length", [246, 250, 255])
+def test_names_that_are_too_long_for_a_file(tmp_path: Path, length: int) -> None:
+    with pytest.raises(SourceError):
+        open_checkpoint(tmp_path / ("n" * length))
 
 
 def test_damaged_data_is_found_by_verify(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ _ENDING = re.compile(r"\.(?:index|meta|data-\d{5,}-of-\d{5,})")
 
 def recognise(path: Path) -> bool:
     """Whether ``path`` is or means a bundle: a prefix, one of its files, a state file, a SavedModel's directory."""
-    prefix = _prefix(path)
-    return (prefix is not None and (states.is_state(path) or is_index(beside(prefix, ".index")))) or is_index(path)
+    try:
+        prefix = _prefix(path)
+        return (prefix is not None and (states.is_state(path) or is_index(beside(prefix, ".index")))) or is_index(path)
+    except OSError:  # a name that is too long for one of the files
+        return False
 
 
 def candidates(directory: Path) -> list[Candidate]:

@@ -16,7 +16,7 @@ from warmstart.formats.checkpoint import dtype_of
 from warmstart.formats.mapped import head, map_file, valid_shape
 from warmstart.formats.tensorflow.protobuf import Malformed, fields, message, number
 from warmstart.formats.tensorflow.slices import Piece, Slice, check_cover, slice_key
-from warmstart.formats.tensorflow.sstable import FOOTER, MAGIC, read_table
+from warmstart.formats.tensorflow.sstable import MAGIC, read_table
 
 DTYPES = {
     1: "float32",
@@ -107,21 +107,16 @@ def corrupt(path: Path, key: str, expected: object, found: object) -> CorruptChe
 
 def is_index(path: Path) -> bool:
     """Whether ``path`` is a table whose first key is that of a bundle's header, or the damaged remains of one."""
-    if not path.is_file():
-        return False
     start = head(path, 4)
-    remains = path.suffix == ".index" and len(start) == 4 and start[:2] == b"\0\0" and start[3] == 8
-    with path.open("rb") as file:
-        if file.seek(0, 2) < FOOTER:
-            return remains
-        file.seek(-len(MAGIC), 2)
-        if file.read() != MAGIC:
-            return remains
-    try:
-        with memoryview(map_file(path)) as data:
+    if len(start) < 4:
+        return False
+    with memoryview(map_file(path)) as data:
+        if data[-len(MAGIC) :] != MAGIC:
+            return path.suffix == ".index" and start[:2] == b"\0\0" and start[3] == 8
+        try:
             return next(read_table(data), (b"?", b""))[0] == b""
-    except Malformed:
-        return True
+        except Malformed:
+            return True
 
 
 def read_index(path: Path) -> Index:

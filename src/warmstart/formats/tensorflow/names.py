@@ -1,9 +1,13 @@
 """Which tensors are the optimizer's: slots of a parameter, its scalars, the step.
 
 TensorFlow 1 has names alone: Adam's slots of ``X`` are ``X/Adam`` and ``X/Adam_1`` (under a scope, ``scope/X/Adam``),
-BERT's ``X/adam_m``; mesh-tensorflow's Adafactor has ``X_slot_v``, or ``X_slot_vr`` and ``X_slot_vc``. TensorFlow 2 has
-paths of attributes that end in ``/.ATTRIBUTES/VARIABLE_VALUE``; slots are ``X/.OPTIMIZER_SLOT/<optimizer>/<slot>``,
-and since Keras 2.11 numbered variables of the optimizer, told apart by the names in the object graph.
+BERT's ``X/adam_m``; mesh-tensorflow's Adafactor has ``X_slot_v``, or ``X_slot_vr`` and ``X_slot_vc``, and
+tensor2tensor's ``X/Adafactor`` and ``X/Adafactor_1``.
+
+TensorFlow 2 has paths of attributes that end in ``/.ATTRIBUTES/VARIABLE_VALUE``; slots are
+``X/.OPTIMIZER_SLOT/<optimizer>/<slot>``, and since Keras 2.11 numbered variables of the optimizer, told apart by the
+names in the object graph.
+
 A slot has the shape of its parameter or, where it is factored, one axis less; what has not, is not a slot.
 """
 
@@ -11,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from warmstart.formats.checkpoint import SlotEntry
@@ -23,6 +27,7 @@ GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _ADAM = re.compile(r"(?:Lazy|N)?Adam(?:W|Max|Weight.*|Optimizer|Async)?(_1)?|(?:LAMB|Lamb)(_1)?|(?:adam|lamb)_([mv])")
 _OTHERS = re.compile(r"(?:Momentum|RMSProp|Adagrad|AdagradDA|ProximalAdagrad|Adadelta|Ftrl)(?:_[12])?")
+_ADAFACTOR = re.compile(r"Adafactor(?:_[12])?")
 _MESH = re.compile(r"(.+)_slot_(m|v|vr|vc)")
 _SCALARS = re.compile(r"(?:.+/)?(?:beta[12]_power(?:_\d+)?|learning_rate|current_loss_scale|good_steps)")
 _STEPS = ("global_step", "global_step" + VALUE, "step" + VALUE)
@@ -69,7 +74,11 @@ def roles(tensors: Mapping[str, Tensor], variables: Mapping[str, str], readable:
     """The roles of ``tensors``. ``variables`` are the names that the object graph gives them, if there is one;
     scalars that are not ``readable`` stay what they are."""
     numeric = {name: tensor for name, tensor in tensors.items() if tensor.dtype not in OPAQUE}
-    scalars = {name: tensor for name, tensor in numeric.items() if not tensor.shape and name in readable}
+    scalars = {
+        name: tensor
+        for name, tensor in numeric.items()
+        if not tensor.shape and name in readable and not tensor.dtype.startswith("complex")
+    }
     counts = [name for name, tensor in scalars.items() if tensor.dtype in ("int64", "int32", "uint64", "uint32")]
     counters = {name: match[1] + "/" for name in counts if (match := _COUNTERS.fullmatch(name))}
     step = [name for name in _STEPS if name in counts][:1]
@@ -100,6 +109,7 @@ def _same(parameter: Tensor | None, tensor: Tensor, slot: str) -> Slots:
 def _by_name(tensors: Mapping[str, Tensor]) -> Slots:
     """Slots by the names of TensorFlow 1."""
     slots: Slots = {}
+    factored: dict[str, list[Tensor]] = defaultdict(list)
     for name, tensor in tensors.items():
         owner, _, last = name.rpartition("/")
         adam = _ADAM.fullmatch(last)
@@ -109,9 +119,13 @@ def _by_name(tensors: Mapping[str, Tensor]) -> Slots:
             slots |= _same(_within_scopes(tensors, owner), tensor, slot)
         elif owner and _OTHERS.fullmatch(last):
             slots |= _same(_within_scopes(tensors, owner), tensor, last)
+        elif owner and _ADAFACTOR.fullmatch(last):
+            factored[owner].append(tensor)  # in the order of their numbers
         elif mesh:
             parameter = tensors.get(mesh[1])
             slots |= _factor(parameter, tensor, mesh[2]) if len(mesh[2]) == 2 else _same(parameter, tensor, mesh[2])
+    for owner, states in factored.items():
+        slots |= _adafactor(_within_scopes(tensors, owner), states)
     return slots
 
 
@@ -130,12 +144,34 @@ def _factor(parameter: Tensor | None, tensor: Tensor, slot: str) -> Slots:
     if parameter is None or len(parameter.shape) < 2:
         return {}
     axes = sorted(range(len(parameter.shape)), key=lambda axis: -parameter.shape[axis])
-    axis = axes[0] if slot == "vr" else axes[1]
+    return _mean(parameter, tensor, "v_row", axes[0]) if slot == "vr" else _mean(parameter, tensor, "v_col", axes[1])
+
+
+def _mean(parameter: Tensor, tensor: Tensor, slot: str, axis: int) -> Slots:
+    """``tensor`` as a mean over ``axis`` of ``parameter``, if it has that shape."""
     if tensor.shape != parameter.shape[:axis] + parameter.shape[axis + 1 :]:
         return {}
-    name = {"vr": "v_row", "vc": "v_col"}[slot]
-    entry = SlotEntry(parameter.name, name, tensor.shape, tensor.numbers, axis)
-    return {(parameter.name, name): (entry, tensor.name)}
+    entry = SlotEntry(parameter.name, slot, tensor.shape, tensor.numbers, axis)
+    return {(parameter.name, slot): (entry, tensor.name)}
+
+
+def _adafactor(parameter: Tensor | None, states: Sequence[Tensor]) -> Slots:
+    """The states of tensor2tensor's Adafactor, in the order in which it makes them: ``m`` if it has momentum; then
+    ``v``, or of a matrix the means over columns and over rows.
+
+    Source: tensor2tensor/utils/adafactor.py.
+    """
+    if parameter is None or len(states) > 3:
+        return {}
+    slots: Slots = {}
+    if len(states) < 3 and all(state.shape == parameter.shape for state in states):
+        for state, slot in zip(states[::-1], "vm", strict=False):
+            slots |= _same(parameter, state, slot)
+    elif len(parameter.shape) == 2 and len(states) > 1:
+        slots |= _mean(parameter, states[-2], "v_row", 1) | _mean(parameter, states[-1], "v_col", 0)
+        if len(states) == 3:
+            slots |= _same(parameter, states[0], "m")
+    return slots if len(slots) == len(states) else {}
 
 
 def _by_path(tensors: Mapping[str, Tensor]) -> Slots:
