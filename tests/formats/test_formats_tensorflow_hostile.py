@@ -7,7 +7,7 @@ import io
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hostile
@@ -16,9 +16,11 @@ import pytest
 from bundles import ALL, HEADER, bundle, entry, shape
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, WarmstartError
+from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
-from warmstart.formats.tensorflow import write_bundle
+from warmstart.formats.tensorflow import BundleCheckpoint, write_bundle
 from warmstart.formats.tensorflow.crc32c import crc32c, masked
+from warmstart.formats.tensorflow.names import full_names
 from warmstart.formats.tensorflow.protobuf import Malformed, fields, put_bytes, put_number, put_varint, varint
 from warmstart.formats.tensorflow.slices import slice_key
 from warmstart.formats.tensorflow.snappy import decompress
@@ -101,7 +103,33 @@ def test_numbers() -> None:
             varint(wrong, 0)
     for wrong in (b"\x0a\x05abcd", b"\x0b", b"\x09abc", b"\x00\x00", b"\x0a" + b"\xff" * 9 + b"\x01"):
         with pytest.raises(Malformed):
-            fields(wrong)
+            list(fields(wrong))
+
+
+def test_object_graphs_that_lie() -> None:
+    graph = next(text for name, text in open_all(GOLDEN / "keras3") if name.startswith("_CHECKPOINTABLE")).item()
+    assert len(full_names(graph)) > 5
+    for number in range(hostile.count()):
+        with contextlib.suppress(Malformed), hostile.limits(1):
+            assert all(isinstance(name, str) for name in full_names(hostile.mutate(graph, number)))
+
+
+def open_all(path: Path) -> Iterable[tuple[str, Array]]:
+    checkpoint = open_checkpoint(path)
+    assert isinstance(checkpoint, BundleCheckpoint)
+    return checkpoint.tensors()
+
+
+def test_strings_that_share_their_bytes_take_no_memory(tmp_path: Path) -> None:
+    """A thousand names for the same 60,000 strings."""
+    write_bundle(tmp_path / "m", [("s", np.array([b""] * 60_000, object))])
+    index = (tmp_path / "m.index").read_bytes()
+    _, (_, described) = read_table(memoryview(index))
+    data = (tmp_path / "m.data-00000-of-00001").read_bytes()
+    prefix = bundle(tmp_path / "many", [(b"s%03d" % number, described) for number in range(1000)], data)
+    with hostile.limits(2):
+        strings = open_checkpoint(prefix).metadata["strings"]
+    assert strings["s999"] == {"shape": [60_000], "nbytes": len(data)}
 
 
 def test_the_keys_of_slices_sort_like_slices() -> None:

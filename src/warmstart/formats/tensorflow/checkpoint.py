@@ -14,15 +14,15 @@ from warmstart.formats.tensorflow.protobuf import Malformed
 
 FORMAT = "tensorflow"
 _COUNTER = "save_counter" + VALUE
-_LONG = 64 * 1024  # bytes of strings that are described instead of shown
-_MAX_GRAPH = 64 * 2**20
+_SHOWN = 64 * 2**10  # bytes of strings that are shown; what goes beyond is described
+_MAX_GRAPH = 8 * 2**20
 
 
 class BundleCheckpoint(Checkpoint):
     """A TensorFlow checkpoint of version 2.
 
     Names are those that the file has. ``metadata`` has, where the file gives them, ``strings`` (name → text, or nested
-    lists of texts; long ones are described), ``full_names`` (name → the variable's own, of TensorFlow 2),
+    lists of texts; beyond 64 KiB their sizes), ``full_names`` (name → the variable's own, of TensorFlow 2),
     ``save_counter``, ``dtypes`` (of quantized arrays, which read as integers) and ``missing_files``: data files that
     are not there, whose arrays are listed but cannot be read. ``optimizer`` has scalars such as ``beta1_power``.
     Partitioned variables are assembled on reading; all other arrays are views into a memory map.
@@ -54,11 +54,12 @@ class BundleCheckpoint(Checkpoint):
             known.add(_COUNTER)
         rest = [tensor for name, tensor in bundle.tensors.items() if name not in known]
         self.entries = {tensor.name: _entry(tensor) for tensor in rest if tensor.dtype != "string"}
-        strings = {
-            tensor.name: self._text(tensor)
-            for tensor in rest
-            if tensor.dtype == "string" and not (variables and tensor.name == GRAPH)
-        }
+        strings: dict[str, Any] = {}
+        shown = 0
+        for tensor in rest:
+            if tensor.dtype == "string" and not (variables and tensor.name == GRAPH):
+                shown += tensor.piece.size
+                strings[tensor.name] = self._text(tensor, describe=shown > _SHOWN)
         if strings:
             metadata["strings"] = strings
         quantized = {tensor.name: tensor.dtype for tensor in bundle.tensors.values() if tensor.dtype != tensor.numbers}
@@ -80,9 +81,9 @@ class BundleCheckpoint(Checkpoint):
         except Malformed:
             return {}
 
-    def _text(self, tensor: Tensor) -> Any:
+    def _text(self, tensor: Tensor, describe: bool) -> Any:
         """A tensor of strings for people to read, or how large it is."""
-        if tensor.piece.size > _LONG or not self._bundle.present(tensor.name):
+        if describe or not self._bundle.present(tensor.name):
             return {"shape": list(tensor.shape), "nbytes": tensor.piece.size}
         return _decoded(self._bundle.strings(tensor.name).tolist())
 

@@ -6,6 +6,7 @@ Definition: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 Field = tuple[int, int | bytes]
 
@@ -39,13 +40,12 @@ def signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def fields(data: bytes) -> list[Field]:
+def fields(data: bytes) -> Iterator[Field]:
     """The fields of a message in their order: (number, value), where a value is a number or bytes.
 
     Raises:
         Malformed: it is not a message.
     """
-    result: list[Field] = []
     position, end = 0, len(data)
     while position < end:
         tag, position = varint(data, position)
@@ -68,8 +68,7 @@ def fields(data: bytes) -> list[Field]:
                 value = int.from_bytes(value, "little")
         if not number:
             raise Malformed("a field with number 0")
-        result.append((number, value))
-    return result
+        yield number, value
 
 
 def number(value: int | bytes) -> int:
