@@ -11,7 +11,7 @@ import pytest
 from bundles import HEADER, bundle, entry
 from contract import FormatContract
 
-from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, StorageError
+from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, StorageError, UnknownFormat
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import find_candidates, open_checkpoint
 from warmstart.formats.tensorflow import BundleCheckpoint, write_bundle, write_state
@@ -197,6 +197,21 @@ def test_every_path_that_means_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="state file") as caught:
         open_checkpoint(tmp_path / "in/checkpoint")
     assert "model-3.index" in str(caught.value.expected)
+
+
+def test_parts_that_mean_nothing_alone_are_named(tmp_path: Path) -> None:
+    shutil.copyfile(GOLDEN / "saver/model-3.data-00000-of-00002", tmp_path / "model-3.data-00000-of-00002")
+    with pytest.raises(UnknownFormat, match="without its index"):
+        open_checkpoint(tmp_path / "model-3.data-00000-of-00002")
+    (tmp_path / "model-3.index").write_bytes(b"\1\2\3\4" * 30)
+    with pytest.raises(UnknownFormat, match="damaged one"):
+        open_checkpoint(tmp_path / "model-3.index")
+    with pytest.raises(UnknownFormat, match="damaged TensorFlow checkpoint"):
+        open_checkpoint(tmp_path)
+    index = (GOLDEN / "saver/model-3.index").read_bytes()
+    (tmp_path / "model-3.index").write_bytes(index[:-1])
+    with pytest.raises(CorruptCheckpoint, match="footer"):
+        open_checkpoint(tmp_path / "model-3")
 
 
 def test_version_1_files_are_refused_by_name() -> None:

@@ -44,7 +44,7 @@ def _directory(path: Path) -> tuple[str, str]:
     if "model.bin" in names and any("vocabulary" in name for name in names):
         return f"a CTranslate2 model directory with {listing}", "give the model that it was converted from"
     if any(name.endswith(".index") for name in names):
-        return f"a directory with a TensorFlow checkpoint: {listing}", _CONVERT
+        return f"a directory with what may be a damaged TensorFlow checkpoint: {listing}", _AGAIN
     return f"a directory with {listing}", todo
 
 
@@ -69,8 +69,10 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
         return f"a pickle, maybe {_TORCH} of the time before 1.6", _CONVERT
     if _is_ctranslate2(start):
         return "a CTranslate2 model.bin", "give the model that it was converted from"
-    if path.name.endswith(".index") or ".data-0" in path.name:
-        return "a part of a TensorFlow checkpoint", _CONVERT
+    if ".data-0" in path.name:
+        return "a data file of a TensorFlow checkpoint without its index", "put the .index file beside it"
+    if path.name.endswith(".index"):
+        return "an index, but not of a TensorFlow checkpoint, or a damaged one", _AGAIN
     if start[:1] == b"\x08" and (b"onnx" in start or b"pytorch" in start or b"graph" in start):
         return "an ONNX model", "give the checkpoint that it was exported from"
     return None
