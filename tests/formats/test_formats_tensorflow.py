@@ -76,6 +76,7 @@ def test_what_the_saver_of_version_1_writes() -> None:
     assert checkpoint.optimizer["learning_rate"] == 0.5
     assert checkpoint.optimizer["beta1_power"] == pytest.approx(0.9**4)
     assert list(checkpoint.slots) == [(f"layer/{name}", slot) for name in ("bias", "weights") for slot in "mv"]
+    assert checkpoint.slot_names["layer/bias", "v"] == "layer/bias/Adam_1"
     assert (checkpoint.read_slot("layer/bias", "v") >= 0).all()
     assert {"columns", "rows", "layer/bias", "layer/weights", "empty"} < set(checkpoint.entries)
     assert not any("Adam" in name or name.startswith("beta") for name in checkpoint.entries)

@@ -300,12 +300,26 @@ def test_tables_of_leveldb_are_not_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["../secret", "a/../../secret", "/etc/../secret", "link/secret", r"..\\secret", "..", "/", ".", "", r"\\000", "\\"],
+    [
+        "../secret",
+        "a/../../secret",
+        "/etc/../secret",
+        "link/secret",
+        "loop/secret",
+        r"..\\secret",
+        "..",
+        "/",
+        ".",
+        "",
+        r"\\000",
+        "\\",
+    ],
 )
 def test_state_files_do_not_lead_out(text: str, tmp_path: Path) -> None:
     write_bundle(tmp_path / "secret", {"a": np.ones(2)}.items())
     (tmp_path / "in").mkdir()
     (tmp_path / "in/link").symlink_to(tmp_path)
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in/loop")
     (tmp_path / "in/checkpoint").write_text(f'model_checkpoint_path: "{text}"\n')
     with pytest.raises(WarmstartError):
         open_checkpoint(tmp_path / "in/checkpoint")

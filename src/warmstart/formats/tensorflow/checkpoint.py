@@ -25,6 +25,7 @@ class BundleCheckpoint(Checkpoint):
     lists of texts; beyond 64 KiB their sizes), ``full_names`` (name → the variable's own, of TensorFlow 2),
     ``save_counter``, ``dtypes`` (of quantized arrays, which read as integers) and ``missing_files``: data files that
     are not there, whose arrays are listed but cannot be read. ``optimizer`` has scalars such as ``beta1_power``.
+    ``slot_names`` has the file's own name of each slot.
     Partitioned variables are assembled on reading; all other arrays are views into a memory map.
     """
 
@@ -47,8 +48,8 @@ class BundleCheckpoint(Checkpoint):
         self.step = steps.pop() if len(steps) == 1 else None
         self.optimizer = {key: self._scalar(name) for key, name in found.scalars.items()}
         self.slots = {key: entry for key, (entry, _) in found.slots.items()}
-        self._slots = {key: name for key, (_, name) in found.slots.items()}
-        known = {*self._slots.values(), *found.step, *found.scalars.values()}
+        self.slot_names = {key: name for key, (_, name) in found.slots.items()}
+        known = {*self.slot_names.values(), *found.step, *found.scalars.values()}
         if _COUNTER in readable and _is_scalar(bundle.tensors[_COUNTER]):
             metadata["save_counter"] = self._scalar(_COUNTER)
             known.add(_COUNTER)
@@ -91,7 +92,7 @@ class BundleCheckpoint(Checkpoint):
         return self._bundle.array(self.entries[name].name)
 
     def read_slot(self, parameter: str, slot: str) -> Array:
-        return self._bundle.array(self._slots[parameter, slot])
+        return self._bundle.array(self.slot_names[parameter, slot])
 
     def read_strings(self, name: str) -> Array:
         """The texts of a tensor of strings, as an array of ``bytes`` objects; their checksum is verified.

@@ -7,6 +7,7 @@ counts here, and no path leads out of the directory.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def named(path: Path) -> Path:
         )
     if ".." not in parts and not text.startswith(("/", "\\")):
         below = path.parent.joinpath(*parts)
-        inside = below.parent.resolve().is_relative_to(path.parent.resolve())
+        inside = Path(os.path.realpath(below.parent)).is_relative_to(os.path.realpath(path.parent))
         if inside and below.with_name(below.name + ".index").is_file():
             return below
     return path.parent / parts[-1]
