@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import cramjam
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from warmstart.errors import CorruptCheckpoint
 from warmstart.formats.detect import find_candidates, open_checkpoint
 from warmstart.formats.tensorflow import BundleCheckpoint, write_bundle, write_state
 from warmstart.formats.tensorflow.index import DTYPES
+from warmstart.formats.tensorflow.snappy import decompress
 
 try:
     import tf_keras as keras2
@@ -25,8 +27,8 @@ except ImportError:
     keras2 = tf.keras  # which is Keras 2 itself
 
 REQUIRES = {
-    "tensorflow": ["tensorflow-cpu==2.21.0", "tf-keras==2.21.0"],
-    "tensorflow-2.18": ["tensorflow-cpu==2.18.1", "tf-keras==2.18.0"],
+    "tensorflow": ["tensorflow-cpu==2.21.0", "tf-keras==2.21.0", "cramjam==2.14.0"],
+    "tensorflow-2.18": ["tensorflow-cpu==2.18.1", "tf-keras==2.18.0", "cramjam==2.14.0"],
 }
 v1 = tf.compat.v1
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -276,6 +278,16 @@ def test_objects_again_are_restored(tmp_path: Path) -> None:
     other, target = make()
     target.read(str(tmp_path / "ours")).assert_consumed()
     np.testing.assert_array_equal(other.get_weights()[0], model.get_weights()[0])
+
+
+@pytest.mark.parametrize("size", [0, 1, 59, 60, 61, 255, 256, 257, 65_535, 65_536, 70_000, 300_000])
+def test_what_snappy_compresses(size: int) -> None:
+    """TensorFlow writes no compressed index any more; Snappy's own compressor stands in for it."""
+    chance = np.random.default_rng(size)
+    words = [chance.bytes(int(length)) for length in chance.integers(1, 90, 50)]
+    texts = b"".join(words[int(k)] for k in chance.integers(0, 50, size))[:size]
+    for data in (texts, chance.bytes(size), b"a" * size):
+        assert decompress(bytes(cramjam.snappy.compress_raw(data))) == data
 
 
 def test_both_refuse_the_same_damage(tmp_path: Path) -> None:
