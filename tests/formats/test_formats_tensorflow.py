@@ -321,6 +321,20 @@ def test_the_writer_replaces_only_when_told_and_leaves_nothing_behind(tmp_path: 
     assert sorted(before) == sorted(path.name for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (0, 2), (2, 3)])
+def test_strings_of_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    texts = np.full(shape, None, object)
+    texts[...] = b"\xff" * 200
+    write_bundle(tmp_path / "m", [("s", texts), ("a", np.ones(2))])
+    checkpoint = opened(tmp_path / "m")
+    assert list(checkpoint.entries) == ["a"]
+    assert checkpoint.read_strings("s").shape == shape
+    assert checkpoint.read_strings("s").tolist() == texts.tolist()
+    for name in ("a", "nothing"):
+        with pytest.raises(KeyError):
+            checkpoint.read_strings(name)
+
+
 @pytest.mark.parametrize("name", ["model-3", 'a "b" c', "имя", "tab\t"])
 def test_state_files(name: str, tmp_path: Path) -> None:
     write_bundle(tmp_path / name, {"a": np.ones(2)}.items())

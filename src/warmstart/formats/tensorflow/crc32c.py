@@ -26,14 +26,17 @@ Words = NDArray[np.uint32]
 
 
 @functools.cache
-def _byte_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        state = value
-        for _ in range(8):
-            state = (state >> 1) ^ (_POLYNOMIAL if state & 1 else 0)
-        table.append(state)
-    return tuple(table)
+def _byte_table() -> Words:
+    """What each state of 0 to 255 becomes after a byte of zeros."""
+    states: Words = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        states = (states >> np.uint32(1)) ^ (states & np.uint32(1)) * np.uint32(_POLYNOMIAL)
+    return states
+
+
+@functools.cache
+def _byte_states() -> tuple[int, ...]:
+    return tuple(_byte_table().tolist())
 
 
 @functools.cache
@@ -41,15 +44,10 @@ def _advance_tables(level: int) -> Words:
     """For 2**level words of zeros: what each of the 256 values of each of a word's four bytes becomes."""
     if level:
         return _advance(_advance_tables(level - 1), level - 1)
-    table = _byte_table()
-    tables = np.empty((4, 256), np.uint32)
-    for place in range(4):
-        for value in range(256):
-            state = value << 8 * place
-            for _ in range(4):
-                state = table[state & 255] ^ (state >> 8)
-            tables[place, value] = state
-    return tables
+    states: Words = np.arange(256, dtype=np.uint32) << np.arange(0, 32, 8, dtype=np.uint32)[:, None]
+    for _ in range(4):
+        states = _byte_table()[states & 255] ^ (states >> 8)
+    return states
 
 
 def _advance(states: Words, level: int) -> Words:
@@ -106,7 +104,7 @@ def crc32c(data: Any, crc: int = 0) -> int:
         words[0] ^= np.uint32(state)
         state = _halve(words)
         array = array[whole:]
-    table = _byte_table()
+    table = _byte_states()
     for byte in array.tobytes():
         state = table[(state ^ byte) & 255] ^ (state >> 8)
     return state ^ 0xFFFFFFFF
