@@ -27,7 +27,7 @@ from warmstart.formats.safetensors import write_safetensors
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "git-lfs pointer"),
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML page"),
         (pickle.dumps({"a": 1}), "pickle"),
-        (gzip.compress(b"GGUF"), "GGUF"),
+        (gzip.compress(b"GGUF", mtime=0), "GGUF"),
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 20, "TensorFlow Lite"),
         (b"\x08\x08\x12\x07pytorch" + b"\0" * 40, "ONNX"),
