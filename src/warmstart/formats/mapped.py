@@ -20,7 +20,9 @@ def head(path: Path, count: int) -> bytes:
         return b""
     try:
         with path.open("rb") as file:
-            return file.read(count)
+            size = file.seek(0, 2)
+            file.seek(0)
+            return file.read(min(count, size))  # of a count that is asked for, the buffer would be made at once
     except OSError as error:
         raise SourceError("cannot be read", where=path, found=error.strerror) from error
 

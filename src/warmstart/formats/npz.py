@@ -5,25 +5,22 @@ Definitions: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.h
 
 from __future__ import annotations
 
-import io
-import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.lib import format as npy
+from numpy.lib.format import write_array
 
 from warmstart.errors import CorruptCheckpoint, FormatError
+from warmstart.formats import npy
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
-from warmstart.formats.mapped import head, valid_shape, view
+from warmstart.formats.mapped import head
 from warmstart.formats.zipped import ZipArchive, first_member
 from warmstart.storage.atomic import atomic_file
 
 FORMAT = "npz"
-_HEADER_BYTES = 16_384  # numpy itself refuses headers above 10,000 characters
+SIDECARS = (".optimizer.npz", ".orig.npz")  # of Marian: optimizer state, and weights before smoothing
 
 
 def recognise(path: Path) -> bool:
@@ -32,9 +29,9 @@ def recognise(path: Path) -> bool:
 
 
 def candidates(directory: Path) -> list[Candidate]:
-    """None: a directory of npz files is one checkpoint only if Marian wrote it."""
-    del directory
-    return []
+    """The npz files of ``directory`` but what Marian puts beside its models."""
+    files = [path for path in sorted(directory.glob("*.npz")) if not path.name.endswith(SIDECARS)]
+    return [Candidate(path, path.name) for path in files if recognise(path)]
 
 
 def open(path: Path) -> NpzCheckpoint:
@@ -50,10 +47,7 @@ def open(path: Path) -> NpzCheckpoint:
 @dataclass(frozen=True)
 class _Member:
     name: str  # in the archive
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    fortran: bool
-    header: int  # bytes of the npy header
+    header: npy.Header
 
 
 class NpzFile:
@@ -72,40 +66,18 @@ class NpzFile:
             if name in self._members:
                 raise self._corrupt(f"array {name!r}", "one member of this name", "several")
             self._members[name] = self._member(member, name)
-        self.entries = {name: Entry(name, m.shape, m.dtype.name) for name, m in self._members.items()}
+        self.entries = {name: Entry(name, m.header.shape, m.header.dtype.name) for name, m in self._members.items()}
 
     def _corrupt(self, key: str, expected: object, found: object) -> CorruptCheckpoint:
         return self._archive.corrupt(key, expected, found)
 
     def _member(self, member: str, name: str) -> _Member:
         key, size = f"array {name!r}", self._archive.members[member].size
-        shape, fortran, dtype, header = self._npy_header(key, self._archive.beginning(member, _HEADER_BYTES))
-        expected = header + Entry(name, shape, dtype.name).size * dtype.itemsize
-        if expected != size:
-            raise self._corrupt(key, f"{expected} bytes for {dtype.name} {shape} and its header", f"{size} bytes")
-        return _Member(member, dtype, shape, fortran, header)
-
-    def _npy_header(self, key: str, beginning: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-        stream = io.BytesIO(beginning)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                version = npy.read_magic(stream)
-                readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-                shape, fortran, dtype = readers[version](stream)
-        except Exception as error:  # numpy's parser of the header text raises many kinds on damaged text
-            raise self._corrupt(key, "an npy header of version 1 or 2", error) from error
-        if dtype.kind not in "biufc":
-            raise FormatError(
-                "holds Python objects" if dtype.hasobject else "not an array of numbers",
-                where=f"{self.path}, {key}",
-                expected="an array of numbers",
-                found=f"dtype {dtype}",
-                todo="write the file again without this array",
-            )
-        if not valid_shape(shape):
-            raise self._corrupt(f"{key}, shape", "lengths from 0", shape)
-        return tuple(shape), bool(fortran), dtype, stream.tell()
+        header = npy.read_header(self._archive.beginning(member, npy.HEADER_BYTES), f"{self.path}, {key}")
+        if header.size + header.nbytes != size:
+            expected = f"{header.size + header.nbytes} bytes for {header.dtype.name} {header.shape} and its header"
+            raise self._corrupt(key, expected, f"{size} bytes")
+        return _Member(member, header)
 
     def read(self, name: str) -> Array:
         """The array ``name``, read-only.
@@ -116,11 +88,7 @@ class NpzFile:
         """
         member = self._members[name]
         data, start = self._archive.verified(member.name)
-        array = view(data, member.dtype, member.shape, start + member.header, fortran=member.fortran)
-        if not member.dtype.isnative:
-            array = array.astype(member.dtype.newbyteorder("="))
-            array.flags.writeable = False
-        return array
+        return npy.array_at(data, member.header, start)
 
 
 class NpzCheckpoint(Checkpoint):
@@ -146,17 +114,10 @@ def write_npz(path: Path, arrays: Iterable[tuple[str, Array]]) -> None:
     names: set[str] = set()
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays:
-            if name in names:
-                raise FormatError("a name occurs twice", where=f"{path}, array {name!r}")
-            if array.dtype.kind not in "biufc":
-                raise FormatError(
-                    "npz has no such dtype",
-                    where=f"{path}, array {name!r}",
-                    expected="an array of numbers that numpy itself has",
-                    found=array.dtype.name,
-                )
+            if name in names or "\0" in name:
+                raise FormatError("a name occurs twice or has a zero byte", where=f"{path}, array {name!r}")
             names.add(name)
-            little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+            little = npy.writable(array, f"{path}, array {name!r}")
             info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
             with archive.open(info, "w", force_zip64=little.nbytes >= 2**31 - 2**16) as member:
-                npy.write_array(member, little, version=(1, 0), allow_pickle=False)
+                write_array(member, little, version=(1, 0), allow_pickle=False)

@@ -6,7 +6,9 @@ members' own headers, so that both tell the same story, and gives the bytes with
 
 from __future__ import annotations
 
+import os
 import struct
+import weakref
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -63,6 +65,8 @@ class ZipArchive:
     def __init__(self, path: Path, kind: str = "zip archive", suffix: str = "") -> None:
         self.path = path
         self.map = map_file(path)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
         self._kind, self._suffix = kind, suffix
         self._verified: set[str] = set()
         self.members: dict[str, Member] = {}
@@ -127,11 +131,16 @@ class ZipArchive:
         offset, size = info.header_offset, len(self.map)
         if not 0 <= offset <= size - LOCAL.size:
             raise self.corrupt(key, "a header within the file", f"offset {offset} of {size}")
-        fields = LOCAL.unpack_from(self.map, offset)
-        name_end = offset + LOCAL.size + fields[9]
-        local_name = self.map[offset + LOCAL.size : name_end]
         encoded = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437", "replace")
-        if fields[0] != b"PK\x03\x04" or local_name != encoded or fields[3] != info.compress_type:
+        local = self._bytes(offset, LOCAL.size + len(encoded))
+        fields, local_name = LOCAL.unpack_from(local), local[LOCAL.size :]
+        name_end = offset + LOCAL.size + fields[9]
+        if (
+            fields[9] != len(encoded)
+            or fields[0] != b"PK\x03\x04"
+            or local_name != encoded
+            or fields[3] != info.compress_type
+        ):
             raise self.corrupt(
                 key, "the header that the archive's directory describes", f"{fields[0]!r} {local_name[:200]!r}"
             )
@@ -141,10 +150,14 @@ class ZipArchive:
             raise self.corrupt(key, f"{info.compress_size} bytes of data", found)
         return start
 
+    def _bytes(self, start: int, count: int) -> bytes:
+        """A header: read, since a map brings in sixteen pages around each place that is looked at."""
+        return os.pread(self._descriptor, count, start)
+
     def beginning(self, name: str, count: int) -> bytes:
         """The first ``count`` bytes of a member, or all it has; its checksum is not looked at."""
         member = self.members[name]
-        stored = self.map[member.start : member.start + min(member.stored, count)]
+        stored = self._bytes(member.start, min(member.stored, count))
         return self._decompressor(name, stored, count) if member.deflated else stored
 
     def data(self, name: str) -> tuple[Any, int]:
