@@ -1,8 +1,9 @@
-"""Marian's npz files, with the optimizer, progress and options that lie beside them.
+"""Marian's models (npz, or the binary file of marian-conv), with the optimizer, progress and options beside them.
 
 ``special:model.yml`` holds the model's options as text in an int8 array, padded with NULs. The optimizer's
-arrays are (1, N): all parameters in byte order of their names, each padded with zeros to a multiple of 64
-floats (marian-dev, src/tensors/tensor_allocator.h and src/optimizers/optimizers.cpp).
+arrays are (1, N): all parameters in byte order of their names, each padded with zeros to a multiple of 256 bytes
+of the type that was trained in: 64 elements in float32, 128 in float16 (marian-dev, src/tensors/allocator.h and
+src/optimizers/optimizers.cpp). A training on several devices saves its shards one after the other: the same arrays.
 """
 
 from __future__ import annotations
@@ -16,25 +17,32 @@ from typing import Any
 import numpy as np
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats import npz
+from warmstart.formats import marian_bin, npz
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, SlotEntry
 from warmstart.formats.mapped import head
+from warmstart.formats.marian_bin import BinFile
 from warmstart.formats.npz import NpzFile, write_npz
 from warmstart.formats.zipped import ZIP_ERRORS
 
 FORMAT = "marian"
 CONFIG = "special:model.yml"
-ALIGNMENT = 64  # floats, that is 256 bytes: Marian's allocator
+ALIGNMENTS = (64, 128)  # elements, that is 256 bytes of float32 or float16: Marian's allocator
 MAX_YAML = 16 * 2**20
 _LAYER = re.compile(r"(encoder|decoder)\d*_l\d+_(self|context|ffn|rnn)_")
+_BEST = re.compile(r".+\.(npz|bin)\.best-.+\.(npz|bin)$")
+_ITERATION = re.compile(r".+\.iter\d+\.(npz|bin)$")
+_AFTER = re.compile(r"(\d{1,15})([KMG]?)([eut]?)(?=,|$)")  # "10e,300Ku,20Gt": epochs, updates, target labels
+_THOUSANDS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _SLOTS = {"m": "adam_mt", "v": "adam_vt"}
 _FLAT = ("adam_mt", "adam_vt", "master_parameters", "exp_smoothing")
 
 
 def recognise(path: Path) -> bool:
-    """Whether ``path`` is an npz file with Marian's options or with arrays of Marian's names."""
-    if not npz.recognise(path):
+    """Whether ``path`` is an npz file with Marian's options or with arrays of Marian's names, or a binary file."""
+    if not path.is_file():
         return False
+    if not npz.recognise(path):
+        return marian_bin.recognise(head(path, 4096))
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -44,12 +52,60 @@ def recognise(path: Path) -> bool:
 
 
 def candidates(directory: Path) -> list[Candidate]:
-    """``model.npz`` of a training directory, or else every npz with Marian's options that is not a sidecar."""
-    model = directory / "model.npz"
-    if model.is_file():
-        return [Candidate(model, model.name)]
-    files = sorted(path for path in directory.glob("*.npz") if path.is_file())
-    return [Candidate(p, p.name) for p in files if not p.name.endswith(".optimizer.npz") and recognise(p)]
+    """The models of a training directory: the last one, the best by each metric, and those of single updates.
+
+    ``model.npz`` is where Marian saves (the ``last``; ``final`` too if the progress beside it reached one of the
+    limits in the options), ``model.npz.best-METRIC.npz`` is ``best``, ``model.iterN.npz`` has no role. The files
+    beside models (optimizer, progress, weights before smoothing) are none.
+    """
+    files = [path for path in sorted(directory.glob("*")) if path.suffix in (".npz", ".bin") and _is_model(path)]
+    return [Candidate(path, path.name, _roles(path, files)) for path in files]
+
+
+def _is_model(path: Path) -> bool:
+    if not path.is_file() or path.name.endswith(npz.SIDECARS):
+        return False
+    return path.name == "model.npz" or (npz.recognise(path) and bool(_BEST.match(path.name))) or recognise(path)
+
+
+def _roles(path: Path, files: list[Path]) -> tuple[str, ...]:
+    if _BEST.match(path.name):
+        return ("best",)
+    if _ITERATION.match(path.name):
+        return ()
+    stem = path.name.removesuffix(path.suffix)
+    family = any(other.name.startswith((f"{path.name}.best-", f"{stem}.iter")) for other in files)
+    sidecars = [path.with_name(path.name + suffix) for suffix in (".progress.yml", ".optimizer.npz")]
+    if not family and path.name not in ("model.npz", "model.bin") and not any(file.is_file() for file in sidecars):
+        return ()
+    return ("last", "final") if _finished(path) else ("last",)
+
+
+def _finished(path: Path) -> bool:
+    """Whether the progress beside ``path`` reached a limit of the options beside it (marian-dev, scheduler.h)."""
+    progress, options = (_yaml_beside(path, suffix) for suffix in (".progress.yml", ".yml"))
+    epochs = progress.get("epochs")
+    counts = {
+        "e": epochs - 1 if isinstance(epochs, int) else None,
+        "u": progress.get("batches"),
+        "t": progress.get("labels-total"),
+        "stalled": progress.get("stalled"),
+    }
+    limits = [
+        ("e", options.get("after-epochs")),
+        ("u", options.get("after-batches")),
+        ("stalled", options.get("early-stopping")),
+        *((unit or "u", int(n) * _THOUSANDS[k]) for n, k, unit in _AFTER.findall(str(options.get("after", "")))),
+    ]
+    return any(
+        isinstance(most, int) and isinstance(count, int) and 0 < most <= count
+        for count, most in ((counts[unit], most) for unit, most in limits)
+    )
+
+
+def _yaml_beside(path: Path, suffix: str) -> dict[str, Any]:
+    file = path.with_name(path.name + suffix)
+    return _yaml(head(file, MAX_YAML + 1), str(file)) if file.is_file() else {}
 
 
 def open(path: Path) -> MarianCheckpoint:
@@ -57,6 +113,7 @@ def open(path: Path) -> MarianCheckpoint:
 
     Raises:
         CorruptCheckpoint: one of them is damaged, or the optimizer's state is not of this model.
+        FormatError: a binary file that is encrypted or of a big-endian machine.
     """
     return MarianCheckpoint(path)
 
@@ -70,8 +127,8 @@ class MarianCheckpoint(Checkpoint):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = NpzFile(path)
-        entries = {name: entry for name, entry in self._file.entries.items() if not name.startswith("special:")}
+        self._file = NpzFile(path) if npz.recognise(path) else BinFile(path)
+        entries = {name: entry for name, entry in self._file.entries.items() if name != CONFIG}
         super().__init__(path=path, format=FORMAT, entries=entries, files=[Path(path.name)])
         metadata: dict[str, Any] = {}
         if CONFIG in self._file.entries:
@@ -99,10 +156,9 @@ class MarianCheckpoint(Checkpoint):
 
     def _open_optimizer(self, path: Path) -> None:
         self._optimizer = file = NpzFile(path)
-        total = 0
-        for name in sorted(self.entries, key=lambda name: name.encode()):
-            self._offsets[name] = total
-            total += -(-self.entries[name].size // ALIGNMENT) * ALIGNMENT
+        sizes = [file.entries[name].size for name in _FLAT if name in file.entries]
+        layouts = [self._layout(alignment) for alignment in ALIGNMENTS]
+        self._offsets, total = next((layout for layout in layouts if layout[1] in sizes), layouts[0])
         for name in _FLAT:
             if name in file.entries and file.entries[name].shape != (1, total):
                 raise _foreign_state(
@@ -127,8 +183,27 @@ class MarianCheckpoint(Checkpoint):
             optimizer["other_arrays"] = others
         self.optimizer = optimizer
 
+    def _layout(self, alignment: int) -> tuple[dict[str, int], int]:
+        """Where each parameter begins in the flat arrays, and their length."""
+        offsets, total = {}, 0
+        for name in sorted(self.entries, key=lambda name: name.encode()):
+            offsets[name] = total
+            total += -(-self.entries[name].size // alignment) * alignment
+        return offsets, total
+
     def read(self, name: str) -> Array:
         return self._file.read(self.entries[name].name)
+
+    def quantized(self, name: str) -> tuple[Array, float]:
+        """The integers of an ``intgemm8`` or ``intgemm16`` array, and what its weights were multiplied by.
+
+        Raises:
+            KeyError: no such array.
+            FormatError: it is not of these types.
+        """
+        if not isinstance(self._file, BinFile):
+            raise KeyError(name)
+        return self._file.quantized(self.entries[name].name)
 
     def read_slot(self, parameter: str, slot: str) -> Array:
         if (parameter, slot) not in self.slots:
@@ -160,7 +235,7 @@ def _foreign_state(path: Path, array: str, expected: object, found: object) -> C
     )
 
 
-def _embedded(file: NpzFile) -> dict[str, Any]:
+def _embedded(file: NpzFile | BinFile) -> dict[str, Any]:
     where = f"{file.path}, array {CONFIG!r}"
     entry = file.entries[CONFIG]
     if entry.dtype not in ("int8", "uint8") or entry.nbytes > MAX_YAML:
