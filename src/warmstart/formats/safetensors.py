@@ -6,6 +6,8 @@ Definition: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +43,8 @@ DTYPES = {
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E8M0": "float8_e8m0fnu",
 }
+PACKED = {"F4": ("float4_e2m1fn", 4), "F6_E2M3": ("float6_e2m3fn", 6), "F6_E3M2": ("float6_e3m2fn", 6)}  # and bits
+_SHARD = re.compile(r"(.+)-\d+-of-\d+\.safetensors")
 _CODES = {name: code for code, name in DTYPES.items()}
 _AGAIN = "download or copy it again"
 
@@ -52,8 +56,14 @@ def recognise(path: Path) -> bool:
 
 
 def candidates(directory: Path) -> list[Candidate]:
-    """The safetensors files of ``directory``."""
-    return [Candidate(path, path.name) for path in sorted(directory.glob("*.safetensors")) if path.is_file()]
+    """The safetensors files of ``directory`` but those that are shards of an index there."""
+    files = sorted(path for path in directory.glob("*.safetensors") if path.is_file())
+    return [Candidate(path, path.name) for path in files if not _is_shard(path)]
+
+
+def _is_shard(path: Path) -> bool:
+    match = _SHARD.fullmatch(path.name)
+    return match is not None and path.with_name(f"{match[1]}.safetensors.index.json").is_file()
 
 
 def open(path: Path) -> SafetensorsCheckpoint:
@@ -88,6 +98,14 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def read(self, name: str) -> Array:
         entry = self.entries[name]
+        if not entry.readable:
+            raise FormatError(
+                "this array is packed in fewer than 8 bits and can only be described",
+                where=f"{self.path}, array {name!r}",
+                expected=", ".join(DTYPES.values()),
+                found=entry.dtype,
+                todo="convert this array with the library that wrote it",
+            )
         return view(self._map, dtype_of(entry.dtype), entry.shape, self._offsets[name])
 
 
@@ -132,11 +150,11 @@ def _entry(path: Path, name: str, description: object) -> tuple[Entry, int, int]
     if not isinstance(description, dict) or set(description) != {"dtype", "shape", "data_offsets"}:
         raise _corrupt(path, key, "an object with dtype, shape and data_offsets", description)
     code, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
-    if not isinstance(code, str) or code not in DTYPES:
+    if not isinstance(code, str) or (code not in DTYPES and code not in PACKED):
         raise FormatError(
             "dtype not supported",
             where=f"{path}, {key}",
-            expected=", ".join(DTYPES),
+            expected=", ".join([*DTYPES, *PACKED]),
             found=code,
             todo="convert this array with the library that wrote it",
         )
@@ -149,11 +167,16 @@ def _entry(path: Path, name: str, description: object) -> tuple[Entry, int, int]
         and 0 <= offsets[0] <= offsets[1]
     ):
         raise _corrupt(path, f"{key}, data_offsets", "[begin, end]", offsets)
-    entry = Entry(name, tuple(shape), DTYPES[code])
+    entry = _packed(name, tuple(shape), code) if code in PACKED else Entry(name, tuple(shape), DTYPES[code])
     if entry.nbytes != offsets[1] - offsets[0]:
         expected = f"{entry.nbytes} bytes for {entry.dtype} {entry.shape}"
         raise _corrupt(path, f"{key}, data_offsets", expected, f"{offsets[1] - offsets[0]} bytes")
     return entry, offsets[0], offsets[1]
+
+
+def _packed(name: str, shape: tuple[int, ...], code: str) -> Entry:
+    dtype, bits = PACKED[code]
+    return Entry(name, shape, dtype, -(-math.prod(shape) * bits // 8))
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
