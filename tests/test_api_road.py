@@ -98,7 +98,7 @@ def test_starting_from_marian_begins_at_its_loss_with_its_weights(fixtures, tmp_
     pair = {"source": str(source / "test.en"), "target": str(source / "test.ru")}
     config = {
         "run": "run",
-        "start": {"source": str(source), "mode": "continue", "data": "start"},
+        "start": {"source": f"{source}@last", "mode": "continue", "data": "start"},
         "data": {"tasks": {"names": {"splits": {"train": pair, "validation": pair}}}, "max_length": 64},
         "training": {
             "steps": 2501,
@@ -116,7 +116,7 @@ def test_starting_from_marian_begins_at_its_loss_with_its_weights(fixtures, tmp_
     ]
     marian = float((source / "expected" / "ref.ce-mean-words").read_text())
     assert zero["validation/loss"] == pytest.approx(marian, abs=1e-5)
-    old, before = open_model(source), open_checkpoint(Path("run/checkpoints/step-00002500/model.safetensors"))
+    old, before = open_model(f"{source}@last"), open_checkpoint(Path("run/checkpoints/step-00002500/model.safetensors"))
     moments = open_checkpoint(Path("run/checkpoints/step-00002500/optimizer.safetensors"))
     after = open_checkpoint(Path("run/checkpoints/step-00002501/model.safetensors"))
     assert len(before.entries) == 88

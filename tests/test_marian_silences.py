@@ -35,7 +35,7 @@ def plan(**keys: Any) -> Plan:
     for key in ("model", "vocabularies"):
         if key in keys:
             tree[key] = keys.pop(key)
-    tree["start"] = {"source": "parent", **keys}
+    tree["start"] = {"source": "parent@last", **keys}
     Path("c.yaml").write_text(yaml.safe_dump(tree))
     return api.plan("c.yaml")
 
@@ -110,7 +110,7 @@ def test_i_g_no_step_left(source):
         yaml.safe_dump(
             {
                 "run": "run",
-                "start": {"source": "parent", "mode": "continue", "data": "start"},
+                "start": {"source": "parent@last", "mode": "continue", "data": "start"},
                 "data": {
                     "tasks": {
                         "t": {

@@ -224,7 +224,7 @@ def test_a_composite_of_two_families_starts_from_two_sources(tmp_path):
 
 
 def test_marian_moments_land_on_their_parameters(fixtures):
-    model = open_model(fixtures / "fixtures" / "marian-en-ru-names")
+    model = open_model(fixtures / "fixtures" / "marian-en-ru-names@last")
     family, c, _ = model.require()
     t = Target(family.parameters(c), family.stages, family.order, family.behaviour(c), model.vocabularies)
     plan = make_plan([(start(mode="continue", data="start"), model)], t)

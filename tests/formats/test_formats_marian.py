@@ -5,18 +5,48 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from contract import FormatContract
+from test_formats_npz import sparse_npz
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.checkpoint import Array
+from warmstart.formats.detect import find_candidates, open_checkpoint
 from warmstart.formats.marian import MarianCheckpoint, write_marian
 
 
-def opened(path: Path) -> MarianCheckpoint:
+class TestContract(FormatContract):
+    FORMAT = "marian"
+    DTYPES = ("float32",)
+    NAMES = ("encoder_l1_self_Wq", "decoder_ff_logit_out_W", "имя", "with space")
+
+    def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:
+        write_marian(directory / "model.npz", "type: transformer\ndim-emb: 5\n", arrays.items())
+        return directory
+
+    def sparse(self, directory: Path) -> Path:
+        return sparse_npz(directory / "model.npz", "encoder_l1_self_Wq")
+
+
+class TestDamagedTraining(TestContract):
+    """With everything that lies beside a model."""
+
+    def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:
+        write_marian(directory / "model.npz", "type: transformer\n", arrays.items())
+        flat = np.ones((1, sum(-(-array.size // 64) * 64 for array in arrays.values())), "f4")
+        np.savez_compressed(directory / "model.npz.optimizer.npz", adam_mt=flat, adam_vt=flat, adam_denoms=np.ones(2))
+        (directory / "model.npz.progress.yml").write_text("epochs: 3\nbatches: 2500\nseed-batch: 1 2 3\n")
+        (directory / "model.npz.yml").write_text("after-epochs: 10\nvocabs:\n  - vocab.yml\n")
+        (directory / "model.npz.decoder.yml").write_text("normalize: 0.6\n")
+        return directory
+
+
+def opened(path: Path | str) -> MarianCheckpoint:
     checkpoint = open_checkpoint(path)
     assert isinstance(checkpoint, MarianCheckpoint)
     return checkpoint
@@ -24,7 +54,7 @@ def opened(path: Path) -> MarianCheckpoint:
 
 @pytest.mark.parametrize(("name", "count"), [("marian-en-ru-names", 88), ("marian-ar-en-translit", 87)])
 def test_arrays_and_options(fixtures: Path, name: str, count: int) -> None:
-    checkpoint = opened(fixtures / "fixtures" / name)
+    checkpoint = opened(fixtures / "fixtures" / f"{name}@last")
     with np.load(fixtures / "fixtures" / name / "model.npz", allow_pickle=False) as truth:
         assert [*checkpoint.entries, "special:model.yml"] == truth.files
         assert len(checkpoint.entries) == count
@@ -38,7 +68,7 @@ def test_arrays_and_options(fixtures: Path, name: str, count: int) -> None:
 
 
 def test_sidecars(fixtures: Path) -> None:
-    checkpoint = opened(fixtures / "fixtures/marian-en-ru-names")
+    checkpoint = opened(fixtures / "fixtures/marian-en-ru-names@last")
     assert checkpoint.step == 2500
     assert checkpoint.metadata["progress"]["epochs"] == 6
     assert not any(key.startswith("seed-") for key in checkpoint.metadata["progress"])
@@ -50,7 +80,7 @@ def test_sidecars(fixtures: Path) -> None:
 
 
 def test_flat_layout_is_that_of_the_weights(fixtures: Path) -> None:
-    checkpoint = opened(fixtures / "fixtures/marian-en-ru-names")
+    checkpoint = opened(fixtures / "fixtures/marian-en-ru-names@last")
     with np.load(fixtures / "fixtures/marian-en-ru-names/model.npz.optimizer.npz", allow_pickle=False) as truth:
         total = float(truth["adam_vt"].sum(dtype=np.float64))
     assert len(checkpoint.slots) == 2 * 88
@@ -100,7 +130,144 @@ def test_several_models_in_one_directory(fixtures: Path, tmp_path: Path) -> None
     with pytest.raises(FormatError, match=r"a\.npz, b\.npz"):
         open_checkpoint(tmp_path)
     (tmp_path / "b.npz").rename(tmp_path / "b.npz.optimizer.npz")
+    with pytest.raises(FormatError, match=r"is called 'b\.npz'"):
+        open_checkpoint(f"{tmp_path}@b.npz")
     assert open_checkpoint(tmp_path).path == tmp_path / "a.npz"
+
+
+TRAINING = (
+    "model.npz",
+    "model.npz.best-ce-mean-words.npz",
+    "model.npz.best-chrf.npz",
+    "model.iter1000.npz",
+    "model.iter2000.npz",
+)
+
+
+def training(directory: Path, names: Iterable[str] = TRAINING, *, epochs: int = 3) -> Path:
+    """A training directory as Marian leaves it; the first weight of each model is its number in ``TRAINING``."""
+    for name in names:
+        weight = np.full((2, 3), TRAINING.index(name), "f4")
+        write_marian(directory / name, "type: transformer\n", [("Wemb", weight), ("encoder_l1_self_Wq", weight)])
+        (directory / f"{name}.decoder.yml").write_text("beam-size: 6\n")
+    if "model.npz" in names:
+        flat = np.arange(128, dtype="f4").reshape(1, 128)
+        np.savez(directory / "model.npz.optimizer.npz", adam_mt=flat, adam_vt=flat * 2, adam_denoms=np.ones(2))
+        (directory / "model.npz.progress.yml").write_text(f"epochs: {epochs}\nbatches: 2500\nstalled: 0\n")
+        (directory / "model.npz.yml").write_text("after-epochs: 4\nafter: 0e\nearly-stopping: 10\n")
+        shutil.copyfile(directory / "model.npz", directory / "model.npz.orig.npz")
+    (directory / "train.log").write_text("[training] Saving model weights\n")
+    return directory
+
+
+def first(source: object) -> float:
+    return float(open_checkpoint(str(source)).read("Wemb")[0, 0])
+
+
+def test_a_training_directory_asks(tmp_path: Path) -> None:
+    training(tmp_path)
+    with pytest.raises(FormatError, match="several checkpoints") as caught:
+        open_checkpoint(tmp_path)
+    listed = (
+        "model.iter1000.npz, model.iter2000.npz, model.npz (last), "
+        "model.npz.best-ce-mean-words.npz (best), model.npz.best-chrf.npz (best)"
+    )
+    assert caught.value.found == listed
+    assert f"{tmp_path}@last" in str(caught.value.todo)
+    assert [first(f"{tmp_path}@{name}") for name in TRAINING] == [0, 1, 2, 3, 4]
+    assert first(f"{tmp_path}@last") == 0
+    with pytest.raises(FormatError, match=r"best-ce-mean-words\.npz \(best\), model\.npz\.best-chrf\.npz \(best\)"):
+        open_checkpoint(f"{tmp_path}@best")
+    with pytest.raises(FormatError, match="'final'"):
+        open_checkpoint(f"{tmp_path}@final")
+    (tmp_path / TRAINING[2]).unlink()
+    assert first(f"{tmp_path}@best") == 1
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_directory_with_one_model_opens(tmp_path: Path, name: str) -> None:
+    assert first(training(tmp_path, [name])) == TRAINING.index(name)
+
+
+def test_state_belongs_to_the_model_that_it_was_saved_with(tmp_path: Path) -> None:
+    training(tmp_path)
+    last = open_checkpoint(f"{tmp_path}@last")
+    assert set(last.slots) == {(name, slot) for name in ("Wemb", "encoder_l1_self_Wq") for slot in "mv"}
+    assert last.read_slot("encoder_l1_self_Wq", "v")[0, 0] == 2 * 64
+    assert last.step == 2500
+    for name in TRAINING[1:]:
+        other = open_checkpoint(f"{tmp_path}@{name}")
+        assert (other.slots, other.step, other.optimizer) == ({}, None, {})
+        assert other.metadata["decoder"] == {"beam-size": 6}
+
+
+@pytest.mark.parametrize(
+    ("options", "final"),
+    [
+        ("after-epochs: 4", False),
+        ("after-epochs: 2", True),  # the third epoch has begun
+        ("after-batches: 2500", True),
+        ("after-batches: 2501", False),
+        ("after: 300Ku,2e", True),
+        ("after: 3Ku", False),
+        ("after: 2500u", True),
+        ("after: 20Gt", False),
+        ("early-stopping: 0", False),
+        ("early-stopping: 5", True),
+        ("after: '" + "9" * 6000 + "e'", False),
+        ("after-epochs: soon", False),
+    ],
+)
+def test_a_training_that_reached_a_limit_is_final(tmp_path: Path, options: str, final: bool) -> None:
+    training(tmp_path)
+    (tmp_path / "model.npz.yml").write_text(options)
+    (tmp_path / "model.npz.progress.yml").write_text("epochs: 3\nbatches: 2500\nlabels-total: 99\nstalled: 5\n")
+    (candidate,) = (c for c in find_candidates(tmp_path) if c.name == "model.npz")
+    assert candidate.roles == (("last", "final") if final else ("last",))
+
+
+def test_a_damaged_model_is_listed_and_not_passed_over(tmp_path: Path) -> None:
+    training(tmp_path, TRAINING[:2])
+    for name in TRAINING[:2]:
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:-30])
+        with pytest.raises(FormatError, match="several"):
+            open_checkpoint(tmp_path)
+        with pytest.raises(CorruptCheckpoint):
+            open_checkpoint(f"{tmp_path}@{name}")
+        (tmp_path / name).write_bytes(data)
+
+
+def test_names_of_the_firefox_pipeline(tmp_path: Path) -> None:
+    training(tmp_path)
+    for old in sorted(tmp_path.iterdir()):
+        if old.name.startswith("model.npz"):
+            old.rename(tmp_path / f"final.{old.name}")
+        else:
+            old.unlink()
+    assert [str(c) for c in find_candidates(tmp_path)] == [
+        "final.model.npz (last)",
+        "final.model.npz.best-ce-mean-words.npz (best)",
+        "final.model.npz.best-chrf.npz (best)",
+    ]
+
+
+def test_state_of_a_training_in_float16(tmp_path: Path) -> None:
+    """There 256 bytes hold 128 parameters, and so the flat arrays are padded to multiples of them."""
+    sizes = {"Wemb": (3, 50), "encoder_l1_self_Wq": (10, 10)}
+    arrays = {name: np.ones(shape, "f4") for name, shape in sizes.items()}
+    write_marian(tmp_path / "model.npz", "type: transformer\n", arrays.items())
+    moments = np.zeros((1, 256 + 128), "f4")
+    moments[0, 256:356] = 7
+    for total, alignment in ((384, 128), (192 + 128, 64)):
+        flat = moments[:, 384 - total :]
+        np.savez(tmp_path / "model.npz.optimizer.npz", adam_mt=flat, adam_vt=flat)
+        checkpoint = opened(tmp_path)
+        assert (checkpoint.read_slot("encoder_l1_self_Wq", "m") == 7).all(), alignment
+        assert (checkpoint.read_slot("Wemb", "v") == 0).all()
+    np.savez(tmp_path / "model.npz.optimizer.npz", adam_mt=moments[:, 1:], adam_vt=moments[:, 1:])
+    with pytest.raises(CorruptCheckpoint, match="not that of the model"):
+        open_checkpoint(tmp_path)
 
 
 def test_without_options(tmp_path: Path) -> None:
@@ -111,7 +278,7 @@ def test_without_options(tmp_path: Path) -> None:
 
 
 def test_round_trip(fixtures: Path, tmp_path: Path) -> None:
-    source = opened(fixtures / "fixtures/marian-en-ru-names")
+    source = opened(fixtures / "fixtures/marian-en-ru-names@last")
     text = yaml.safe_dump(source.metadata["config"])
     write_marian(tmp_path / "model.npz", text, ((name, source.read(name)) for name in source.entries))
     again = opened(tmp_path)
@@ -142,5 +309,5 @@ def test_opening_imports_no_torch(fixtures: Path) -> None:
         "import sys\nfrom warmstart.formats.detect import open_checkpoint\n"
         "c = open_checkpoint(sys.argv[1])\nprint(len(c.entries), 'torch' in sys.modules, 'rich' in sys.modules)"
     )
-    command = [sys.executable, "-c", program, str(fixtures / "fixtures/marian-en-ru-names")]
+    command = [sys.executable, "-c", program, str(fixtures / "fixtures/marian-en-ru-names@last")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "88 False False\n"

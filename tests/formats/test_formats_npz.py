@@ -4,16 +4,70 @@ from __future__ import annotations
 
 import io
 import random
+import struct
+import subprocess
+import sys
+import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from contract import FormatContract
 
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.npz import write_npz
+
+
+def sparse_npz(path: Path, name: str) -> Path:
+    """An npz file of one array of 5 GB in zip64 that takes no space on disk; the checksum is not that of zeros."""
+    length = 1_250_000_000
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (length,)})
+    info = zipfile.ZipInfo(f"{name}.npy")
+    info.CRC = info.header_offset = 0
+    info.file_size = info.compress_size = len(stream.getvalue()) + 4 * length
+    with zipfile.ZipFile(path, "w") as archive:
+        assert archive.fp is not None
+        archive.fp.write(info.FileHeader(zip64=True))
+        archive.fp.write(stream.getvalue())
+        archive.start_dir = archive.fp.seek(4 * length, 1)
+        archive.filelist.append(info)
+        archive._didModify = True  # type: ignore[attr-defined]
+    return path
+
+
+class TestContract(FormatContract):
+    FORMAT = "npz"
+
+    def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:
+        write_npz(directory / "x.npz", arrays.items())
+        return directory
+
+    def twice(self, directory: Path) -> Path:
+        stream = io.BytesIO()
+        np.save(stream, np.ones(2))
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(directory / "x.npz", "w") as archive:
+            for _ in range(2):
+                archive.writestr("a.npy", stream.getvalue())
+        return directory
+
+    def sparse(self, directory: Path) -> Path:
+        return sparse_npz(directory / "x.npz", "weights")
+
+
+class TestDeflated(FormatContract):
+    FORMAT = "npz"
+
+    def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:
+        with zipfile.ZipFile(directory / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array)
+        return directory
 
 
 def arrays() -> dict[str, Array]:
@@ -145,3 +199,69 @@ def test_mutations_are_refused_or_change_nothing(tmp_path: Path, compressed: boo
             assert array.dtype == truth.dtype
             np.testing.assert_array_equal(array, truth)
     assert same < 150
+
+
+def stored(array: Array) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    return stream.getvalue()
+
+
+def test_members_written_to_a_pipe(tmp_path: Path) -> None:
+    """There sizes and checksums stand behind the data: data descriptors."""
+    program = (
+        "import sys, zipfile, numpy as np\n"
+        "class Pipe:\n"
+        "    write, flush = sys.stdout.buffer.write, sys.stdout.buffer.flush\n"
+        "with zipfile.ZipFile(Pipe(), 'w', int(sys.argv[1])) as archive:\n"
+        "    with archive.open('a.npy', 'w') as member:\n"
+        "        np.lib.format.write_array(member, np.arange(1000, dtype='f4'))\n"
+    )
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with (tmp_path / "x.npz").open("wb") as file:
+            subprocess.run([sys.executable, "-c", program, str(method)], check=True, stdout=file)
+        with zipfile.ZipFile(tmp_path / "x.npz") as archive:
+            assert archive.infolist()[0].flag_bits & 8
+        np.testing.assert_array_equal(open_checkpoint(tmp_path).read("a"), np.arange(1000))
+
+
+def test_comments_and_extra_fields(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name in ("a", "b"):
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.extra, info.comment = struct.pack("<HH4s", 0xCAFE, 4, b"more"), b"of a member"
+            archive.writestr(info, stored(np.ones(2)))
+        archive.comment = b"of the archive"
+    checkpoint = open_checkpoint(tmp_path)
+    assert [float(checkpoint.read(name).sum()) for name in checkpoint.entries] == [2, 2]
+
+
+def test_encrypted_members_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", stored(np.ones(2)))
+        archive.filelist[0].flag_bits |= 1
+    with pytest.raises(FormatError, match="encrypted"):
+        open_checkpoint(tmp_path / "x.npz")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """Zeros deflate by 1,000; nothing deflates by more, and what unpacks to more than was said is damaged."""
+    array = np.zeros(3_000_000, "u1")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", stored(array))
+    np.testing.assert_array_equal(open_checkpoint(tmp_path).read("a"), array)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", stored(array[:10])[:-10] + array.tobytes())
+        archive.filelist[0].file_size = len(stored(array[:10]))
+    with pytest.raises(CorruptCheckpoint):
+        open_checkpoint(tmp_path).read("a")
+
+
+def test_a_directory_with_one_npz_opens(tmp_path: Path) -> None:
+    np.savez(tmp_path / "weights.npz", a=np.ones(2))
+    np.savez(tmp_path / "weights.npz.optimizer.npz", a=np.ones(2))
+    np.save(tmp_path / "data.npy", np.ones(2))
+    assert open_checkpoint(tmp_path).path == tmp_path / "weights.npz"
+    np.savez(tmp_path / "other.npz", a=np.ones(2))
+    with pytest.raises(FormatError, match=r"other\.npz, weights\.npz"):
+        open_checkpoint(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
+from contract import FormatContract
 
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.detect import open_checkpoint
-from warmstart.formats.safetensors import write_safetensors
+from warmstart.formats.safetensors import DTYPES, PACKED, write_safetensors
 
 
 def arrays() -> dict[str, Array]:
@@ -43,6 +45,26 @@ def write(path: Path, header: Any, data: bytes = b"") -> Path:
     encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
     return path
+
+
+class TestContract(FormatContract):
+    FORMAT = "safetensors"
+    DTYPES = tuple(DTYPES.values())
+
+    def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:
+        write_safetensors(directory / "x.safetensors", entries(dict(arrays)), arrays.values())
+        return directory
+
+    def twice(self, directory: Path) -> Path:
+        item = '{"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}'
+        return write(directory / "x.safetensors", f'{{"a": {item}, "a": {item}}}'.encode(), b"1")
+
+    def sparse(self, directory: Path) -> Path:
+        size = 5_000_000_000
+        path = write(directory / "x", {"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size + size)
+        return path
 
 
 def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
@@ -123,6 +145,19 @@ def test_header_longer_than_the_file_or_the_bound(tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(struct.pack("<Q", length) + b'{"a":1}')
         with pytest.raises(CorruptCheckpoint, match="header length"):
             open_checkpoint(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("code", "nbytes"), [("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6)])
+def test_types_of_less_than_a_byte_are_described(tmp_path: Path, code: str, nbytes: int) -> None:
+    header = {"a": {"dtype": code, "shape": [2, 4], "data_offsets": [0, nbytes]}}
+    checkpoint = open_checkpoint(write(tmp_path / "x", header, b"\0" * nbytes))
+    assert checkpoint.entries["a"] == Entry("a", (2, 4), PACKED[code][0], nbytes)
+    with pytest.raises(FormatError, match="can only be described"):
+        checkpoint.read("a")
+    with safetensors.safe_open(tmp_path / "x", "np") as file:
+        assert list(file.keys()) == ["a"]
+    with pytest.raises(CorruptCheckpoint):
+        open_checkpoint(write(tmp_path / "x", header, b"\0" * (nbytes - 1)))
 
 
 def test_unknown_dtype_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zipfile
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def _directory(path: Path) -> tuple[str, str]:
     listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     todo = "give the path of a safetensors file, an npz file or a Marian training directory"
     if "model.bin" in names and any("vocabulary" in name for name in names):
-        return f"a CTranslate2 model directory with {listing}", "give the model that it was converted from"
+        found, todo = describe(path / "model.bin")
+        return f"a CTranslate2 model directory whose model.bin is {found}", todo
     if any(name.endswith(".index") for name in names):
         return f"a directory with what may be a damaged TensorFlow checkpoint: {listing}", _AGAIN
     return f"a directory with {listing}", todo
@@ -63,12 +63,8 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
         return "a TensorFlow Lite model", "give the checkpoint that it was converted from"
     if start.startswith(b"\x89HDF\r\n"):
         return "an HDF5 file (maybe of Keras)", _CONVERT
-    if start.startswith(b"\x93NUMPY"):
-        return "a single numpy array (npy)", "save it under a name with numpy.savez"
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return f"a pickle, maybe {_TORCH} of the time before 1.6", _CONVERT
-    if _is_ctranslate2(start):
-        return "a CTranslate2 model.bin", "give the model that it was converted from"
     if ".data-0" in path.name:
         return "a data file of a TensorFlow checkpoint without its index", "put the .index file beside it"
     if path.name.endswith(".index"):
@@ -76,15 +72,6 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
     if start[:1] == b"\x08" and (b"onnx" in start or b"pytorch" in start or b"graph" in start):
         return "an ONNX model", "give the checkpoint that it was exported from"
     return None
-
-
-def _is_ctranslate2(start: bytes) -> bool:
-    """Version, then the length and text of the specification's name (CTranslate2, docs/model_spec)."""
-    if len(start) < 8:
-        return False
-    version, length = struct.unpack_from("<IH", start)
-    name = start[6 : 6 + length]
-    return 1 <= version <= 20 and 4 < length < 60 and name.endswith(b"\0") and name[:-1].isalnum()
 
 
 def _zip(path: Path) -> tuple[str, str]:
