@@ -42,7 +42,7 @@ def recognise(path: Path) -> bool:
     if not path.is_file():
         return False
     if not npz.recognise(path):
-        return marian_bin.recognise(head(path, 4096))
+        return marian_bin.recognise(path)
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -20,7 +20,7 @@ from typing import IO
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError
 from warmstart.formats.checkpoint import Array, Entry, dtype_of
-from warmstart.formats.mapped import map_file, valid_shape, view
+from warmstart.formats.mapped import head, map_file, valid_shape, view
 
 VERSION, ENCRYPTED = 1, 2
 _SIGNED, _UNSIGNED, _FLOAT, _PACKED = 0x100, 0x200, 0x400, 0x800
@@ -49,17 +49,18 @@ _ITEM = struct.Struct("<4Q")
 _MAX_NAME = 2**16
 
 
-def recognise(start: bytes) -> bool:
-    """Whether ``start``, the first bytes of a file, is that of a Marian binary file, of any byte order."""
+def recognise(path: Path) -> bool:
+    """Whether ``path`` starts as a Marian binary file, of any byte order; of an encrypted one only the version is
+    legible, so that its name must agree."""
+    start = head(path, 16 + _ITEM.size)
     if len(start) < 16 + _ITEM.size:
         return False
     for order in "<>":
         version, count, name, kind, rank, _ = struct.unpack_from(f"{order}6Q", start)
-        if version == ENCRYPTED and 0 < count < 2**32 and order == "<":
-            return True
         if version == VERSION and 0 < count < 2**32 and 1 < name <= _MAX_NAME and rank <= 32:
             return kind in TYPES or kind in DESCRIBED
-    return False
+    version, header = struct.unpack_from("<2Q", start)
+    return version == ENCRYPTED and path.suffix == ".bin" and 0 < header < path.stat().st_size
 
 
 class BinFile:
