@@ -111,13 +111,13 @@ class TestDamagedModel(FormatContract):
 @pytest.mark.parametrize("name", ["v4", "v4-int16", "v5", "v6"])
 def test_files_of_the_library(name: str) -> None:
     checkpoint = opened(GOLDEN / name)
-    ties = json.loads((GOLDEN / name / "aliases.json").read_text())
+    ties = json.loads((GOLDEN / f"{name}.aliases.json").read_text())
     assert checkpoint.ties == ties
     assert checkpoint.metadata["binary_version"] == int(name[1])
     assert checkpoint.metadata["specification"] == "TransformerSpec"
     assert checkpoint.metadata["revision"] == {"v4": 3, "v5": 4, "v6": 7}[name[:2]]
     assert next(iter(checkpoint.metadata["vocabularies"].values()))["size"] == 5
-    with np.load(GOLDEN / name / "expected.npz") as truth:
+    with np.load(GOLDEN / f"{name}.npz") as truth:
         assert [*truth.files, *ties] == list(checkpoint.entries)
         for key in truth.files:
             assert checkpoint.read(key).dtype == truth[key].dtype
@@ -238,6 +238,15 @@ def test_what_is_called_model_bin_is_named(tmp_path: Path, content: bytes, words
     with pytest.raises(UnknownFormat) as caught:
         open_checkpoint(tmp_path)
     assert words in str(caught.value.found)
+
+
+def test_a_model_beside_what_it_was_converted_from_asks(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(model_bin(6, [("x", (), "int8", b"a")]))
+    np.savez(tmp_path / "model.npz", encoder_l1_self_Wq=np.ones((2, 2), "f4"))
+    with pytest.raises(FormatError, match="several") as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.found == "model.npz (last), model.bin"
+    assert open_checkpoint(f"{tmp_path}@model.bin").format == "ctranslate2"
 
 
 ONE = ("a/weight", (2, 2), "int8", b"abcd")

@@ -70,10 +70,10 @@ def test_what_the_library_writes_is_read_and_written_again(tmp_path: Path, quant
     source = tmp_path / "theirs"
     writer().main(str(source), quantization)
     checkpoint = opened(source)
-    ties = json.loads((source / "aliases.json").read_text())
+    ties = json.loads((tmp_path / "theirs.aliases.json").read_text())
     assert checkpoint.metadata["binary_version"] == (6 if RELEASE >= (3, 0) else 5)
     assert checkpoint.ties == ties
-    with np.load(source / "expected.npz") as truth:
+    with np.load(tmp_path / "theirs.npz") as truth:
         assert [*truth.files, *ties] == list(checkpoint.entries)
         for name in truth.files:
             assert checkpoint.read(name).dtype == truth[name].dtype

@@ -25,24 +25,23 @@ _AGAIN = "download or copy it again"
 
 
 def recognise(path: Path) -> bool:
-    """Whether ``path`` is a ``model.bin`` (of any version and byte order), or a directory with one."""
-    file = path / MODEL if path.is_dir() else path
-    return file.is_file() and version_of(head(file, 4096)) is not None
+    """Whether ``path`` starts as a ``model.bin`` of any version and byte order."""
+    return version_of(head(path, 4096)) is not None
 
 
 def candidates(directory: Path) -> list[Candidate]:
-    """The ``model.bin`` of ``directory``."""
-    return [Candidate(directory / MODEL, MODEL)] if recognise(directory) else []
+    """The ``model.bin`` of ``directory``, to which what lies beside it belongs."""
+    return [Candidate(directory / MODEL, MODEL)] if recognise(directory / MODEL) else []
 
 
 def open(path: Path) -> CTranslate2Checkpoint:
-    """Reads the headers of a ``model.bin`` (or of that in the directory ``path``) and the small files beside it.
+    """Reads the headers of a ``model.bin`` and the small files beside it.
 
     Raises:
         FormatError: a version above the newest that is known, or a file of a big-endian machine.
         CorruptCheckpoint: one of the files is damaged.
     """
-    return CTranslate2Checkpoint(path / MODEL if path.is_dir() else path)
+    return CTranslate2Checkpoint(path)
 
 
 class CTranslate2Checkpoint(Checkpoint):

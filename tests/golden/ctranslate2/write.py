@@ -3,8 +3,8 @@
     python write.py DIRECTORY QUANTIZATION      # none, int8, int16, float16
 
 ``v4`` int8 and ``v4-int16`` with ctranslate2 1.20.1, ``v5`` int8 with 2.24.0 (both under Python 3.8), ``v6`` int8 with
-4.8.5. ``expected.npz`` has the variables as the library holds them, ``aliases.json`` its aliases. Nothing that wrote
-version 3 can be installed still: the tests make that one by hand, and CTranslate2 opens it.
+4.8.5. ``DIRECTORY.npz`` has the variables as the library holds them, ``DIRECTORY.aliases.json`` its aliases. Nothing
+that wrote version 3 can be installed still: the tests make that one by hand, and CTranslate2 opens it.
 """
 
 import json
@@ -74,8 +74,8 @@ def main(directory, quantization):
     variables = spec.variables(ordered=True)
     aliases = {name: value for name, value in variables if isinstance(value, str)}
     arrays = {name: value_of(value) for name, value in variables if not isinstance(value, str)}
-    np.savez_compressed(os.path.join(directory, "expected.npz"), **arrays)
-    with open(os.path.join(directory, "aliases.json"), "w") as file:
+    np.savez_compressed(directory + ".npz", **arrays)
+    with open(directory + ".aliases.json", "w") as file:
         json.dump(aliases, file, indent=1)
         file.write("\n")
 
