@@ -17,9 +17,10 @@ import pytest
 from contract import FormatContract
 
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
-from warmstart.formats.checkpoint import Array
+from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.npz import write_npz
+from warmstart.formats.safetensors import write_safetensors
 
 
 def sparse_npz(path: Path, name: str) -> Path:
@@ -265,3 +266,7 @@ def test_a_directory_with_one_npz_opens(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     with pytest.raises(FormatError, match=r"other\.npz, weights\.npz"):
         open_checkpoint(tmp_path)
+    (tmp_path / "model").mkdir()
+    np.savez(tmp_path / "model/data.npz", a=np.ones(2))
+    write_safetensors(tmp_path / "model/model.safetensors", [Entry("a", (2,), "float32")], [np.ones(2, "f4")])
+    assert open_checkpoint(tmp_path / "model").format == "safetensors"

@@ -92,12 +92,13 @@ def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
 
 
 def find_candidates(directory: Path) -> list[Candidate]:
-    """Every checkpoint in ``directory``, of all formats."""
+    """Every checkpoint in ``directory``, of all formats; plain npz files, which are data as often, where there is no
+    other."""
     found: dict[Path, Candidate] = {}
     for module in FORMATS:
-        for candidate in module.candidates(directory):
+        for candidate in module.candidates(directory) if module is not npz else ():
             found.setdefault(candidate.path, candidate)
-    return list(found.values())
+    return list(found.values()) or npz.candidates(directory)
 
 
 def _resolve(place: str | Path) -> Path:
