@@ -15,6 +15,7 @@ import warmstart
 PACKAGE = Path(warmstart.__file__).parent
 ORDER = [
     *(
+        "redact",
         "errors",
         "keys",
         "storage",

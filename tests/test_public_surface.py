@@ -7,7 +7,22 @@ import inspect
 from warmstart import api
 
 PUBLIC = [
-    *("convert", "curves", "diff", "dry_run", "evaluate", "extract", "inspect", "plan", "runs", "train", "translate"),
+    "cache_list",
+    "cache_prune",
+    "cache_verify",
+    "convert",
+    "curves",
+    "diff",
+    "dry_run",
+    "evaluate",
+    "extract",
+    "fetch",
+    "inspect",
+    "ls",
+    "plan",
+    "runs",
+    "train",
+    "translate",
 ]
 
 

@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from warmstart.reports.runs import Run
 
 __all__ = [
+    "cache_list",
+    "cache_prune",
+    "cache_verify",
     "convert",
     "curves",
     "diff",
     "dry_run",
     "evaluate",
     "extract",
+    "fetch",
     "inspect",
+    "ls",
     "plan",
     "runs",
     "train",
@@ -126,6 +131,7 @@ def train(
     Raises:
         WarmstartError: one clear error; what was there before is as it was.
     """
+    from warmstart.sources.policy import using
     from warmstart.storage.locks import directory_lock
     from warmstart.trainings import check_use, job_of, open_for_run, pass_on, train_setting
 
@@ -135,7 +141,7 @@ def train(
         with directory_lock(setting.config.run):
             return pass_on(setting)
     job = job_of(setting)
-    with directory_lock(setting.config.run):
+    with directory_lock(setting.config.run), using(mirrors=setting.config.sources.mirrors):
         return train_setting(setting, job, progress)
 
 
@@ -158,9 +164,11 @@ def dry_run(
     if any(s.mode == "use" for s in setting.config.start):
         raise ConfigError("`mode: use` trains nothing, so there is nothing to try", todo="run `warmstart plan`")
     job = job_of(setting)
+    from warmstart.sources.policy import using
     from warmstart.training.run import rehearse_run
 
-    return asdict(rehearse_run(job, progress=progress))
+    with using(mirrors=setting.config.sources.mirrors):
+        return asdict(rehearse_run(job, progress=progress))
 
 
 def convert(
@@ -314,3 +322,69 @@ def curves(runs: Sequence[str], output: str | Path = "curves.png", metrics: Sequ
 
     records = open_runs(runs)
     return write_curves(records, metrics or default_metrics(records), Path(output))
+
+
+def ls(source: str | Path) -> list[dict[str, Any]]:
+    """What there is at ``source`` (a path or URL), one level deep: ``name`` (``/`` ends a directory's), ``url`` without
+    secrets, ``size`` in bytes or None.
+
+    Over http nobody lists a directory; what the frameworks' own names find is listed.
+
+    Raises:
+        SourceError, MissingExtra.
+    """
+    from dataclasses import asdict
+
+    from warmstart.sources.verbs import listing
+
+    return [asdict(entry) for entry in listing(source)]
+
+
+def fetch(
+    source: str | Path,
+    directory: str | Path | None = None,
+    *,
+    everything: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> list[Path]:
+    """Bring what ``source`` names, and what belongs to it, into the cache, and copy it into ``directory`` if given.
+
+    Args:
+        everything: of a directory that is listed, also the files that no framework's model needs.
+        force: replace other files of the same names in ``directory``.
+
+    Returns:
+        The files, in ``directory`` or in the cache.
+
+    Raises:
+        SourceError, MissingExtra, StorageError.
+    """
+    from warmstart.sources.verbs import bring
+
+    where = None if directory is None else Path(directory)
+    return bring(source, where, everything=everything, force=force, progress=progress)
+
+
+def cache_list() -> list[dict[str, Any]]:
+    """What was fetched: ``url`` without secrets, ``bytes``, ``sha256``, ``path``, and ``used`` (seconds since 1970).
+
+    A directory's ``bytes`` are those of its files, which have rows of their own.
+    """
+    from warmstart.sources.verbs import cached
+
+    return cached()
+
+
+def cache_prune(days: float = 30.0) -> int:
+    """Remove what was not used for ``days`` from the cache; returns the number of bytes that this frees."""
+    from warmstart.sources.cache import Cache
+
+    return Cache().prune(days * 86400)
+
+
+def cache_verify() -> list[str]:
+    """Compare the contents of every cached file with its SHA-256, and remove those that differ; returns their URLs."""
+    from warmstart.sources.cache import Cache
+
+    return Cache().damaged()

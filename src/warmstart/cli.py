@@ -33,6 +33,19 @@ Metrics = Annotated[list[str] | None, typer.Option("--metric", help="a metric, f
 Engine = Annotated[str | None, typer.Option("--engine", help="native or ctranslate2; by default what the model is for")]
 
 
+def _stay_offline(context: typer.Context, chosen: bool) -> None:
+    if chosen:
+        from warmstart.sources.policy import using
+
+        context.with_resource(using(offline=True))
+
+
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="use the cache, not the network", callback=_stay_offline, expose_value=False),
+]
+
+
 def _print_json(value: object) -> None:
     from warmstart.reports.text import json_text
 
@@ -57,6 +70,7 @@ def inspect(
     names: Names = None,
     stats: Annotated[bool, typer.Option("--stats", help="read the arrays: min, max, mean, std, zeros, NaN")] = False,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Show what is in a checkpoint: format, configuration, arrays, optimizer, step."""
     from warmstart import api
@@ -77,6 +91,7 @@ def diff(
     ] = 0.0,
     weights_only: Annotated[bool, typer.Option("--weights-only", help="compare arrays and nothing else")] = False,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Say what differs between two checkpoints. Status 0: nothing; 1: something; 2: trouble."""
     from warmstart import api
@@ -104,6 +119,7 @@ def extract(
     slots: Annotated[bool, typer.Option("--slots", help="the optimizer's state too")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Write chosen arrays to a new file; its ending names the format: .npz or .safetensors."""
     from warmstart import api
@@ -119,7 +135,13 @@ def extract(
 
 
 @app.command()
-def plan(config: Path, overrides: Overrides = None, require_coverage: Coverage = 0.0, as_json: Json = False) -> None:
+def plan(
+    config: Path,
+    overrides: Overrides = None,
+    require_coverage: Coverage = 0.0,
+    as_json: Json = False,
+    offline: Offline = False,
+) -> None:
     """Say where every parameter's first value comes from. Reads no weights."""
     from warmstart import api
     from warmstart.reports.plan import plan_text
@@ -135,6 +157,7 @@ def train(
     require_coverage: Coverage = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="try it: say memory and time, write nothing")] = False,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Train as the configuration says, or go on where the same run stopped."""
     from warmstart import api
@@ -168,6 +191,7 @@ def evaluate(
     engine: Engine = None,
     vocab: Vocab = None,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Score a run's or a model's outputs on a split of its tasks."""
     from warmstart import api
@@ -191,6 +215,7 @@ def convert(
     vocab: Vocab = None,
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
     as_json: Json = False,
+    offline: Offline = False,
 ) -> None:
     """Write a model in another framework's dialect."""
     from warmstart import api
@@ -215,6 +240,7 @@ def translate(
     engine: Engine = None,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the native engine")] = "float32",
     vocab: Vocab = None,
+    offline: Offline = False,
 ) -> None:
     """Translate lines; several models are an ensemble."""
     from warmstart import api
@@ -291,6 +317,83 @@ def runs(
         typer.echo(f"damaged: {problem}", err=True)
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def ls(source: str, as_json: Json = False) -> None:
+    """List what there is at a path or URL, one level deep."""
+    from warmstart import api
+
+    found = api.ls(source)
+    if as_json:
+        _print_json(found)
+        return
+    for entry in found:
+        size = "" if entry["size"] is None else f"{entry['size']:,}"
+        typer.echo(f"{size:>15}  {entry['url']}")
+
+
+@app.command()
+def fetch(
+    source: str,
+    directory: Annotated[Path | None, typer.Argument(help="where to copy it; else it is in the cache alone")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="every file of a directory that can be listed")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace other files of the same names")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Bring a file or directory, and what belongs to it, from a URL; goes on where it broke off."""
+    from warmstart import api
+
+    files = api.fetch(source, directory, everything=everything, force=force)
+    if as_json:
+        _print_json([str(file) for file in files])
+        return
+    for file in files:
+        typer.echo(file)
+
+
+cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was fetched: list, prune, verify.")
+app.add_typer(cache, name="cache")
+
+
+@cache.command("list")
+def cache_list(as_json: Json = False) -> None:
+    """List what was fetched, with its size and when it was last used."""
+    from datetime import datetime
+
+    from warmstart import api
+
+    rows = api.cache_list()
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        used = datetime.fromtimestamp(row["used"]).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"{row['bytes']:>15,}  {used}  {row['url']}{'' if row['complete'] else '  (incomplete)'}")
+
+
+@cache.command("prune")
+def cache_prune(
+    days: Annotated[float, typer.Option("--days", min=0.0, help="keep what was used in as many days")] = 30.0,
+) -> None:
+    """Remove what was not used lately (--days 0: everything)."""
+    from warmstart import api
+
+    typer.echo(f"{api.cache_prune(days):,} bytes freed")
+
+
+@cache.command("verify")
+def cache_verify() -> None:
+    """Compare every file with its SHA-256 and remove what is damaged. Status 1 if something was."""
+    from warmstart import api
+
+    damaged = api.cache_verify()
+    for url in damaged:
+        typer.echo(f"damaged, removed: {url}", err=True)
+    if damaged:
+        raise typer.Exit(1)
+    typer.echo("every file is what it was")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from warmstart.bootstrap.start import StartConfig
 from warmstart.data.config import DataConfig
 from warmstart.errors import ConfigError, Problem, SourceError
 from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
+from warmstart.sources.config import SourcesConfig
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
 
@@ -44,6 +45,7 @@ class RunConfig(BaseModel):
     model: Identity[dict[str, Any]] = {}
     vocabularies: Identity[dict[str, VocabularyConfig]] = {}
     start: Identity[tuple[StartConfig, ...]] = ()
+    sources: SourcesConfig = SourcesConfig()
     data: DataConfig | None = None
     training: TrainingConfig | None = None
     decoding: DecodingConfig = DecodingConfig()
@@ -111,7 +113,7 @@ def _changes(old: BaseModel, new: BaseModel, prefix: str, inherited: str | None)
         a, b = getattr(old, name), getattr(new, name)
         if isinstance(a, BaseModel) and type(a) is type(b):
             yield from _changes(a, b, f"{prefix}{name}.", kind)
-        elif a != b:
+        elif a != b and _plain(a) != _plain(b):  # other secrets in a URL are no other source
             yield Change(prefix + name, kind or IDENTITY, *(_plain(value) for value in (a, b)))
 
 

@@ -25,19 +25,30 @@ what to do. The same values are attributes, so that a program need not parse the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from signal import Signals
+
+from warmstart.redact import redact
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: ``what``, and optionally ``where``, ``expected``, ``found``, ``todo``."""
+    """One thing that is wrong: ``what``, and optionally ``where``, ``expected``, ``found``, ``todo``.
+
+    Secrets in URLs and headers are taken out of all of them.
+    """
 
     what: str
     where: str | None = None
     expected: str | None = None
     found: str | None = None
     todo: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                object.__setattr__(self, field.name, redact(value))
 
     def __str__(self) -> str:
         labels = (

@@ -18,6 +18,7 @@ from warmstart.data.config import DataConfig
 from warmstart.errors import ConfigError, Problem
 from warmstart.keys import IDENTITY
 from warmstart.models.registry import dialect, family
+from warmstart.sources.policy import using
 from warmstart.vocabularies.load import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -43,6 +44,11 @@ def open_setting(path: str | Path, overrides: Sequence[str], require_coverage: f
         ConfigError, PlanError: every reason why it cannot start so.
     """
     config = load_config(Path(path), overrides)
+    with using(mirrors=config.sources.mirrors):
+        return _open(config, require_coverage)
+
+
+def _open(config: RunConfig, require_coverage: float) -> Setting:
     of = family(config.family)
     models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
     vocabularies = _vocabularies(config, models)

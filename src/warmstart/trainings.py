@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import ConfigError, Problem
 from warmstart.setting import Setting, changes_of_run, open_setting
+from warmstart.sources.uri import shown
 
 if TYPE_CHECKING:
     from warmstart.training.run import Job
@@ -78,7 +79,7 @@ def pass_on(setting: Setting) -> dict[str, Any]:
         "starts": [
             {
                 "mode": "use",
-                "source": Path(model.source).name,
+                "source": shown(model.source),
                 "files": describe_files(model.checkpoint),
                 "ancestor": model.lineage,
             }

@@ -11,6 +11,7 @@ from warmstart.bootstrap.start import Answers, StartConfig, answers
 from warmstart.bundle.model import Model
 from warmstart.errors import PlanError, Problem
 from warmstart.models.family import Parameter
+from warmstart.redact import redact
 from warmstart.spec.templates import matches, problem_with_rename, rename
 from warmstart.vocabularies.load import difference
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -63,7 +64,7 @@ def make_plan(starts: Sequence[tuple[StartConfig, Model]], target: Target, *, re
             draft.rows[storage] = _initialise(p, "no source has it")
     order = {s: k for k, s in enumerate(dict.fromkeys(p.storage for p in target.parameters))}
     plan = Plan(
-        tuple(c.source for c, _ in starts),
+        tuple(redact(c.source) for c, _ in starts),
         tuple(c.mode for c, _ in starts),
         tuple(all_answers),
         tuple(sorted(draft.rows.values(), key=lambda r: order[r.target])),

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from warmstart.errors import Problem
+from warmstart.sources.config import Source
 
 Mode = Literal["use", "continue", "init", "transfer"]
 Keep = Literal["carry", "fresh"]
@@ -49,7 +50,7 @@ class StartConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str
+    source: Source
     mode: Mode
     strict: bool | None = None
     optimizer: Keep | None = None
@@ -63,7 +64,7 @@ class StartConfig(BaseModel):
     drop: tuple[str, ...] = ()
     drop_last: int | None = None
     dialect: str | None = None
-    files: tuple[str, ...] = ()
+    files: tuple[Source, ...] = ()
 
 
 def answers(config: StartConfig) -> tuple[Answers, list[Problem]]:

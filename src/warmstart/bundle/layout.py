@@ -20,6 +20,7 @@ from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
 from warmstart.models.registry import FAMILIES
+from warmstart.sources.cache import Cache
 from warmstart.storage.atomic import new_directory
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -171,7 +172,12 @@ def sha256(path: Path) -> str:
 
 
 def describe_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Names, sizes and SHA-256 of a checkpoint's files for a lineage. Names only: no absolute path is stored."""
+    """Names, sizes and SHA-256 of a checkpoint's files for a lineage, and the URLs of those that were fetched (without
+    secrets). Names only: no absolute path is stored."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    files = [folder / f for f in checkpoint.files]
-    return [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files]
+    cache, out = Cache(), []
+    for f in (folder / name for name in checkpoint.files):
+        facts = {"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)}
+        origin = cache.origin(f)
+        out.append(facts if origin is None else {**facts, "url": origin.url})
+    return out

@@ -17,6 +17,8 @@ from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family
 from warmstart.models.registry import FAMILIES
+from warmstart.redact import redact
+from warmstart.sources.uri import resolve
 from warmstart.spec.mapping import Link, Reading, expand, read_through
 from warmstart.spec.ops import Identity
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -112,21 +114,23 @@ def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model,
         return _open(source, (), with_state, notes), notes
     except BundleError as error:
         try:
-            return Model(str(source), arrive(source)[0], open_checkpoint(source)), [*notes, str(error)]
+            arrived = arrive(source)
+            return Model(redact(source), arrived[0], open_checkpoint(source, arrived)), [*notes, str(error)]
         except WarmstartError:
             raise error from None
 
 
 def _open(source: str | Path, vocabularies: Sequence[str], with_state: bool, notes: list[str] | None) -> Model:
-    path, choice = arrive(source)
+    arrived = path, choice = arrive(source)
+    vocabularies = [str(resolve(file)) for file in vocabularies]
     if choice is not None:
-        return _open_foreign(source, path, vocabularies, notes)
+        return _open_foreign(source, arrived, vocabularies, notes)
     if (path / "checkpoints").is_dir() and with_state:
-        return _open_run_state(str(source), path)
+        return _open_run_state(redact(source), path)
     if (path / "model" / MANIFEST).is_file():
         path = path / "model"
     if (path / MANIFEST).is_file():
-        return _open_bundle(str(source), path)
+        return _open_bundle(redact(source), path)
     if (path / "config.yaml").is_file() and not any(path.glob("*.npz")):
         raise BundleError(
             "this run has no finished model yet",
@@ -134,16 +138,18 @@ def _open(source: str | Path, vocabularies: Sequence[str], with_state: bool, not
             expected=f"model/{MANIFEST}",
             todo="go on with the `warmstart train` command that began it",
         )
-    return _open_foreign(source, path, vocabularies, notes)
+    return _open_foreign(source, arrived, vocabularies, notes)
 
 
-def _open_foreign(source: str | Path, path: Path, files: Sequence[str], notes: list[str] | None) -> Model:
-    checkpoint = open_checkpoint(source)
+def _open_foreign(
+    source: str | Path, arrived: tuple[Path, str | None], files: Sequence[str], notes: list[str] | None
+) -> Model:
+    path, checkpoint = arrived[0], open_checkpoint(source, arrived)
     for family in FAMILIES:
         for dialect in family.dialects():
             if dialect.recognise(checkpoint):
-                return _through(Model(str(source), path, checkpoint, family, dialect.name), dialect, files, notes)
-    return Model(str(source), path, checkpoint)
+                return _through(Model(redact(source), path, checkpoint, family, dialect.name), dialect, files, notes)
+    return Model(redact(source), path, checkpoint)
 
 
 def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:

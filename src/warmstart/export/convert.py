@@ -14,6 +14,7 @@ from warmstart.formats.marian import write_marian
 from warmstart.models.registry import dialect
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects import CTranslate2Dialect, MarianDialect
+from warmstart.sources.uri import shown
 from warmstart.spec.mapping import expand, write_through
 from warmstart.storage.atomic import new_directory
 from warmstart.vocabularies.load import load_vocabulary
@@ -48,7 +49,7 @@ def convert_model(
             todo="give the files with --vocab SOURCE --vocab TARGET",
         )
     lineage = {
-        "converted_from": {"source": Path(model.source).name, "files": describe_files(model.checkpoint)},
+        "converted_from": {"source": shown(model.source), "files": describe_files(model.checkpoint)},
         "ancestor": model.lineage,
     }
     assert isinstance(config, TransformerConfig)

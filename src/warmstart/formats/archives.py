@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
-import os
 import struct
 import tarfile
 import zipfile
@@ -20,6 +19,7 @@ from typing import IO, Any, cast
 
 from warmstart.errors import CorruptCheckpoint, FormatError, StorageError
 from warmstart.formats.mapped import head
+from warmstart.sources.cache import default_root
 from warmstart.storage.atomic import new_directory, require_space
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -87,8 +87,7 @@ def _place(path: Path) -> Path:
     at = path.resolve()
     status = at.stat()
     key = hashlib.sha256(f"{at}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}".encode()).hexdigest()
-    base = os.environ.get("WARMSTART_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "warmstart")
-    return Path(base).expanduser() / "unpacked" / key[:32]
+    return default_root() / "unpacked" / key[:32]
 
 
 class _Unpacking:

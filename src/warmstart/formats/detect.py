@@ -9,7 +9,7 @@ from warmstart.errors import FormatError, SourceError, UnknownFormat
 from warmstart.formats import archives, ctranslate2, marian, npy, npz, safetensors, safetensors_index, tensorflow
 from warmstart.formats.checkpoint import Candidate, Checkpoint
 from warmstart.formats.looks import describe, looks_like
-from warmstart.sources.uri import resolve
+from warmstart.sources.uri import is_remote, resolve
 
 
 class Format(Protocol):
@@ -31,11 +31,14 @@ FORMATS: tuple[Format, ...] = (safetensors, safetensors_index, marian, npz, npy,
 __all__ = ["FORMATS", "Format", "arrive", "find_candidates", "locate", "looks_like", "open_checkpoint", "split_choice"]
 
 
-def open_checkpoint(source: str | Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Checkpoint:
     """Open a file, a directory or an archive that holds one checkpoint, or the chosen one of several
     (``DIRECTORY@NAME``, ``@best``, ``@last``, ``@final``).
 
     Formats are told apart by content. Only headers are read; an archive is unpacked into the cache first.
+
+    Args:
+        arrived: what :func:`arrive` gave for ``source``, where that is known already.
 
     Raises:
         SourceError: nothing is there.
@@ -43,20 +46,20 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
         CorruptCheckpoint: it is damaged.
         FormatError: a directory holds several checkpoints, or an array cannot be represented.
     """
-    path = locate(source)
+    path = locate(source, arrived)
     for module in FORMATS:
         if module.recognise(path):
             return module.open(path)
     raise _unknown(path, source)
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Path:
     """The path of the one checkpoint that ``source`` means, which a format's ``open`` takes.
 
     Raises:
         SourceError, UnknownFormat, FormatError: as :func:`open_checkpoint`.
     """
-    path, choice = arrive(source)
+    path, choice = arrived or arrive(source)
     if not path.is_dir():
         if choice is not None:
             raise FormatError("this is not a directory to choose from", where=path, found=f"@{choice}")
@@ -80,9 +83,12 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
 def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
     """``DIRECTORY@NAME`` as (directory, name); (``source``, None) where the whole is a path or nothing is chosen.
 
-    The ``@`` of ``hf:owner/name@revision`` is the revision's; ``hf:owner/name@revision/@best`` chooses.
+    The ``@`` of ``hf:owner/name@revision`` is the revision's; ``hf:owner/name@revision/@best`` chooses. An ``@`` in a
+    URL's host or query chooses nothing.
     """
     text = str(source)
+    if is_remote(text) and not text.startswith("hf:") and ("?" in text or text.count("/") < 3):
+        return source, None
     place, at, choice = text.rpartition("@")
     if not at or not place or not choice or "/" in choice or Path(text).exists():
         return source, None

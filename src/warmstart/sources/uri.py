@@ -8,18 +8,136 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from warmstart.errors import SourceError
+from warmstart.redact import HIDDEN, redact
 
-_REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://|(https?|gs|s3|hf|ftp):", re.IGNORECASE)
+_SCHEMES = ("http", "https", "gs", "s3", "hf")
+_REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.-]*://|(https?|gs|s3|hf|ftp):", re.IGNORECASE)
+_SUM = re.compile(r"#sha256=([0-9a-fA-F]*)$")
+_PLACEHOLDER = re.compile(r"\{[^{}/\s]*\}")
+
+
+def is_remote(source: str | Path) -> bool:
+    """Whether ``source`` is a URL of another machine (by its spelling)."""
+    return isinstance(source, str) and _REMOTE.match(source) is not None
+
+
+def shown(source: str | Path) -> str:
+    """``source`` for people and files: a URL without its secrets, of a path the last name."""
+    return redact(source) if is_remote(source) else Path(source).name
+
+
+def resolve(source: str | Path, *, offline: bool | None = None, sha256: str | None = None) -> Path:
+    """The existing path that ``source`` names: a local path (with ``~``), or in the cache what a URL names (``file:``,
+    ``http:``, ``https:``, ``gs:``, ``s3:``, ``hf:owner/name@revision/path``).
+
+    A file from elsewhere lies there under its own name, beside the small files that belong to it. Mirrors (see
+    :mod:`warmstart.sources.policy`) come first.
+
+    Args:
+        offline: ask nobody; None leaves it to ``using`` and to ``WARMSTART_OFFLINE``.
+        sha256: what the file must have, hex; also written ``URL#sha256=…``.
+
+    Raises:
+        SourceError: it does not exist (the message names what is nearest), may not be read, or is another file.
+        MissingExtra: a library for this scheme is not installed.
+        StorageError: the cache cannot be written.
+    """
+    where, sum_ = prepared(source, sha256)
+    if isinstance(where, Path):
+        return where
+    from warmstart.sources.policy import is_offline
+    from warmstart.sources.remote import obtain
+
+    return obtain(where, sha256=sum_, offline=is_offline() if offline is None else offline).path
+
+
+def prepared(source: str | Path, sha256: str | None) -> tuple[Path | str, str | None]:
+    """A local path that exists, or a URL to be asked for with the sum that it must have; mirrors are applied."""
+    if isinstance(source, Path):
+        return _checked(_existing(str(source)), sha256), None
+    text, sha256 = _without_sum(source, sha256)
+    if is_remote(text):
+        from warmstart.sources.policy import redirected
+
+        _refuse_placeholders(text)
+        found = redirected(text)
+        if found != text:
+            _refuse_placeholders(found)
+            if not is_remote(found):
+                return _checked(_mirror(found, text), sha256), None
+        return _url(found), sha256
+    return _checked(_existing(_local(text)), sha256), None
+
+
+def _url(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if scheme.lower() not in _SCHEMES or (scheme.lower() != "hf" and not rest.startswith("//")):
+        raise SourceError(
+            "this cannot be read from",
+            where=text,
+            expected="a path, or a URL that begins with file:, http://, https://, gs://, s3:// or hf:",
+            todo="download it and give its path",
+        )
+    if HIDDEN in rest:
+        raise SourceError(
+            "this URL was stored without its secrets", where=text, todo=f"write them in place of {HIDDEN}"
+        )
+    if "#" in rest and scheme.lower() in ("http", "https", "hf"):
+        raise SourceError("the URL has a fragment", where=text, expected="nothing after #, or #sha256=…")
+    try:
+        urlsplit(text).port  # noqa: B018
+    except ValueError as error:
+        raise SourceError("not a URL", where=text, found=error) from None
+    return f"{scheme.lower()}:{rest}"
+
+
+def _without_sum(text: str, sha256: str | None) -> tuple[str, str | None]:
+    match = _SUM.search(text)
+    given = [s.lower() for s in (sha256, match and match[1]) if s is not None]
+    for sum_ in given:
+        if not re.fullmatch(r"[0-9a-f]{64}", sum_):
+            raise SourceError("not a SHA-256", where=text, expected="64 digits from 0 to f", found=sum_)
+    if len(set(given)) > 1:
+        raise SourceError("two sums for one file", where=text, found=" and ".join(given))
+    return (text[: match.start()] if match else text), (given[0] if given else None)
+
+
+def _refuse_placeholders(text: str) -> None:
+    left = _PLACEHOLDER.findall(text)
+    if left:
+        raise SourceError(
+            "the URL has a placeholder that nobody filled in",
+            where=text,
+            found=", ".join(dict.fromkeys(left)),
+            todo="write what it stands for",
+        )
+
+
+def _checked(path: Path, sha256: str | None) -> Path:
+    if sha256 is not None:
+        import hashlib
+
+        if not path.is_file():
+            raise SourceError("a directory has no SHA-256", where=path, todo="give it for a file")
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise SourceError(
+                "the file is not the expected one", where=path, expected=f"SHA-256 {sha256}", found=f"SHA-256 {found}"
+            )
+    return path
+
+
+def _mirror(found: str, source: str) -> Path:
+    try:
+        return _existing(_local(found))
+    except SourceError as error:
+        raise SourceError(
+            error.what, where=f"{error.where}, the mirror of {redact(source)}", found=error.found, todo=error.todo
+        ) from None
 
 
 def _local(source: str) -> str:
-    if _REMOTE.match(source):
-        raise SourceError(
-            "remote sources are not supported yet",
-            where=source,
-            expected="a local path or a file: URL",
-            todo="download it and give its path",
-        )
     if not source.lower().startswith("file:"):
         return source
     try:
@@ -43,13 +161,7 @@ def _similar(path: Path) -> str | None:
     return " or ".join(str(existing / name) for name in near) or None
 
 
-def resolve(source: str | Path) -> Path:
-    """The existing path that ``source`` names: a local path (with ``~``) or a ``file:`` URL.
-
-    Raises:
-        SourceError: it does not exist (the message names what is nearest), or it is remote.
-    """
-    text = _local(source) if isinstance(source, str) else str(source)
+def _existing(text: str) -> Path:
     try:
         path = Path(text).expanduser()
         if text and path.exists():

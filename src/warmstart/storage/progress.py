@@ -67,6 +67,12 @@ class Progress:
         self._task = self._bar.add_task(self.description, total=self.total, text="")
         self._bar.start()
 
+    def extend(self, n: int) -> None:
+        """There are ``n`` more units to do than was known."""
+        self.total = (self.total or 0) + n
+        if self._bar is not None:
+            self._bar.update(self._task, total=self.total)
+
     def update(self, n: int = 1, **fields: object) -> None:
         """Counts ``n`` more units; ``fields`` replace those of the same name and are shown as ``loss=2.31``."""
         self.done += n

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warmstart.keys import Adjustable, Identity
+from warmstart.sources.config import Source
 
 Count = Annotated[int, Field(gt=0)]
 Number = Annotated[int, Field(ge=0)]
@@ -239,7 +240,7 @@ class Distillation(_Frozen):
     search outputs (Kim and Rush 2016 §3.2), decoded once before the first update.
     """
 
-    teachers: Annotated[tuple[str, ...], Field(min_length=1)]
+    teachers: Annotated[tuple[Source, ...], Field(min_length=1)]
     level: Literal["word", "sequence"] = "word"
     weight: Factor = 1.0
     temperature: Positive = 1.0

@@ -25,6 +25,7 @@ from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
+from warmstart.sources.uri import shown
 from warmstart.storage import atomic
 from warmstart.training.config import TrainingConfig
 from warmstart.training.distillation import distilled_split, open_teachers
@@ -264,11 +265,11 @@ def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
         "trained": trained,
         "exact": state.exact,
         "coverage": job.plan.coverage,
-        "teachers": [Path(teacher).name for teacher in distillation.teachers] if distillation else [],
+        "teachers": [shown(teacher) for teacher in distillation.teachers] if distillation else [],
         "starts": [
             {
                 "mode": mode,
-                "source": Path(source).name,
+                "source": shown(source),
                 "files": describe_files(model.checkpoint),
                 "ancestor": model.lineage,
             }
