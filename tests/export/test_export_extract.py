@@ -107,7 +107,7 @@ def test_packed_arrays_and_unheld_names(monkeypatch: pytest.MonkeyPatch) -> None
     checkpoint = open_checkpoint("model")
     more = {"packed": Entry("packed", (3,), "intgemm8", 9), "__metadata__": Entry("__metadata__", (3,), "float64")}
     checkpoint.entries = {**checkpoint.entries, **more, "c": Entry("c", (3,), "complex128")}
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda *_: checkpoint)
     with pytest.raises(FormatError) as raised:
         api.extract("model", "out.safetensors")
     assert [p.what for p in raised.value.problems] == [
@@ -133,7 +133,7 @@ class Breaking(Checkpoint):
 @pytest.mark.parametrize("ending", sorted(WRITERS))
 def test_a_damaged_source_leaves_nothing_behind(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save("model", {"y": np.ones(3)})
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: Breaking())
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda *_: Breaking())
     Path(f"out{ending}").write_text("mine")
     with pytest.raises(CorruptCheckpoint):
         api.extract("model", f"out{ending}", force=True)

@@ -102,7 +102,7 @@ def test_arrays_that_share_bytes_count_once(monkeypatch: pytest.MonkeyPatch) -> 
     arrays = sample_models.write(Path("model"), sample_models.huggingface(1))
     checkpoint = open_checkpoint("model")
     checkpoint.ties = {"lm_head.weight": "model.shared.weight"}
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda *_: checkpoint)
     text = inspect_text(api.inspect("model"))
     elements = sum(a.size for a in arrays.values()) - arrays["lm_head.weight"].size
     assert f"parameters     {elements:,} in {len(arrays)} arrays" in text
@@ -113,7 +113,7 @@ def test_packed_types_are_described_and_not_read(monkeypatch: pytest.MonkeyPatch
     sample_models.write(Path("model"), sample_models.huggingface(1))
     checkpoint = open_checkpoint("model")
     checkpoint.entries = {**checkpoint.entries, "packed": Entry("packed", (4, 4), "intgemm8", 24)}
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda *_: checkpoint)
     facts = api.inspect("model", stats=True)
     assert "stats" not in facts["entries"][-1]
     assert "intgemm8 in 1 (24 bytes)" in inspect_text(facts)

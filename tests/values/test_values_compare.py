@@ -126,7 +126,7 @@ def test_slots_step_and_scalars_count_where_both_have_them(monkeypatch: pytest.M
     monkeypatch.setattr("warmstart.bundle.model.arrive", lambda source: (Path(source), None))
     from warmstart.formats.detect import open_checkpoint
 
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda s: there.get(str(s)) or open_checkpoint(s))
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda s, _: there.get(str(s)) or open_checkpoint(s))
     facts = api.diff("a", "b")
     assert (facts["same"], verdicts(facts), verdicts(facts, "slots")) == (False, {"x": "equal"}, {"x": "values"})
     assert facts["beyond"] == {"step": {"step": [5, 6]}, "optimizer": {"beta": [0.9, 0.8]}}
@@ -141,6 +141,6 @@ def test_packed_arrays_are_not_called_equal(monkeypatch: pytest.MonkeyPatch) -> 
     one = Memory(5, np.zeros((3, 2), np.float32))
     one.entries = {"x": Entry("x", (3, 2), "intgemm8", 10)}
     monkeypatch.setattr("warmstart.bundle.model.arrive", lambda source: (Path(source), None))
-    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda _: one)
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda *_: one)
     facts = api.diff("a", "b")
     assert (facts["same"], verdicts(facts)) == (False, {"x": "not read"})
