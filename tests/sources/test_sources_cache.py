@@ -119,6 +119,18 @@ def test_offline_gives_what_is_here_and_names_what_is_not(server: Server, monkey
         resolve(url)
 
 
+def test_a_server_that_is_gone_leaves_the_copy_that_was_fetched(server: Server) -> None:
+    url = server.put("/a/file.x", b"contents")
+    resolve(url)
+    server.faults["/a/file.x"] = [Fault(status=503)] * 20
+    with pytest.raises(SourceError, match="--offline uses what was fetched before"):
+        resolve(url)
+    assert resolve(url, offline=True).read_bytes() == b"contents"
+    with pytest.raises(SourceError) as caught:
+        resolve(url.replace("file", "other").replace("127.0.0.1", "nowhere.invalid"))
+    assert "--offline" not in str(caught.value)
+
+
 def age(cache: Path, days: float) -> None:
     then = time.time() - days * 86400
     for path in [*(cache / "index").iterdir(), *cache.glob("partial/*/*"), *cache.glob("unpacked/*")]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from server import Fault, File, Server
 
-from warmstart.errors import SourceError
+from warmstart.errors import SourceError, WarmstartError
 from warmstart.sources import fetch, http
 from warmstart.sources.cache import Cache
 from warmstart.sources.download import RESTARTS, Patience
@@ -123,7 +123,7 @@ def test_lies_about_the_length(server: Server) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
 def test_what_will_not_pass_stops_at_once(server: Server, status: int) -> None:
-    url = server.put("/a/b?x".partition("?")[0], b"x") + "?x=1"
+    url = server.put("/a/b", b"x") + f"#sha256={'0' * 64}"
     server.faults["/a/b"] = [Fault(status=status)] * 9
     with pytest.raises(SourceError) as caught:
         resolve(url)
@@ -292,6 +292,61 @@ def test_any_mixture_of_faults_ends_in_the_right_bytes_or_a_clear_error(
         assert found in versions, seed
         right += 1
     assert right > 30
+
+
+def test_whatever_a_server_says_is_an_error_or_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers with bits flipped, bytes repeated and lines cut, on a plain socket."""
+    import socket
+    import threading
+
+    monkeypatch.setattr(fetch, "Patience", functools.partial(Patience, pause=0.0, tries=2))
+    monkeypatch.setattr(http, "TIMEOUT", 0.3)
+    body = b"the contents"
+    right = (
+        b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\nETag: "abc"\r\nRetry-After: Mon, 01 Jan 2026 00:00:00 GMT\r\n'
+        b"Content-Range: bytes 0-11/12\r\nLocation: /x\r\nContent-Type: text/plain\r\n\r\n" + body
+    )
+    answers: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answers[-1])
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    good = 0
+    for seed in range(150):
+        draw = random.Random(seed)
+        answer = bytearray(right)
+        if seed % 3 == 0:
+            answer[9:12] = str(draw.choice([206, 301, 302, 304, 307, 416, 429, 500, 100, 204, 999])).encode()
+        for _ in range(draw.randrange(4)):
+            at = draw.randrange(len(answer) - len(body))
+            match draw.randrange(4):
+                case 0:
+                    answer[at] ^= 1 << draw.randrange(8)
+                case 1:
+                    answer[at:at] = answer[at : at + draw.randrange(40)] * draw.randrange(4)
+                case 2:
+                    del answer[at : at + draw.randrange(20)]
+                case 3:
+                    answer[at:at] = draw.choice([b"99999999999999999999", b"-1", b"\0", b"\xff\xfe", b"\r\n", b"W/"])
+        answers.append(bytes(answer))
+        try:
+            found = resolve(f"http://127.0.0.1:{listener.getsockname()[1]}/{seed}.x?q=1").read_bytes()
+        except WarmstartError:
+            continue
+        assert found in answers[-1], (seed, found)
+        good += found == body
+    listener.close()
+    assert good > 20
 
 
 FETCH = (

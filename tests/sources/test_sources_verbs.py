@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,30 @@ def test_a_configuration_is_stored_without_secrets_and_still_the_same_run(tmp_pa
     moved = load_config(tmp_path / "a", ["start.source=https://h/y"])
     assert [change.key for change in changes(a, moved)] == ["start"]
     assert "s3cr3t" not in repr(changes(a, moved)[0].old)
+
+
+def test_a_run_from_a_url_remembers_it_without_secrets(server: Server, tmp_path: Path) -> None:
+    """The bundle of version 0.1.0 passed on: the manifest brings its files, the lineage says where they were."""
+    golden = Path(__file__).parent.parent / "golden" / "bundle-0.1.0" / "model"
+    for file in golden.rglob("*"):
+        if file.is_file():
+            server.put(f"/old/{file.relative_to(golden)}", file.read_bytes())
+    source = server.url.replace("://", "://me:s3cr3t@") + "/old?token=5ign"
+    config = tmp_path / "use.yaml"
+    config.write_text(f"run: {tmp_path}/run\nstart: {{source: '{source}', mode: use}}\n")
+    api.train(config, progress=False)
+    lineage = json.loads((tmp_path / "run/model/lineage.json").read_text())["starts"][0]
+    shown = f"http://***@{server.url.removeprefix('http://')}/old"
+    assert lineage["source"] == f"{shown}?token=***"
+    assert lineage["files"][0]["url"] == f"{shown}/model.safetensors?token=***"
+    assert lineage["files"][0]["sha256"] == hashlib.sha256((golden / "model.safetensors").read_bytes()).hexdigest()
+    kept = [
+        f
+        for f in (tmp_path / "run").rglob("*")
+        if f.is_file() and (b"s3cr3t" in f.read_bytes() or b"5ign" in f.read_bytes())
+    ]
+    assert kept == []
+    assert all("token=5ign" in r.path for r in server.requests)
 
 
 @pytest.mark.parametrize("mirrors", ["{/a: /b}", "{gs://x: ''}", "[1]"])

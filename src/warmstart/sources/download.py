@@ -16,7 +16,7 @@ from typing import Any
 
 from warmstart.errors import SourceError
 from warmstart.redact import redact
-from warmstart.sources.transport import Exhausted, Passing, RemoteFile, Stream, Transport
+from warmstart.sources.transport import Exhausted, Passing, RemoteFile, Stream, Transport, Unreachable
 from warmstart.storage.atomic import require_space, storage_error
 
 RESTARTS = 3  # how often a file may change while it is downloaded
@@ -46,7 +46,7 @@ class Patience:
         """Raises SourceError if it is not worth waiting."""
         if failures >= self.tries or (reason.after or 0.0) > self.obeyed:
             wanted = f"; the server wants a pause of {reason.after:.0f} seconds" if reason.after else ""
-            raise SourceError(
+            raise Unreachable(
                 "the download does not succeed",
                 where=url,
                 found=f"{reason}{wanted} (attempts without a new byte: {failures})",

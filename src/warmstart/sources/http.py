@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from warmstart import __version__
 from warmstart.errors import SourceError
 from warmstart.redact import redact
-from warmstart.sources.transport import Exhausted, Missing, Passing, RemoteFile, Stream, Unchanged
+from warmstart.sources.transport import Exhausted, Missing, Passing, RemoteFile, Stream, Unchanged, Unreachable
 
 TIMEOUT = 30.0  # seconds in which a server must connect, and then send something
 CHUNK = 2**18
@@ -102,7 +102,7 @@ class HttpTransport:
             return urllib.request.build_opener(Redirections, *secure).open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            _raise_status(error.code, error.headers, url, bool(headers.get("Range")))
+            _raise_status(error.code, error.headers, url, headers)
         except urllib.error.URLError as error:
             _raise_reason(error.reason, url)
         except (http.client.InvalidURL, ValueError) as error:
@@ -127,10 +127,10 @@ def _ascii(url: str) -> tuple[str, dict[str, str]]:
     return urlunsplit((parts.scheme, host.encode("idna").decode(), path, query, "")), headers
 
 
-def _raise_status(code: int, headers: Message, url: str, ranged: bool) -> None:
-    if code == 304:
+def _raise_status(code: int, headers: Message, url: str, asked: Mapping[str, str]) -> None:
+    if code == 304 and ("If-None-Match" in asked or "If-Modified-Since" in asked):
         raise Unchanged
-    if code == 416 and ranged:
+    if code == 416 and "Range" in asked:
         raise Exhausted("the server has fewer bytes than it announced")
     if code in _PASSING:
         raise Passing(f"status {code}", _retry_after(headers))
@@ -151,15 +151,18 @@ def _retry_after(headers: Message) -> float | None:
     text = (headers.get("Retry-After") or "").strip()
     if text.isdecimal():
         return float(text[:9])
-    parsed = email.utils.parsedate_tz(text)
-    return None if parsed is None else max(0.0, email.utils.mktime_tz(parsed) - time())
+    try:
+        parsed = email.utils.parsedate_tz(text)
+        return None if parsed is None else max(0.0, email.utils.mktime_tz(parsed) - time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def _raise_reason(reason: object, url: str) -> None:
     if isinstance(reason, ssl.SSLCertVerificationError):
         raise SourceError("the server's certificate is not trusted", where=url, found=reason.verify_message) from None
     if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-        raise SourceError("there is no such host", where=url, found=reason, todo="check the URL and the network")
+        raise Unreachable("there is no such host", where=url, found=reason, todo="check the URL and the network")
     if isinstance(reason, str):
         raise SourceError("the server cannot be asked", where=url, found=reason)
     raise Passing(redact(reason) or type(reason).__name__)

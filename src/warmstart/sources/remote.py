@@ -18,7 +18,7 @@ from warmstart.sources.fetch import Fetcher, Home, Report, from_cache
 from warmstart.sources.http import HttpTransport
 from warmstart.sources.hub import HubTransport, Repository, parse
 from warmstart.sources.objects import ObjectTransport
-from warmstart.sources.transport import Missing, RemoteFile
+from warmstart.sources.transport import Missing, RemoteFile, Unreachable
 
 SCHEMES = ("http", "https", "gs", "s3", "hf")
 
@@ -57,14 +57,18 @@ def obtain(
     cache = Cache()
     if offline:
         return _offline(cache, url, sha256)
-    with Report(f"fetching {label(url)}", progress) as report:
-        fetcher = Fetcher(cache, report)
-        scheme = urlsplit(url).scheme.lower()
-        if scheme == "hf":
-            return _Hub(fetcher).obtain(parse(url), sha256, everything)
-        if scheme in ("gs", "s3"):
-            return _Bucket(fetcher, scheme).obtain(url, sha256)
-        return _Web(fetcher).obtain(url, sha256)
+    try:
+        with Report(f"fetching {label(url)}", progress) as report:
+            fetcher = Fetcher(cache, report)
+            scheme = urlsplit(url).scheme.lower()
+            if scheme == "hf":
+                return _Hub(fetcher).obtain(parse(url), sha256, everything)
+            if scheme in ("gs", "s3"):
+                return _Bucket(fetcher, scheme).obtain(url, sha256)
+            return _Web(fetcher).obtain(url, sha256)
+    except Unreachable as error:
+        _offline_would_do(cache, url, sha256, error)
+        raise
 
 
 def entries(url: str) -> list[Listed]:
@@ -140,6 +144,20 @@ def _offline(cache: Cache, url: str, sha256: str | None) -> Obtained:
     raise missing_offline(url, [])
 
 
+def _offline_would_do(cache: Cache, url: str, sha256: str | None, error: SourceError) -> None:
+    """Says so, where what was fetched before is there. To use it unasked would hide that it may be old."""
+    try:
+        _offline(cache, url, sha256)
+    except SourceError:
+        return
+    raise Unreachable(
+        error.what,
+        where=error.where,
+        found=error.found,
+        todo="--offline uses what was fetched before; or try again later",
+    ) from None
+
+
 def _canonical(url: str) -> str:
     """One spelling for what several mean."""
     if url.lower().startswith("hf:"):
@@ -203,7 +221,7 @@ class _Web(_Scheme):
         try:
             return self._file(self._home(directory), _check_name(name, url), sha256)
         except Missing as error:
-            if sha256 is not None or urlsplit(url).query:
+            if sha256 is not None:  # of a file, and a file it must be
                 raise
             with contextlib.suppress(Missing):
                 return self._prefix(self._home(directory), name)

@@ -68,6 +68,10 @@ class Exhausted(Passing):
     """The server has fewer bytes than it announced, or than are here already."""
 
 
+class Unreachable(SourceError):
+    """The server cannot be reached, or does not get itself to answer."""
+
+
 class Missing(SourceError):
     """There is no such file, or none that may be seen."""
 
