@@ -14,7 +14,7 @@ from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.npz import write_npz
 from warmstart.sources.families import chosen, companions, references
 from warmstart.sources.uri import resolve
-from warmstart.sources.verbs import listing
+from warmstart.sources.verbs import bring, listing
 
 
 def names(path: Path) -> list[str]:
@@ -134,13 +134,16 @@ def test_a_server_that_redirects_directories_to_a_slash(server: Server) -> None:
     assert names(resolve(url)) == ["model.npz"]
 
 
-def test_nothing_that_is_known(server: Server) -> None:
+def test_nothing_that_is_known(server: Server, tmp_path: Path) -> None:
     server.put("/m/weights.xyz", b"")
     with pytest.raises(SourceError, match="nothing at this URL"):
         resolve(server.url + "/m")
     with pytest.raises(SourceError, match="no file of a known name") as caught:
         resolve(server.url + "/m/")
     assert "model.npz" in str(caught.value.expected)
+    serve(server, "/k", {"model.npz": b"x"})
+    with pytest.raises(SourceError, match="nobody lists a directory"):
+        bring(server.url + "/k", tmp_path, everything=True)
     with pytest.raises(SourceError, match="has no SHA-256"):
         resolve(server.url + "/m/", sha256="0" * 64)
 

@@ -11,7 +11,8 @@ from warmstart.errors import SourceError, StorageError
 from warmstart.redact import redact
 from warmstart.sources.cache import Cache
 from warmstart.sources.policy import is_offline
-from warmstart.sources.remote import Listed, Obtained, entries, obtain
+from warmstart.sources.remote import entries, obtain
+from warmstart.sources.schemes import Listed, Obtained
 from warmstart.sources.uri import prepared
 from warmstart.storage.atomic import atomic_file, require_space
 
