@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -229,11 +230,13 @@ class Cache:
             parts = path.absolute().relative_to(self.root / "trees").parts
         except ValueError:
             return None
-        tree, name = parts[0], "/".join(parts[1:])
-        for record in self.records().values():
-            if record.tree == tree and record.name == name and self.holds(record):
-                return Origin(record.url, record.size, record.sha256)
-        return None
+        record = self._by_place.get((parts[0], "/".join(parts[1:])))
+        return Origin(record.url, record.size, record.sha256) if record is not None and self.holds(record) else None
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str], Record]:
+        """Files by tree and name, as they were when this object was first asked."""
+        return {(record.tree, record.name): record for record in self.records().values() if record.name}
 
     def damaged(self) -> list[str]:
         """Removes every blob whose contents are not what its name says; returns the URLs that they were of."""
