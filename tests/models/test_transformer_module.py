@@ -1,4 +1,4 @@
-"""Properties of the Transformer module: names, ties, padding, caches, positions, dropout."""
+"""Properties of the Transformer module: names, ties, padding, positions, dropout."""
 
 from __future__ import annotations
 
@@ -50,18 +50,6 @@ def test_names_and_shapes_are_the_familys(options: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("options", VARIANTS)
-def test_steps_with_caches_are_the_whole_forward(options: dict[str, object]) -> None:
-    model = build(**options)
-    with torch.inference_mode():
-        whole = model(SOURCE, LENGTHS, TARGET)
-        state, previous = model.start(model.encode(SOURCE, LENGTHS)), None
-        for t in range(TARGET.shape[1]):
-            logits, state = model.decode_step(state, previous)
-            torch.testing.assert_close(logits, whole[:, t], atol=1e-5, rtol=0)
-            previous = TARGET[:, t]
-
-
-@pytest.mark.parametrize("options", VARIANTS)
 def test_padding_has_no_influence(options: dict[str, object]) -> None:
     model = build(**options)
     padded = functional.pad(SOURCE, (0, 4), value=8)
@@ -77,21 +65,6 @@ def test_no_position_sees_its_own_or_later_tokens() -> None:
     before, after = model(SOURCE, LENGTHS, TARGET), model(SOURCE, LENGTHS, changed)
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert (before[:, 4:] - after[:, 4:]).abs().amax(-1).min() > 1e-3
-
-
-def test_selected_rows_go_on_as_their_own_sentences() -> None:
-    """Swapping, repeating and dropping rows is the same as having decoded those rows from the start."""
-    model = build()
-    with torch.inference_mode():
-        state = model.start(model.encode(SOURCE, LENGTHS))
-        _, state = model.decode_step(state, None)
-        state = state.select(torch.tensor([1, 0, 0]))
-        _, state = model.decode_step(state, torch.tensor([8, 3, 5]))
-        state = state.select(torch.tensor([0, 2, 1]))  # within sentences: only target caches move
-        logits, _ = model.decode_step(state, torch.tensor([2, 6, 4]))
-        rows = torch.tensor([1, 0, 0])
-        target = torch.tensor([[8, 2, 0], [5, 6, 0], [3, 4, 0]])
-        torch.testing.assert_close(logits, model(SOURCE[rows], LENGTHS[rows], target)[:, 2], atol=1e-5, rtol=0)
 
 
 def test_masked_logits_are_those_of_the_real_positions() -> None:

@@ -1,15 +1,13 @@
 """The encoder-decoder Transformer in PyTorch, computing what Marian computes.
 
 Source of every formula: marian-dev ``src/models/transformer.h`` and ``src/layers/embedding.cpp``.
-Shape letters: B sentences, R rows of a search, S source length, T target length, D ``d_model``,
-H heads, K = D / H, V target vocabulary.
+Shape letters: B sentences, S source length, T target length, D ``d_model``, V target vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,51 +22,11 @@ from warmstart.models.layers.rows import Rows
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import parameters
 
-KeysValues = tuple[Tensor, Tensor]  # each [B, H, length, K]
-
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "swish": functional.silu,
     "gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the encoder says of a batch: ``hidden`` [B, S, D] and ``mask`` [B, 1, 1, S], True at real tokens."""
-
-    hidden: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class DecoderState:
-    """Where step-wise decoding stands: one row for each hypothesis.
-
-    ``own`` holds each layer's keys and values of the ``length`` tokens fed so far (none at first), ``cross``
-    those of the source, ``mask`` [R, 1, 1, S] the source's real tokens; ``sentence`` [R] is the row's
-    sentence in the batch that ``Transformer.start`` was given.
-    """
-
-    own: tuple[KeysValues, ...]
-    cross: tuple[KeysValues, ...]
-    mask: Tensor
-    sentence: Tensor
-    length: int
-
-    def select(self, rows: Tensor) -> DecoderState:
-        """The state of ``rows`` (int64 [R'], repeats allowed). The source's share moves only where a row's
-        sentence changes, so reordering the hypotheses of a sentence copies the target side alone."""
-        sentence = self.sentence.index_select(0, rows)
-        moved = replace(self, own=tuple(_pick(pair, rows) for pair in self.own), sentence=sentence)
-        if torch.equal(sentence, self.sentence):
-            return moved
-        cross = tuple(_pick(pair, rows) for pair in self.cross)
-        return replace(moved, cross=cross, mask=self.mask.index_select(0, rows))
-
-
-def _pick(pair: KeysValues, rows: Tensor) -> KeysValues:
-    return pair[0].index_select(0, rows), pair[1].index_select(0, rows)
 
 
 class Attention(nn.Module):
@@ -102,17 +60,6 @@ class Attention(nn.Module):
         )
         return linear(attended, self.output)
 
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.view(*x_BTD.shape[:2], self.num_heads, -1).transpose(1, 2)  # [B, T, D] -> [B, H, T, K]
-
-    def keys_values(self, x_BSD: Tensor) -> KeysValues:
-        return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
-
-    def step(self, x_R1D: Tensor, pair: KeysValues, mask: Tensor | None = None) -> Tensor:
-        queries = self._heads(self.query(x_R1D))
-        attended = functional.scaled_dot_product_attention(queries, *pair, attn_mask=mask)
-        return cast(Tensor, self.output(attended.transpose(1, 2).flatten(2)))  # [R, H, 1, K] -> [R, 1, D]
-
 
 class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig, d_ff: int) -> None:
@@ -122,7 +69,7 @@ class FeedForward(nn.Module):
         self.activation = _ACTIVATIONS[config.activation]
         self.dropout = config.ffn_dropout
 
-    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
         return linear(dropout(self.activation(linear(x, self.up)), self.dropout, noise), self.down)
 
 
@@ -138,7 +85,7 @@ class Layer(nn.Module):
         self.ffn_norm = _norm(config)
 
     def residual(
-        self, x: Tensor, norm: nn.LayerNorm, function: Callable[[Tensor], Tensor], noise: Noise | None = None
+        self, x: Tensor, norm: nn.LayerNorm, function: Callable[[Tensor], Tensor], noise: Noise | None
     ) -> Tensor:
         if self.config.norm == "pre":
             return add_dropout(x, function(layer_norm(x, norm)), self.config.dropout, noise)
@@ -176,24 +123,6 @@ class DecoderLayer(Layer):
             return cast(Tensor, self.cross_attention(h, memory, rows, source, noise))
 
         return self.feed_forward(self.residual(y, self.cross_attention_norm, attend, noise), noise)
-
-    def step(
-        self, x: Tensor, cross: KeysValues, mask: Tensor, past: KeysValues | None = None
-    ) -> tuple[Tensor, KeysValues]:
-        """The layer's output for ``x`` [R, 1, D], which comes after ``past``, and all keys and values so far."""
-        pairs: list[KeysValues] = []
-
-        def attend(h: Tensor) -> Tensor:
-            keys, values = self.self_attention.keys_values(h if self.config.normalize_keys else x)
-            if past is not None:
-                keys, values = torch.cat([past[0], keys], 2), torch.cat([past[1], values], 2)
-            pairs.append((keys, values))
-            return self.self_attention.step(h, (keys, values))
-
-        y = self.residual(x, self.self_attention_norm, attend)
-        y = self.residual(y, self.cross_attention_norm, lambda h: self.cross_attention.step(h, cross, mask))
-        y = self.residual(y, self.ffn_norm, lambda h: cast(Tensor, self.ffn(h.flatten(0, 1)))[:, None])
-        return y, pairs[0]
 
 
 def _norm(config: TransformerConfig) -> nn.LayerNorm:
@@ -248,12 +177,6 @@ class Transformer(nn.Module):
         for name, shared in self.ties().items():
             self.get_submodule(name.removesuffix(".weight")).weight = self.get_parameter(shared)
 
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Memory:
-        """Encode ``source`` (int64 [B, S], each row ``source_lengths`` [B] real tokens, end token included)."""
-        rows = Rows(source_lengths, source.shape[1])
-        hidden = self._encode(source, rows, self._noise(), self.encoder.embedding.weight.dtype)
-        return Memory(rows.lay_out(hidden), rows.real[:, None, None])  # mask [B, S] -> [B, 1, 1, S]
-
     def forward(
         self, source: Tensor, source_lengths: Tensor, target: Tensor, target_mask: Tensor | None = None
     ) -> Tensor:
@@ -300,31 +223,6 @@ class Transformer(nn.Module):
 
     def _noise(self) -> Noise | None:
         return Noise() if self.training else None
-
-    def start(self, memory: Memory) -> DecoderState:
-        """State before the first token, with one row for each sentence."""
-        cross = tuple(
-            layer.cross_attention.keys_values(memory.hidden)  # type: ignore[union-attr, operator]
-            for layer in self.decoder.layers
-        )
-        rows = torch.arange(len(memory.hidden), device=memory.hidden.device)
-        return DecoderState((), cross, memory.mask, rows, 0)
-
-    def decode_step(self, state: DecoderState, previous: Tensor | None) -> tuple[Tensor, DecoderState]:
-        """Logits [R, V] of the next token after ``previous`` (int64 [R]; None before the first token), and the
-        state that has seen it."""
-        if previous is None:
-            weight = self.decoder.embedding.weight
-            x = torch.zeros(len(state.sentence), 1, self.config.d_model, dtype=weight.dtype, device=weight.device)
-        else:
-            x = self.decoder.embedding(previous[:, None])
-        x = self._embed(x, torch.full((1, 1), state.length, device=x.device), None)
-        own: list[KeysValues] = []
-        for i, layer in enumerate(self.decoder.layers):
-            x, pair = layer.step(x, state.cross[i], state.mask, state.own[i] if state.own else None)  # type: ignore[operator]
-            own.append(pair)
-        logits = self.decoder.output(self.decoder.top(x[:, 0]))
-        return logits, replace(state, own=tuple(own), length=state.length + 1)
 
     def _drop_words(self, x: Tensor, rate: float, noise: Noise | None) -> Tensor:
         return x if noise is None or not rate else x * dropout(x.new_ones(len(x), 1), rate, noise)
