@@ -24,7 +24,8 @@ from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 from warmstart.training.config import Constant, TrainingConfig
 from warmstart.training.learner import Learner
-from warmstart.training.loop import Measured, train
+from warmstart.training.loop import train
+from warmstart.training.terms import Measured
 
 
 def resident() -> float:

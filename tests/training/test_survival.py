@@ -21,9 +21,10 @@ from warmstart.formats.detect import open_checkpoint
 from warmstart.training import state as checkpoints
 from warmstart.training.config import Nonfinite, Patience, Plateau
 from warmstart.training.learner import Learner
-from warmstart.training.loop import Measured, train
+from warmstart.training.loop import train
 from warmstart.training.metrics import read_metrics
 from warmstart.training.objective import Loss, Objective
+from warmstart.training.terms import Measured
 
 
 def measure(values: dict[int, float] | None = None) -> Any:

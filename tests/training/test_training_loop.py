@@ -17,8 +17,9 @@ from warmstart.formats.detect import open_checkpoint
 from warmstart.training import state as checkpoints
 from warmstart.training.config import Adam
 from warmstart.training.learner import Learner, load_weights
-from warmstart.training.loop import Measured, train
+from warmstart.training.loop import train
 from warmstart.training.metrics import read_metrics
+from warmstart.training.terms import Measured
 
 
 def evaluate(model: torch.nn.Module, step: int) -> Measured:

@@ -13,9 +13,9 @@ from warmstart.data.index import EncodedSplit
 from warmstart.data.task import Task
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import SearchConfig, translate_ids
-from warmstart.training.loop import Measured
 from warmstart.training.objective import batch_loss
 from warmstart.training.samples import sample_rows
+from warmstart.training.terms import Measured
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 

@@ -3,72 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
 
 from warmstart.data.batches import Batch, Position
 from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.storage import atomic
 from warmstart.storage.processes import rank
 from warmstart.storage.progress import Progress
-from warmstart.storage.records import Record, Records
+from warmstart.storage.records import Records
 from warmstart.training import state as checkpoints
-from warmstart.training.config import Plateau
 from warmstart.training.learner import Gradient, Learner
-from warmstart.training.lora import canonical_parameters
 from warmstart.training.metrics import Metrics, read_metrics
-from warmstart.training.patience import Watch
+from warmstart.training.nonfinite import write_record
 from warmstart.training.resumption import check_resumption, mark_environment, require_steps
 from warmstart.training.signals import Signals
-from warmstart.training.state import Best, State
+from warmstart.training.standing import Standing
+from warmstart.training.state import State
+from warmstart.training.terms import BatchStream, Describe, Evaluate, TrainResult, best_metrics
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluation returns: metrics by name, and sample outputs to be written down."""
-
-    metrics: Mapping[str, float]
-    samples: Sequence[Record] = ()
-
-
-Evaluate = Callable[[nn.Module, int], Measured]
-Describe = Callable[[Batch], Any]
-
-
-class BatchStream(Protocol):
-    """Batches without end, from any position on."""
-
-    def iterate(self, position: Position) -> Iterator[tuple[Position, Batch]]:
-        """Each batch with the position after it."""
-
-    def reordered(self, order: int) -> Self:
-        """The same examples in order number ``order``; 0 is this one."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training came to. ``history`` holds all records of the run; ``seconds`` are of this call alone;
-    ``stopped`` says why it ended before its last step, if it did."""
-
-    steps: int
-    best_step: int | None
-    best_metrics: dict[str, float]
-    history: list[Record] = field(repr=False)
-    seconds: float
-    stopped: str | None = None
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -176,10 +136,9 @@ class _Loop:
 
     def _resume_at(self, state: State) -> None:
         self.state, self.step, self.position = state, state.step, state.position
-        self.best = list(state.best)
+        self.standing = Standing(self.config, state)
         self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", "tokens", "updates"), 0.0)
         self.evaluated, self.skipped = state.evaluated, state.skipped
-        self.early, self.plateau = Watch.from_dict(state.early_stopping), Watch.from_dict(state.plateau)
         self.norm = self.speed = 0.0
         self.batches = self.stream.reordered(state.order).iterate(state.position)
 
@@ -192,7 +151,7 @@ class _Loop:
                 self._save()
             elif self.evaluated != self.step and self._due(self.config.evaluate_every):
                 self._boundary(log=False)  # it was stopped before this evaluation
-            if reason := self._out_of_patience():
+            if reason := self.standing.out_of_patience():
                 raise _Stop(reason)
             self.model.train()
             while self.step < self.config.steps:
@@ -202,7 +161,7 @@ class _Loop:
             stopped = str(reason)
         self.writer.wait()
         history = read_metrics(self.run)
-        best = self.best[0].step if self.best else None
+        best = self.standing.best[0].step if self.standing.best else None
         return TrainResult(
             self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
         )
@@ -222,7 +181,7 @@ class _Loop:
                 improved = self._evaluate()
             except Interrupted:  # it is made again when the run goes on
                 self._stop_if_asked()
-        patience = self._out_of_patience()
+        patience = self.standing.out_of_patience()
         minutes = config.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self.saved_at > 60 * minutes
         if patience or improved or late or self._due(config.checkpoint_every):
@@ -237,12 +196,6 @@ class _Loop:
             self.writer.wait()
             raise Interrupted(self.signals.caught, where=f"{self.run}, step {self.step}")
 
-    def _out_of_patience(self) -> str | None:
-        rule = self.config.early_stopping
-        if rule is None or not self.early.out_of_patience(rule):
-            return None
-        return f"{rule.metric} has not improved for {self.early.since_best} evaluations"
-
     def _update(self) -> bool:
         """One update; False if the run was rewound instead."""
         config, step, where = self.config, self.step + 1, self.position
@@ -255,9 +208,9 @@ class _Loop:
                 raise TrainingError("the data ended before the last step", where=f"step {step}, batch at {where}")
             self.position = item[0]
             parts.append(item[1])
-        found = self.learner.gradient(parts, step, self.plateau.plateaus)
+        found = self.learner.gradient(parts, step, self.standing.plateaus)
         if found.finite:
-            self.learner.apply(step, self.position.epoch, self.plateau.plateaus)
+            self.learner.apply(step, self.position.epoch, self.standing.plateaus)
             self.norm = found.norm
             for name, value in (("loss", found.loss), ("nll", found.nll), ("tokens", found.tokens), ("updates", 1)):
                 self.sums[name] += value
@@ -272,18 +225,7 @@ class _Loop:
     def _not_finite(self, step: int, where: Position, parts: Sequence[Batch], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
         rule = self.config.nonfinite
-        name = "gradient" if math.isfinite(found.loss) else "loss"
-        path = self.run / "nonfinite" / f"step-{step:08d}.json"
-        gradients = {n: p.grad for n, p in canonical_parameters(self.model).items() if p.grad is not None}
-        record = {
-            "step": step,
-            "position": asdict(where),
-            "loss": str(found.loss),
-            "gradient_norm": str(found.norm),
-            "parameters": [n for n, gradient in gradients.items() if not gradient.isfinite().all()],
-            "batches": [self.describe(part) for part in parts] if self.describe else [],
-        }
-        atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        name, path = write_record(self.run, step, where, found, self.model, parts, self.describe)
         self.learner.forget()
         done = self.skipped if rule.action == "skip" else self.state.order
         if rule.action == "stop" or done >= rule.limit:
@@ -323,7 +265,7 @@ class _Loop:
             "train/nll": self.sums["nll"] / tokens,
             "train/tokens": self.sums["tokens"],
             "train/gradient_norm": self.norm,
-            "train/learning_rate": self.learner.rate(self.step, self.position.epoch, self.plateau.plateaus),
+            "train/learning_rate": self.learner.rate(self.step, self.position.epoch, self.standing.plateaus),
             "train/epoch": self.position.epoch,
         }
         if self.skipped:
@@ -334,38 +276,29 @@ class _Loop:
 
     def _evaluate(self) -> bool:
         """Measure, record, and say whether this is one of the best so far."""
-        config = self.config
         self.model.eval()
         began = time.perf_counter()
         with torch.no_grad(), self.learner.evaluated(), self.signals.raising():
             found = self.evaluate(self.model, self.step)
         self.model.train()
         times = {"seconds": self._seconds(), "evaluation_seconds": time.perf_counter() - began}
-        value = _metric(found.metrics, config.best_metric, "best_metric")
+        reached = self.standing.observe(self.step, found.metrics)
         self.metrics.measured(self.step, "validation", found.metrics, times)
         for row in found.samples:
             self.samples.write({"step": self.step, **row})
         self.evaluated = self.step
-        if (early := config.early_stopping) is not None:
-            measured = _metric(found.metrics, early.metric, "early_stopping.metric")
-            self.early = self.early.observe(measured, early).watch
-        if math.isfinite(value):
-            sign = 1 if config.best_mode == "min" else -1
-            ranked = sorted([*self.best, Best(self.step, value)], key=lambda b: (sign * b.value, b.step))
-            self.best = ranked[: config.keep_best]
-        if (rule := config.plateau) is not None:
-            measured = _metric(found.metrics, rule.metric, "plateau.metric")
-            self.plateau, _, reached = self.plateau.observe(measured, rule)
-            if reached and (rule.limit is None or self.plateau.plateaus <= rule.limit):
-                self._reach_plateau(rule)
-        return any(b.step == self.step for b in self.best)
+        if reached:
+            self._reach_plateau()
+        return any(b.step == self.step for b in self.standing.best)
 
-    def _reach_plateau(self, rule: Plateau) -> None:
-        rate = self.learner.rate(self.step, self.position.epoch, self.plateau.plateaus)
-        logger.info("step %d: plateau %d of %s, learning rate %g", self.step, self.plateau.plateaus, rule.metric, rate)
-        if rule.reload_best and self.best and self.best[0].step != self.step < self.config.steps:
+    def _reach_plateau(self) -> None:
+        rule, best, plateaus = self.config.plateau, self.standing.best, self.standing.plateaus
+        assert rule is not None
+        rate = self.learner.rate(self.step, self.position.epoch, plateaus)
+        logger.info("step %d: plateau %d of %s, learning rate %g", self.step, plateaus, rule.metric, rate)
+        if rule.reload_best and best and best[0].step != self.step < self.config.steps:
             self.writer.wait()
-            self.learner.restore(checkpoints.checkpoint_path(self.run, self.best[0].step))
+            self.learner.restore(checkpoints.checkpoint_path(self.run, best[0].step))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began
@@ -376,12 +309,10 @@ class _Loop:
             self.state,
             step=self.step,
             position=self.position,
-            best=tuple(self.best),
             sums=dict(self.sums),  # this one goes on while the checkpoint is written
             evaluated=self.evaluated,
             skipped=self.skipped,
-            early_stopping=self.early.to_dict(),
-            plateau=self.plateau.to_dict(),
+            **self.standing.fields(),
             records={"metrics": self.metrics.count, "samples": self.samples.count},
         )
         self.saved_at = time.perf_counter()
@@ -394,20 +325,3 @@ class _Loop:
             self.metrics.sync()
             self.samples.sync()
             checkpoints.write_state(path, replace(state, optimizer_steps=checkpoints.read_state(path).optimizer_steps))
-
-
-def best_metrics(history: Sequence[Record], step: int | None) -> dict[str, float]:
-    """What the validation at ``step`` measured; nothing for None."""
-    measured = [r for r in history if r["kind"] == "validation" and r["step"] == step]
-    return {k: v for k, v in measured[-1].items() if k not in ("step", "kind", "time")} if measured else {}
-
-
-def _metric(measured: Mapping[str, float], name: str, key: str) -> float:
-    if name not in measured:
-        raise TrainingError(
-            "a metric that decides something is not measured",
-            where=f"training.{key}",
-            expected=", ".join(sorted(measured)),
-            found=name,
-        )
-    return float(measured[name])

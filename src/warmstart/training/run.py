@@ -31,7 +31,7 @@ from warmstart.training.config import TrainingConfig
 from warmstart.training.distillation import distilled_split, open_teachers
 from warmstart.training.evaluation import Evaluation, describe_batch
 from warmstart.training.learner import Learner
-from warmstart.training.loop import TrainResult, best_metrics, train
+from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
 from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
@@ -39,6 +39,7 @@ from warmstart.training.objective import Objective
 from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
+from warmstart.training.terms import TrainResult, best_metrics
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 

@@ -1,0 +1,73 @@
+"""How a run stands by its evaluations: the best ones, and how long ago the metrics that decide something improved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.errors import TrainingError
+from warmstart.training.config import TrainingConfig
+from warmstart.training.patience import Watch
+from warmstart.training.state import Best, State
+
+
+class Standing:
+    """Attributes:
+    best: the best evaluations so far, at most ``config.keep_best``, the best one first.
+    plateaus: how many plateaus the learning rate's metric has reached.
+    """
+
+    def __init__(self, config: TrainingConfig, state: State) -> None:
+        self.config = config
+        self.best = list(state.best)
+        self._early, self._plateau = Watch.from_dict(state.early_stopping), Watch.from_dict(state.plateau)
+
+    @property
+    def plateaus(self) -> int:
+        return self._plateau.plateaus
+
+    def fields(self) -> dict[str, Any]:
+        """What of it belongs to a ``State``."""
+        return {
+            "best": tuple(self.best),
+            "early_stopping": self._early.to_dict(),
+            "plateau": self._plateau.to_dict(),
+        }
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Take over an evaluation; True if it ends a plateau that counts.
+
+        Raises:
+            TrainingError: a metric that decides something is not among ``metrics``.
+        """
+        config = self.config
+        value = _metric(metrics, config.best_metric, "best_metric")
+        if (early := config.early_stopping) is not None:
+            self._early = self._early.observe(_metric(metrics, early.metric, "early_stopping.metric"), early).watch
+        if math.isfinite(value):
+            sign = 1 if config.best_mode == "min" else -1
+            ranked = sorted([*self.best, Best(step, value)], key=lambda b: (sign * b.value, b.step))
+            self.best = ranked[: config.keep_best]
+        if (rule := config.plateau) is None:
+            return False
+        self._plateau, _, reached = self._plateau.observe(_metric(metrics, rule.metric, "plateau.metric"), rule)
+        return reached and (rule.limit is None or self.plateaus <= rule.limit)
+
+    def out_of_patience(self) -> str | None:
+        """Why the training is over, if early stopping says so."""
+        rule = self.config.early_stopping
+        if rule is None or not self._early.out_of_patience(rule):
+            return None
+        return f"{rule.metric} has not improved for {self._early.since_best} evaluations"
+
+
+def _metric(measured: Mapping[str, float], name: str, key: str) -> float:
+    if name not in measured:
+        raise TrainingError(
+            "a metric that decides something is not measured",
+            where=f"training.{key}",
+            expected=", ".join(sorted(measured)),
+            found=name,
+        )
+    return float(measured[name])

@@ -1,0 +1,53 @@
+"""What a training is given by its caller, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+from torch import nn
+
+from warmstart.data.batches import Batch, Position
+from warmstart.storage.records import Record
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation returns: metrics by name, and sample outputs to be written down."""
+
+    metrics: Mapping[str, float]
+    samples: Sequence[Record] = ()
+
+
+Evaluate = Callable[[nn.Module, int], Measured]
+Describe = Callable[[Batch], Any]
+
+
+class BatchStream(Protocol):
+    """Batches without end, from any position on."""
+
+    def iterate(self, position: Position) -> Iterator[tuple[Position, Batch]]:
+        """Each batch with the position after it."""
+
+    def reordered(self, order: int) -> Self:
+        """The same examples in order number ``order``; 0 is this one."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to. ``history`` holds all records of the run; ``seconds`` are of this call alone;
+    ``stopped`` says why it ended before its last step, if it did."""
+
+    steps: int
+    best_step: int | None
+    best_metrics: dict[str, float]
+    history: list[Record] = field(repr=False)
+    seconds: float
+    stopped: str | None = None
+
+
+def best_metrics(history: Sequence[Record], step: int | None) -> dict[str, float]:
+    """What the validation at ``step`` measured; nothing for None."""
+    measured = [r for r in history if r["kind"] == "validation" and r["step"] == step]
+    return {k: v for k, v in measured[-1].items() if k not in ("step", "kind", "time")} if measured else {}
