@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Open any pretrained model, see what will carry over, train from it, ship it.",
 )
 
+SPINS = 3000
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Names = Annotated[list[str] | None, typer.Option("--names", help="only arrays of such names: '*.weight'")]
 Vocab = Annotated[list[str] | None, typer.Option("--vocab", help="vocabulary file: source, then target")]
@@ -396,10 +398,20 @@ def cache_verify() -> None:
     typer.echo("every file is what it was")
 
 
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin for about a tenth of a millisecond between two pieces of work, and then sleep.
+
+    Threads that sleep at once take as long to wake as a small model's products take, those that spin for long keep
+    other processes, and each other, from a core that they need (docs/decisions/0011). Without effect once torch is
+    imported, or if ``OMP_WAIT_POLICY`` or ``GOMP_SPINCOUNT`` says otherwise.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
 def main() -> None:
     """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
-    # Threads that spin at barriers cost a tenfold slowdown where another process wants the core (docs/log.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     try:
         app()
     except Interrupted as stop:
