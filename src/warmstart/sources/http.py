@@ -1,4 +1,4 @@
-"""``http:`` and ``https:``, by the standard library: why not by fsspec is in docs/decisions/0008."""
+"""``http:`` and ``https:``, by the standard library: why not by fsspec is in docs/decisions/0009."""
 
 from __future__ import annotations
 
