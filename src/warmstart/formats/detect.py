@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from warmstart.errors import FormatError, SourceError, UnknownFormat
-from warmstart.formats import archives, ctranslate2, marian, npy, npz, safetensors, safetensors_index, tensorflow
+from warmstart.formats import archives, ctranslate2, marian, npy, npz, safetensors, safetensors_index, tensorflow, torch_file
 from warmstart.formats.checkpoint import Candidate, Checkpoint
 from warmstart.formats.looks import describe, looks_like
 from warmstart.sources.uri import is_remote, resolve
@@ -26,7 +26,7 @@ class Format(Protocol):
         """The checkpoints of this format in ``directory``, not below it, in the order of their names."""
 
 
-FORMATS: tuple[Format, ...] = (safetensors, safetensors_index, marian, npz, npy, ctranslate2, tensorflow)
+FORMATS: tuple[Format, ...] = (safetensors, safetensors_index, marian, npz, npy, ctranslate2, tensorflow, torch_file)
 
 __all__ = ["FORMATS", "Format", "arrive", "find_candidates", "locate", "looks_like", "open_checkpoint", "split_choice"]
 

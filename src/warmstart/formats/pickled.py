@@ -6,7 +6,6 @@ functions of this file, chosen by a name that is compared as text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,6 +123,9 @@ def checked_key(value: Any) -> Any:
     return value
 
 
+_NUMPY_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
+
+
 class NumpyDtype:
     """A ``numpy.dtype`` as pickled: a code such as ``f4``, then a byte order."""
 
@@ -134,14 +136,14 @@ class NumpyDtype:
         self.order = {"<": "<", ">": ">"}.get(state[1], "|") if isinstance(state, tuple) else "|"
 
     def dtype(self) -> np.dtype[Any] | None:
-        """numpy's own, for numbers and text of fixed width; None for everything else."""
-        if not re.fullmatch(r"[biufc]\d{1,2}|[SU]\d{1,4}", self.code):
+        """numpy's own, for numbers; None for everything else."""
+        if self.code not in _NUMPY_CODES:
             return None
         return np.dtype(self.order.replace("|", "<") + self.code)
 
 
 class PickledArray:
-    """A numpy array whose bytes are in the pickle. ``dtype`` is None if it holds anything but numbers and text."""
+    """A numpy array whose bytes are in the pickle. ``dtype`` is None if it holds anything but numbers."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (0,)

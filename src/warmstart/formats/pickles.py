@@ -206,7 +206,8 @@ class Machine:
         self._push(float(self._line()))
 
     def unicode_line(self) -> None:
-        self._push(self._line(None).decode("raw-unicode-escape"))
+        text = self._line(None).decode("raw-unicode-escape")
+        self._push(text.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace"))
 
     def bytearray8(self) -> None:
         self._push(self._counted(_U8))
@@ -360,9 +361,9 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
         "\x88": lambda m: m._push(True),
         "\x89": lambda m: m._push(False),
         "V": Machine.unicode_line,
-        "\x8c": lambda m: m._push(m._counted(_U1).decode("utf-8", "surrogatepass")),
-        "X": lambda m: m._push(m._counted(_U4).decode("utf-8", "surrogatepass")),
-        "\x8d": lambda m: m._push(m._counted(_U8).decode("utf-8", "surrogatepass")),
+        "\x8c": lambda m: m._push(m._counted(_U1).decode("utf-8", "backslashreplace")),
+        "X": lambda m: m._push(m._counted(_U4).decode("utf-8", "backslashreplace")),
+        "\x8d": lambda m: m._push(m._counted(_U8).decode("utf-8", "backslashreplace")),
         "F": Machine.float_line,
         "G": lambda m: m._push(m._number(_F8)),
         "]": lambda m: m._push([]),

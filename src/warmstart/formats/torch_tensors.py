@@ -231,7 +231,12 @@ def _typed(args: tuple[Any, ...]) -> Any:
 
 
 def _sparse(args: tuple[Any, ...]) -> Described:
-    return Described("torch.sparse", (), {"layout": args[0], "parts": args[1]})
+    layout, parts = args
+    if not isinstance(parts, tuple) or len(parts) < 3:
+        raise Refused("a sparse tensor without its parts")
+    names = ("indices", "values", "size", "coalesced") if len(parts) == 4 and isinstance(parts[2], tuple) else ()
+    names = names or ("compressed_indices", "plain_indices", "values", "size")
+    return Described("torch.sparse", (), {"layout": layout, **dict(zip(names, parts, strict=False))})
 
 
 def _from_array(args: tuple[Any, ...]) -> Any:
