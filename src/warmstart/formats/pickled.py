@@ -25,17 +25,17 @@ class Refused(ValueError):
 class Budget:
     """Work that may be done again and again for one byte of a file, bounded in proportion to the file."""
 
-    def __init__(self) -> None:
-        self.spent = 0
+    def __init__(self, factor: int) -> None:
+        self.factor, self.spent = factor, 0
 
     def spend(self, count: int, size: int) -> None:
         """Counts ``count`` items or characters against what a pickle of ``size`` bytes may ask for.
 
         Raises:
-            Refused: it is more than sixteen for each byte, and a million for them all.
+            Refused: it is more than ``factor`` for each byte, and a million for them all.
         """
         self.spent += count
-        if self.spent > 2**20 + 16 * size:
+        if self.spent > 2**20 + self.factor * size:
             raise Refused(f"{size} bytes that expand to more than {self.spent} items")
 
     def spend_on(self, values: Iterable[Any], size: int) -> None:
@@ -96,7 +96,9 @@ class Namespace(dict[Any, Any]):
     """The attributes of an ``argparse.Namespace`` or a ``SimpleNamespace``."""
 
     def set_state(self, state: Any) -> None:
-        self.update({checked_key(key): value for key, value in state.items()})
+        if not isinstance(state, dict):
+            raise Refused("attributes that are no dict")
+        self.update(state)
 
 
 def checked_key(value: Any) -> Any:
@@ -201,7 +203,8 @@ _NUMPY_SCALARS = {f"numpy.{kind}" for kind in ("float16", "float32", "float64", 
 
 def _mapping(args: tuple[Any, ...]) -> Ordered:
     pairs = args[0] if args else ()
-    pairs = pairs.items() if isinstance(pairs, dict) else pairs
+    if isinstance(pairs, dict):
+        return Ordered(pairs)
     return Ordered((checked_key(key), value) for key, value in pairs)
 
 

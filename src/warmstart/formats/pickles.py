@@ -69,7 +69,7 @@ class Machine:
         self._constructors, self._persistent = constructors, persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._budget = Budget()
+        self._budget = Budget(4)
 
     def run(self) -> Any:
         stack = self._stack

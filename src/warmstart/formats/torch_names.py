@@ -34,7 +34,7 @@ class Names:
     def __init__(self, root: Any, where: str, size: int, aside: Collection[int] = ()) -> None:
         self.arrays: dict[str, Leaf] = {}
         self._where, self._size, self._aside = where, size, aside
-        self._budget = Budget()
+        self._budget = Budget(16)
         self._inside: set[str] = set()  # arrays of objects that are no modules
         self._objects = 0
         self._open: dict[int, str] = {}  # containers that contain the present one: a cycle leads back to them
