@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from warmstart.errors import CorruptCheckpoint
+from warmstart.formats.pickle_stream import F8, I4, U1, U2, U4, U8, Stream
 from warmstart.formats.pickled import Budget, Described, Named, Refused, checked_key
 
 Constructor = Callable[[tuple[Any, ...]], Any]
@@ -54,7 +55,7 @@ def load(
         ) from error
 
 
-class Machine:
+class Machine(Stream):
     """The state while one pickle is read. ``names`` holds every class and function that the file named so far."""
 
     def __init__(
@@ -64,7 +65,7 @@ class Machine:
         persistent: Callable[[Any], Any] | None = None,
         start: int = 0,
     ) -> None:
-        self.data, self.start, self.position = data, start, start
+        super().__init__(data, start)
         self.names: dict[str, Named] = {}
         self._constructors, self._persistent = constructors, persistent
         self._stack: list[Any] = []
@@ -85,34 +86,6 @@ class Machine:
             if operation is None:
                 raise Refused(f"opcode {bytes([code])!r} is unknown or needs more than the file")
             operation(self)
-
-    # bytes
-
-    def _take(self, count: int) -> bytes:
-        end = self.position + count
-        if end > len(self.data):
-            raise Refused(f"{count} bytes are announced and {len(self.data) - self.position} are left")
-        part = self.data[self.position : end]
-        self.position = end
-        return part
-
-    def _number(self, layout: struct.Struct) -> Any:
-        return layout.unpack(self._take(layout.size))[0]
-
-    def _counted(self, layout: struct.Struct) -> bytes:
-        count = self._number(layout)
-        if count < 0:
-            raise Refused("a negative length")
-        return self._take(count)
-
-    def _line(self, bound: int | None = MAX_INTEGER) -> bytes:
-        limit = len(self.data) if bound is None else self.position + 3 * bound
-        end = self.data.find(b"\n", self.position, limit)
-        if end < 0:
-            raise Refused("a line does not end")
-        line = self.data[self.position : end]
-        self.position = end + 1
-        return line
 
     # the stack
 
@@ -183,41 +156,41 @@ class Machine:
     # opcodes, in the order of pickletools
 
     def int_line(self) -> None:
-        line = self._line()
+        line = self.line()
         self._push({b"00": False, b"01": True}[line] if line in (b"00", b"01") else _integer(line))
 
     def long1(self) -> None:
-        self._push(_long(self._counted(_U1)))
+        self._push(_long(self.counted(U1)))
 
     def long4(self) -> None:
-        self._push(_long(self._counted(_I4)))
+        self._push(_long(self.counted(I4)))
 
     def long_line(self) -> None:
-        self._push(_integer(self._line().removesuffix(b"L")))
+        self._push(_integer(self.line().removesuffix(b"L")))
 
     def string_line(self) -> None:
-        line = self._line(None)
+        line = self.line(None)
         if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
             raise Refused("a string without quotes")
         raw: bytes = codecs.escape_decode(line[1:-1])[0]
         self._push(_old_text(raw))
 
     def float_line(self) -> None:
-        self._push(float(self._line()))
+        self._push(float(self.line()))
 
     def unicode_line(self) -> None:
-        text = self._line(None).decode("raw-unicode-escape")
+        text = self.line(None).decode("raw-unicode-escape")
         self._push(text.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace"))
 
     def bytearray8(self) -> None:
-        self._push(self._counted(_U8))
+        self._push(self.counted(U8))
 
     def frame(self) -> None:
-        if self._number(_U8) > len(self.data) - self.position:
+        if self.number(U8) > len(self.data) - self.position:
             raise Refused("a frame longer than the file")
 
     def protocol(self) -> None:
-        version = self._number(_U1)
+        version = self.number(U1)
         if version > 5:
             raise Refused(f"protocol {version}, and 5 is the last one known")
 
@@ -263,7 +236,7 @@ class Machine:
         self._set(self._top(), items)
 
     def global_line(self) -> None:
-        module, name = self._line().decode(), self._line().decode()
+        module, name = self.line().decode(), self.line().decode()
         self._push(self.named(module, name))
 
     def global_stack(self) -> None:
@@ -286,7 +259,7 @@ class Machine:
         target.set_state(state)
 
     def instance_line(self) -> None:
-        module, name = self._line().decode(), self._line().decode()
+        module, name = self.line().decode(), self.line().decode()
         self._push(self._construct(self.named(module, name), tuple(self._since_mark())))
 
     def object_marked(self) -> None:
@@ -307,7 +280,7 @@ class Machine:
             self._push(self._construct(callee, arguments))
 
     def persistent_line(self) -> None:
-        self._resolve(self._line().decode())
+        self._resolve(self.line().decode())
 
     def persistent_stack(self) -> None:
         self._resolve(self._pop())
@@ -338,34 +311,32 @@ def _old_text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-_U1, _U2, _I4, _U4, _U8 = (struct.Struct(f"<{code}") for code in "BHiIQ")
-_F8 = struct.Struct(">d")
 _OPERATIONS: dict[int, Callable[[Machine], None]] = {
     ord(code): operation
     for code, operation in {
         "I": Machine.int_line,
-        "J": lambda m: m._push(m._number(_I4)),
-        "K": lambda m: m._push(m._number(_U1)),
-        "M": lambda m: m._push(m._number(_U2)),
+        "J": lambda m: m._push(m.number(I4)),
+        "K": lambda m: m._push(m.number(U1)),
+        "M": lambda m: m._push(m.number(U2)),
         "L": Machine.long_line,
         "\x8a": Machine.long1,
         "\x8b": Machine.long4,
         "S": Machine.string_line,
-        "T": lambda m: m._push(_old_text(m._counted(_I4))),
-        "U": lambda m: m._push(_old_text(m._counted(_U1))),
-        "B": lambda m: m._push(m._counted(_U4)),
-        "C": lambda m: m._push(m._counted(_U1)),
-        "\x8e": lambda m: m._push(m._counted(_U8)),
+        "T": lambda m: m._push(_old_text(m.counted(I4))),
+        "U": lambda m: m._push(_old_text(m.counted(U1))),
+        "B": lambda m: m._push(m.counted(U4)),
+        "C": lambda m: m._push(m.counted(U1)),
+        "\x8e": lambda m: m._push(m.counted(U8)),
         "\x96": Machine.bytearray8,
         "N": lambda m: m._push(None),
         "\x88": lambda m: m._push(True),
         "\x89": lambda m: m._push(False),
         "V": Machine.unicode_line,
-        "\x8c": lambda m: m._push(m._counted(_U1).decode("utf-8", "backslashreplace")),
-        "X": lambda m: m._push(m._counted(_U4).decode("utf-8", "backslashreplace")),
-        "\x8d": lambda m: m._push(m._counted(_U8).decode("utf-8", "backslashreplace")),
+        "\x8c": lambda m: m._push(m.counted(U1).decode("utf-8", "backslashreplace")),
+        "X": lambda m: m._push(m.counted(U4).decode("utf-8", "backslashreplace")),
+        "\x8d": lambda m: m._push(m.counted(U8).decode("utf-8", "backslashreplace")),
         "F": Machine.float_line,
-        "G": lambda m: m._push(m._number(_F8)),
+        "G": lambda m: m._push(m.number(F8)),
         "]": lambda m: m._push([]),
         "a": Machine.append,
         "e": Machine.appends,
@@ -386,12 +357,12 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
         "2": lambda m: m._push(m._top()),
         "(": lambda m: m._push(_MARK),
         "1": lambda m: m._since_mark().clear(),
-        "g": lambda m: m.get(_integer(m._line())),
-        "h": lambda m: m.get(m._number(_U1)),
-        "j": lambda m: m.get(m._number(_U4)),
-        "p": lambda m: m.put(_integer(m._line())),
-        "q": lambda m: m.put(m._number(_U1)),
-        "r": lambda m: m.put(m._number(_U4)),
+        "g": lambda m: m.get(_integer(m.line())),
+        "h": lambda m: m.get(m.number(U1)),
+        "j": lambda m: m.get(m.number(U4)),
+        "p": lambda m: m.put(_integer(m.line())),
+        "q": lambda m: m.put(m.number(U1)),
+        "r": lambda m: m.put(m.number(U4)),
         "\x94": Machine.memoize,
         "c": Machine.global_line,
         "\x93": Machine.global_stack,
