@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from warmstart.formats import pickle_looks
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import ZIP_ERRORS
 
@@ -64,7 +65,7 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
     if start.startswith(b"\x89HDF\r\n"):
         return "an HDF5 file (maybe of Keras)", _CONVERT
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
-        return f"a pickle, maybe {_TORCH} of the time before 1.6", _CONVERT
+        return pickle_looks.describe(path)
     if ".data-0" in path.name:
         return "a data file of a TensorFlow checkpoint without its index", "put the .index file beside it"
     if path.name.endswith(".index"):

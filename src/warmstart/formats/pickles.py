@@ -23,7 +23,7 @@ from warmstart.formats.pickled import Budget, Described, Named, Refused, checked
 Constructor = Callable[[tuple[Any, ...]], Any]
 MAX_NAME = 1000
 MAX_INTEGER = 1000  # bytes; Python itself refuses to print integers of more than 4,300 digits
-_DAMAGED = (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error, MemoryError)
+DAMAGED = (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error, MemoryError)
 _MARK = object()
 
 
@@ -45,7 +45,7 @@ def load(
     machine = Machine(data, constructors, persistent, start)
     try:
         return machine.run(), machine.position
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise CorruptCheckpoint(
             "damaged pickle",
             where=f"{where}, byte {machine.position}",

@@ -54,8 +54,7 @@ def _zip_of_torch(path: Path, start: bytes) -> bool:
             names = archive.namelist()
     except ZIP_ERRORS:
         names = [first_member(start).decode("utf-8", "replace")]
-    ours = ("data.pkl", "constants.pkl", "model.json")  # the last two are TorchScript's, now and before torch 1.4
-    return any(name.count("/") == 1 and name.endswith(ours) and name.rpartition("/")[2] in ours for name in names)
+    return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names)
 
 
 def candidates(directory: Path) -> list[Candidate]:

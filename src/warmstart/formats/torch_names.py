@@ -134,37 +134,39 @@ class Names:
         return _NOTHING if arrays else found
 
     def _described(self, value: Described, path: str) -> Any:
-        attributes = value.attributes()
         found: dict[str, Any] = {"class": value.name}
-        is_module = isinstance(attributes.get("_parameters"), dict) and isinstance(attributes.get("_modules"), dict)
-        if is_module:
-            attributes = _module(attributes)
-        is_module = is_module or value.name.startswith(("__torch__", "torch.sparse"))
-        self._objects += not is_module
-        parts = {"args": value.args, "items": value.items}
-        if not attributes:
-            parts["state"] = value.state
+        own, rest = _module(value)
+        inner = self._mapping(own.items(), path)
+        found |= inner if isinstance(inner, dict) else {}
+        self._objects += value.name != "torch.sparse"
+        parts = {"args": value.args, "items": value.items, "state": None if own or rest else value.state}
         for name, part in parts.items():
             inner = self._walk(part, path) if part else _NOTHING
             if inner is not _NOTHING:
                 found[name] = inner
-        inner = self._mapping(attributes.items(), path)
-        self._objects -= not is_module
-        return found | inner if isinstance(inner, dict) else found
+        inner = self._mapping(rest.items(), path)
+        found |= inner if isinstance(inner, dict) else {}
+        self._objects -= value.name != "torch.sparse"
+        return found
 
 
-def _module(attributes: dict[Any, Any]) -> dict[Any, Any]:
-    """The attributes of a ``torch.nn.Module``, with what its ``state_dict`` would hold as attributes of its own."""
-    passing = attributes.get("_non_persistent_buffers_set") or ()
-    buffers = attributes.get("_buffers")
-    inner = {
-        **attributes["_parameters"],
-        **{key: item for key, item in (buffers or {}).items() if key not in passing},
-        **attributes["_modules"],
-    }
-    own = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-    rest = {key: item for key, item in attributes.items() if key not in own and not (_private(key) and not item)}
-    return {**{key: item for key, item in inner.items() if item is not None}, **rest}
+def _module(value: Described) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """An object's attributes: those in which its ``state_dict`` would be, if it is a module, and the rest.
+
+    A module that was pickled whole keeps them in dicts of their own, one of TorchScript beside everything else.
+    """
+    attributes = value.attributes()
+    parameters, modules, buffers = (attributes.get(key) for key in ("_parameters", "_modules", "_buffers"))
+    if isinstance(parameters, dict) and isinstance(modules, dict):
+        passing = attributes.get("_non_persistent_buffers_set") or ()
+        kept = {key: item for key, item in (buffers or {}).items() if key not in passing}
+        own = {key: item for key, item in (parameters | kept | modules).items() if item is not None}
+        inside = {"_parameters", "_buffers", "_modules"}
+        return own, {k: v for k, v in attributes.items() if k not in inside and not (_private(k) and not v)}
+    if value.name.startswith("__torch__"):
+        own = {key: item for key, item in attributes.items() if isinstance(item, Tensor | Described)}
+        return own, {key: item for key, item in attributes.items() if key not in own}
+    return {}, attributes
 
 
 def _private(key: Any) -> bool:

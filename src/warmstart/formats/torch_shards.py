@@ -21,16 +21,13 @@ _ENDINGS = (".bin", ".pt", ".pth")
 
 
 def recognise(path: Path, start: bytes, is_torch: Callable[[Path], bool]) -> bool:
-    """Whether ``path`` is an index of torch files: its first shard is one, or is missing and named like one."""
+    """Whether ``path`` is an index of torch files: the first shard that is there is one, or one is named so."""
     if start.lstrip()[:1] != b"{" or b'"weight_map"' not in head(path, MAX_INDEX):
         return False
-    files = sorted(parts(path))
-    if not files:
-        return False
-    shard = path.with_name(files[0]) if _is_plain(files[0]) else None
-    if shard is not None and shard.is_file():
-        return is_torch(shard) if not shard.name.endswith(".json") else False
-    return files[0].endswith(_ENDINGS)
+    files = parts(path)
+    there = [path.with_name(file) for file in sorted(files) if _is_plain(file) and not file.endswith(".json")]
+    there = [shard for shard in there if shard.is_file()]
+    return is_torch(there[0]) if there else any(file.endswith(_ENDINGS) for file in files)
 
 
 def parts(path: Path) -> set[str]:
