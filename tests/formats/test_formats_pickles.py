@@ -7,7 +7,6 @@ import io
 import math
 import os
 import pickle
-import random
 import struct
 import sys
 import time
@@ -66,7 +65,7 @@ VALUES: list[Any] = [
     None,
     [True, False, 0, 1, -1, 255, 256, 65535, 65536, -(2**31), 2**31, 2**63, -(2**70), 2**2000],
     [0.0, -1.5, math.inf, 1e300, "", "текст", "a\nb\\c'\"", "\U0001f600", b"", b"\0\xff'\"", b"x" * 300, "y" * 70000],
-    {"a": [1, (2, 3, 4, 5)], ("k", 1): {}, 3: None, 2.5: "x", b"b": 1, None: 2, True: ()},
+    {"a": [1, (2, 3, 4, 5)], 3: None, 2.5: "x", b"b": 1, None: 2, True: ()},
     (1, (2,), (3, 4), (5, 6, 7), ()),
 ]
 
@@ -146,6 +145,13 @@ def test_unknown_classes_are_described(protocol: int) -> None:
     assert objects.dtype is None
     with pytest.raises(AttributeError):
         stranger.name = "other"
+
+
+def test_a_tuple_as_a_key_is_text() -> None:
+    value = {("a", 1): 1, (1, ("b", None, 2.5)): 2, ("a", "1"): 3}
+    assert plain(pickle.dumps(value, 4)) == {repr(key): item for key, item in value.items()}
+    with pytest.raises(CorruptCheckpoint, match="large tuple"):
+        plain(pickle.dumps({(1,) * 100: 1}, 2))
 
 
 def test_strings_of_python_2() -> None:
@@ -275,13 +281,31 @@ def test_nothing_in_a_pickle_runs(tmp_path: Path, wrap: Any) -> None:
 
 def bombs() -> Iterator[tuple[str, bytes]]:
     """Pickles that are short and want much."""
-    yield "doubled lists", b"\x80\x02]q\0" + b"".join(b"](h%ch%ceq%c" % (k, k, k + 1) for k in range(100)) + b"."
-    yield "doubled tuples", b"\x80\x02)q\0" + b"".join(b"h%ch%c\x86q%c" % (k, k, k + 1) for k in range(100)) + b"."
-    doubled = b")q\0" + b"".join(b"h%ch%c\x86q%c" % (k, k, k + 1) for k in range(100))
-    yield "a doubled tuple as a key", b"\x80\x02}" + doubled + b"K\x01s."
-    yield "in a set", b"\x80\x04\x8f(" + doubled + b"\x90."
-    dicts = b"".join(b"}(X\x01\0\0\0ah%cX\x01\0\0\0bh%cuq%c" % (k, k, k + 1) for k in range(60))
-    yield "doubled dicts of a tensor", b"\x80\x02" + TENSOR + b"q\0" + dicts + b"."
+    doubled = {
+        "lists": b"]q\x000" + b"".join(b"](h%ch%ceq%c0" % (k, k, k + 1) for k in range(100)) + b"hd",
+        "tuples": b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (k, k, k + 1) for k in range(100)) + b"hd",
+        "dicts": b"}q\x000"
+        + b"".join(b"}(X\x01\0\0\0ah%cX\x01\0\0\0bh%cuq%c0" % (k, k, k + 1) for k in range(100))
+        + b"hd",
+        "objects": b"}q\x000" + b"".join(b"ca\nb\nh%ch%c\x86Rq%c0" % (k, k, k + 1) for k in range(100)) + b"hd",
+        "tensors": TENSOR
+        + b"q\x000"
+        + b"".join(b"}(X\x01\0\0\0ah%cX\x01\0\0\0bh%cuq%c0" % (k, k, k + 1) for k in range(100))
+        + b"hd",
+        "groups": b"}(X\x06\0\0\0params]uq\x000"
+        + b"".join(b"](h%ch%ceq%c0" % (k, k, k + 1) for k in range(100))
+        + b"}(X\x05\0\0\0state}(K\x00}(X\x04\0\0\0stephduuX\x0c\0\0\0param_groups](h\0eu",
+    }
+    for name, twice in doubled.items():
+        yield f"doubled {name}", b"\x80\x02" + twice + b"."
+        yield f"doubled {name} as a key", b"\x80\x02}" + twice + b"K\x01s."
+        yield f"doubled {name} in a set", b"\x80\x04\x8f(" + twice + b"\x90."
+        yield f"doubled {name} as a state", b"\x80\x02ca\nb\n)R" + twice + b"b."
+        yield f"doubled {name} as pairs", b"\x80\x02ccollections\nOrderedDict\n" + twice + b"\x85R."
+        yield f"doubled {name} as a shape", GOOD.replace(b"K\x02\x85K", twice + b"K")
+        yield f"doubled {name} as an offset", GOOD.replace(b"tQK\0", b"tQ" + twice)
+        yield f"doubled {name} as a dtype", b"\x80\x02cnumpy\ndtype\n" + twice + b"\x85R."
+        yield f"doubled {name} as a storage", GOOD.replace(b"X\x01\0\0\x000", twice)
     yield "deep lists", b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b"."
     yield "deep tuples", b"\x80\x02)" + b"\x85" * 20_000 + b"."
     yield "a deep tuple as a key", b"\x80\x02})" + b"\x85" * 20_000 + b"K\x01s."
@@ -331,12 +355,10 @@ def bombs() -> Iterator[tuple[str, bytes]]:
         "joined names",
         b"\x80\x04X" + struct.pack("<I", 10**6) + b"x" * 10**6 + b"q\0" + b"h\0h\0\x930" * 10**4 + b".",
     )
-    chance = random.Random(0)
-    clash = b"".join(
-        b"\x8a\x0c" + ((2**61 - 1) * (chance.getrandbits(30) + 2**29)).to_bytes(12, "little") for _ in range(10)
-    )
-    yield "integers with one hash", b"\x80\x02}(" + (clash[:14] + b"N") * 10 + b"u."
-    huge = b"\x8a\x05" + (2**39).to_bytes(5, "little")
+    keys = [2**61 - 1 << k for k in range(200)]
+    yield "integers with one hash", b"\x80\x02}(" + b"".join(pickle.dumps(key, 2)[2:-1] + b"N" for key in keys) + b"u."
+    yield "a complex number as a key", b"\x80\x02}cbuiltins\ncomplex\nG" + bytes(8) + b"K\x00\x86RNs."
+    huge = b"\x8a\x05" + (2**38).to_bytes(5, "little")
     yield "a huge tensor", GOOD.replace(b"K\x02\x85K\x01\x85", huge + b"\x85K\x01\x85")
     yield "a huge tensor of stride 0", GOOD.replace(b"K\x02\x85K\x01\x85", huge + b"\x85K\x00\x85")
     yield "a negative stride", GOOD.replace(b"K\x01\x85", b"J\xff\xff\xff\xff\x85")

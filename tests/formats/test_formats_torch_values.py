@@ -109,7 +109,7 @@ def test_nesting_gives_dotted_names(tmp_path: Path, legacy: bool) -> None:
         "vocab": {"a": 1, "б": 2},
         "score": 0.25,
         "bytes": {"bytes": "AAE="},
-        "keys": {"1": "x", "1'": "y", "(1, a)": "z"},
+        "keys": {"1": "x", "1'": "y", "(1, 'a')": "z"},
         "path": "/data/train",
     }
 

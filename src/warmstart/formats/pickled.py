@@ -16,10 +16,17 @@ from warmstart.formats.checkpoint import Array
 from warmstart.formats.mapped import valid_shape
 
 MAX_KEY = 64  # items of a tuple that is a key, with those inside it
+MAX_NAME = 1000
 
 
 class Refused(ValueError):
     """A pickle asks for what is not done here."""
+
+
+def brief(value: Any) -> str:
+    """A few words on ``value`` for an error: never more than that, whatever it holds."""
+    text = repr(value) if isinstance(value, str | bytes | int | float | None) else f"a {type(value).__name__}"
+    return text if len(text) <= 100 else text[:100] + "…"
 
 
 class Budget:
@@ -46,14 +53,14 @@ class Budget:
                     self.spend(sum(len(item) for item in value if isinstance(item, str | bytes | list)), size)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Named:
     """A class, function or constant that a pickle names: its dotted name, nothing more."""
 
     name: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Described:
     """An object of a class that means nothing here: what it was made from, never the object.
 
@@ -102,27 +109,32 @@ class Namespace(dict[Any, Any]):
 
 
 def checked_key(value: Any) -> Any:
-    """``value``, if a dict can have it as a key at little cost.
+    """``value`` as a key of a dict, at little cost: a tuple becomes its text.
 
-    Hashing a tuple visits all it holds, as often as it holds it; and Python's integers have known collisions.
+    The hashes of numbers and tuples are known, so that a file could have thousands of keys with one hash; that of text
+    differs in every process.
 
     Raises:
         Refused: it cannot be a key, or is large.
     """
-    left = MAX_KEY
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        left -= 1
-        if isinstance(item, tuple):
-            rest.extend(item[: left + 1])
-        elif isinstance(item, int) and item.bit_length() > 64:
-            raise Refused("a key that is a huge integer")
-        elif isinstance(item, list | dict):
-            raise Refused(f"a key that is a {type(item).__name__}")
-        if left < 0:
-            raise Refused("a key that is a large tuple")
+    if isinstance(value, tuple):
+        return _spelled(value, [MAX_KEY])
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise Refused("a key that is a huge integer")
+    if isinstance(value, list | dict | complex):
+        raise Refused(f"a key that is a {type(value).__name__}")
     return value
+
+
+def _spelled(value: Any, left: list[int]) -> str:
+    left[0] -= 1
+    if left[0] < 0 or (isinstance(value, str | bytes) and len(value) > MAX_NAME):
+        raise Refused("a key that is a large tuple")
+    if isinstance(value, tuple):
+        return f"({', '.join(_spelled(item, left) for item in value)})"
+    if isinstance(value, Named | Described):
+        return value.name
+    return repr(checked_key(value)) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
 
 
 _NUMPY_CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
@@ -135,7 +147,8 @@ class NumpyDtype:
         self.code, self.order = code, "="
 
     def set_state(self, state: Any) -> None:
-        self.order = {"<": "<", ">": ">"}.get(state[1], "|") if isinstance(state, tuple) else "|"
+        order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+        self.order = order if isinstance(order, str) and order in ("<", ">") else "|"
 
     def dtype(self) -> np.dtype[Any] | None:
         """numpy's own, for numbers; None for everything else."""
@@ -216,7 +229,7 @@ def _encoded(args: tuple[Any, ...]) -> bytes:
     """How protocol 2 spells bytes: text and ``latin1``."""
     text, encoding = args
     if encoding not in ("latin1", "latin-1"):
-        raise Refused(f"bytes in {str(encoding)[:40]!r}")
+        raise Refused("bytes in an encoding other than latin1")
     return bytes(text.encode("latin-1"))
 
 

@@ -18,10 +18,9 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint
 from warmstart.formats.pickle_stream import F8, I4, U1, U2, U4, U8, Stream
-from warmstart.formats.pickled import Budget, Described, Named, Refused, checked_key
+from warmstart.formats.pickled import MAX_NAME, Budget, Described, Named, Refused, checked_key
 
 Constructor = Callable[[tuple[Any, ...]], Any]
-MAX_NAME = 1000
 MAX_INTEGER = 1000  # bytes; Python itself refuses to print integers of more than 4,300 digits
 DAMAGED = (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error, MemoryError)
 _MARK = object()
@@ -50,9 +49,16 @@ def load(
             "damaged pickle",
             where=f"{where}, byte {machine.position}",
             expected="plain data, arrays and objects that can be described",
-            found=str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"[:200],
+            found=_in_words(error),
             todo="download or copy it again; if it is as its author wrote it, save its arrays as safetensors",
         ) from error
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, IndexError):
+        return "an end before the end, or an operation on what is not there"
+    words = str(error)[:200] if all(isinstance(word, str) for word in error.args) else ""
+    return words if isinstance(error, Refused) else f"{type(error).__name__} {words}".strip()
 
 
 class Machine(Stream):
@@ -78,9 +84,9 @@ class Machine(Stream):
             code = self.data[self.position]
             self.position += 1
             if code == 0x2E:  # STOP
-                (value,) = stack
-                if value is _MARK:
-                    raise Refused("an object, not a mark, at the end")
+                value = self._pop()
+                if stack:
+                    raise Refused(f"{len(stack)} objects left over at the end")
                 return value
             operation = _OPERATIONS.get(code)
             if operation is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.mapped import map_file
-from warmstart.formats.pickled import PLAIN, Refused
+from warmstart.formats.pickled import PLAIN, Refused, brief
 from warmstart.formats.pickles import load
 from warmstart.formats.torch_tensors import TORCH, Storage, storage_of
 from warmstart.formats.zipped import ZipArchive
@@ -123,7 +123,7 @@ class LegacyContainer(Container):
         self._starts: dict[str, int] = {}
         magic, position = load(self._map, f"{path}, magic number", {})
         if magic != MAGIC:
-            raise self._corrupt("magic number", MAGIC, repr(magic)[:100])
+            raise self._corrupt("magic number", MAGIC, brief(magic))
         _, position = load(self._map, f"{path}, protocol number", PLAIN, None, position)
         facts, position = load(self._map, f"{path}, facts on the machine", PLAIN, None, position)
         del facts  # the machine's byte order says nothing of the file's
@@ -158,7 +158,7 @@ class LegacyContainer(Container):
         for key in keys:
             storage = self._storages.get(str(key)) if isinstance(key, str | int) else None
             if storage is None or str(key) in self._starts:
-                raise self._corrupt("keys of the storages", "the storages of the object, each once", repr(key)[:100])
+                raise self._corrupt("keys of the storages", "the storages of the object, each once", brief(key))
             count = int.from_bytes(self._map[position : position + 8], "little", signed=True)
             position += 8
             if count != storage.whole or position + storage.nbytes > size:

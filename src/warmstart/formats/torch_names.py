@@ -177,11 +177,9 @@ def _key(key: Any, number: int) -> str:
     """A key that is no text, as text; ``number`` is its place among the keys."""
     if isinstance(key, bytes):
         return key.decode("latin-1")
-    if isinstance(key, tuple):
-        return f"({', '.join(item if isinstance(item, str) else _key(item, number) for item in key)})"
     if isinstance(key, Named | Described):
         return key.name
-    return str(key) if key is None or isinstance(key, int | float | complex) else f"{ALONE}{number}"
+    return str(key) if key is None or isinstance(key, int | float) else f"{ALONE}{number}"
 
 
 _SIMPLE: dict[type, Callable[[Any], Any]] = {

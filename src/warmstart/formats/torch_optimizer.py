@@ -54,7 +54,9 @@ def find(root: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any]]]:
             yield path, value, inner
         elif depth < _DEPTH and isinstance(inner, dict | list) and len(inner) <= 100:
             pairs = inner.items() if isinstance(inner, dict) else enumerate(inner)
-            rest.extend((f"{path}.{key}" if path else str(key), item, depth + 1) for key, item in pairs)
+            for key, item in pairs:
+                if isinstance(key, str | int) and len(name := str(key)) <= 100:
+                    rest.append((f"{path}.{name}" if path else name, item, depth + 1))
 
 
 def _is_optimizer(value: Mapping[Any, Any]) -> bool:

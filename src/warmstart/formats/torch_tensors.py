@@ -110,7 +110,7 @@ def _length(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**56
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tensor:
     """A tensor as a file describes it; ``offset`` and ``strides`` count elements. ``storage`` is None on ``meta``."""
 
