@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import FormatError
-from warmstart.formats import torch_shards
+from warmstart.formats import torch_shards, torch_write
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
 from warmstart.formats.mapped import head
 from warmstart.formats.pickled import Described, PickledArray
 from warmstart.formats.torch_containers import MAGIC, Container, LegacyContainer, ZipContainer
 from warmstart.formats.torch_names import Leaf, Names
 from warmstart.formats.torch_optimizer import Slots, find, slots_of
-from warmstart.formats.torch_tensors import Tensor, array_of, itemsize, readable
+from warmstart.formats.torch_tensors import Tensor, array_of, readable
 from warmstart.formats.zipped import ZIP_ERRORS, first_member
 
-FORMAT = "torch"
+FORMAT = torch_write.FORMAT
 STEPS = ("global_step", "step", "num_updates", "global_steps", "training_step")
 ROLES = ("best", "last", "final")
 # what the Trainer of transformers, accelerate and DeepSpeed put beside a model
@@ -215,6 +215,3 @@ def _no_arrays(path: Path, root: Any) -> FormatError:
         found=found,
         todo="give the file that holds the model's weights",
     )
-
-
-__all__ = ["FORMAT", "TorchCheckpoint", "candidates", "itemsize", "open", "recognise"]

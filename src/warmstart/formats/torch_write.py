@@ -19,6 +19,7 @@ from warmstart.errors import FormatError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.storage.atomic import atomic_file
 
+FORMAT = "torch"
 ALIGNMENT = 64
 _FOLDER = "archive"  # torch takes the file's name; bytes shall depend on the arrays only
 _LOCAL_BYTES, _ZIP64_BYTES = 30, 20
@@ -32,6 +33,9 @@ _OTHERS = (
     *("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
     "float8_e8m0fnu",
 )
+
+
+DTYPES = frozenset((*_CLASSES, *_OTHERS))
 
 
 def write_torch(

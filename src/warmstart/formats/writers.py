@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.errors import ConfigError, FormatError, Problem
-from warmstart.formats import npz, safetensors
+from warmstart.formats import npz, safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
 
 
@@ -50,6 +50,12 @@ def _safetensors_refuses(entry: Entry) -> str | None:
     return None
 
 
+def _torch_refuses(entry: Entry) -> str | None:
+    if entry.dtype not in torch_write.DTYPES:
+        return f"torch has no dtype {entry.dtype}"
+    return None if _utf8(entry.name) else "a torch file cannot hold this name"
+
+
 def _utf8(name: str) -> bool:
     try:
         name.encode()
@@ -62,9 +68,12 @@ def _write_npz(path: Path, entries: Sequence[Entry], arrays: Iterable[Array]) ->
     npz.write_npz(path, zip((entry.name for entry in entries), arrays, strict=True))
 
 
+_TORCH = Writer(torch_write.FORMAT, _torch_refuses, torch_write.write_torch)
 WRITERS = {
     ".npz": Writer(npz.FORMAT, _npz_refuses, _write_npz),
     ".safetensors": Writer(safetensors.FORMAT, _safetensors_refuses, safetensors.write_safetensors),
+    ".pt": _TORCH,
+    ".pth": _TORCH,
 }
 
 
