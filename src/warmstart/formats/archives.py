@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 
 from warmstart.errors import CorruptCheckpoint, FormatError, StorageError
 from warmstart.formats.mapped import head
+from warmstart.formats.zipped import first_member
 from warmstart.sources.cache import default_root
 from warmstart.storage.atomic import new_directory, require_space
 
@@ -46,7 +47,7 @@ def recognise(path: Path) -> bool:
     """Whether ``path`` is an archive rather than a checkpoint: a zip of files that are no arrays, tar, gzip, zstd."""
     start = head(path, 512)
     if start.startswith(b"PK\x03\x04"):
-        return _zip_of_files(path)
+        return not first_member(start).endswith(b"/data.pkl") and _zip_of_files(path)
     return start[257:262] == b"ustar" or start.startswith((GZIP, ZSTD))
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Protocol
 
 from warmstart.errors import FormatError, SourceError, UnknownFormat
-from warmstart.formats import archives, ctranslate2, marian, npy, npz, safetensors, safetensors_index, tensorflow, torch_file
+from warmstart.formats import (
+    archives,
+    ctranslate2,
+    marian,
+    npy,
+    npz,
+    safetensors,
+    safetensors_index,
+    tensorflow,
+    torch_file,
+)
 from warmstart.formats.checkpoint import Candidate, Checkpoint
 from warmstart.formats.looks import describe, looks_like
 from warmstart.sources.uri import is_remote, resolve

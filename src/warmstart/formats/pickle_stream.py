@@ -27,6 +27,11 @@ class Stream:
         self.position = end
         return part
 
+    def byte(self) -> int:
+        value = self.data[self.position]
+        self.position += 1
+        return value
+
     def number(self, layout: struct.Struct) -> Any:
         return layout.unpack(self.take(layout.size))[0]
 

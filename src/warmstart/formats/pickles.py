@@ -79,19 +79,30 @@ class Machine(Stream):
         self._budget = Budget(4)
 
     def run(self) -> Any:
-        stack = self._stack
+        stack, data, memo, operations = self._stack, self.data, self._memo, _OPERATIONS
         while True:
-            code = self.data[self.position]
+            code = data[self.position]
             self.position += 1
-            if code == 0x2E:  # STOP
+            if code == 0x4B:  # BININT1, the first of the four that are most of a file
+                stack.append(data[self.position])
+                self.position += 1
+            elif code == 0x71 and stack[-1] is not _MARK:  # BINPUT
+                memo[data[self.position]] = stack[-1]
+                self.position += 1
+            elif code == 0x68:  # BINGET
+                self.get(data[self.position])
+                self.position += 1
+            elif code == 0x28:  # MARK
+                stack.append(_MARK)
+            elif code == 0x2E:  # STOP
                 value = self._pop()
                 if stack:
                     raise Refused(f"{len(stack)} objects left over at the end")
                 return value
-            operation = _OPERATIONS.get(code)
-            if operation is None:
+            elif code in operations:
+                operations[code](self)
+            else:
                 raise Refused(f"opcode {bytes([code])!r} is unknown or needs more than the file")
-            operation(self)
 
     # the stack
 
@@ -126,7 +137,10 @@ class Machine(Stream):
         full = f"{module}.{name}"
         if len(full) > MAX_NAME:
             raise Refused(f"a name of {len(full)} characters")
-        return self.names.setdefault(full, Named(full))
+        known = self.names.get(full)
+        if known is None:
+            known = self.names[full] = Named(full)
+        return known
 
     def _construct(self, callee: Any, arguments: Any) -> Any:
         """What calling ``callee`` would give, if it is one that data can stand for; else its description."""
@@ -322,7 +336,7 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
     for code, operation in {
         "I": Machine.int_line,
         "J": lambda m: m._push(m.number(I4)),
-        "K": lambda m: m._push(m.number(U1)),
+        "K": lambda m: m._push(m.byte()),
         "M": lambda m: m._push(m.number(U2)),
         "L": Machine.long_line,
         "\x8a": Machine.long1,
@@ -364,10 +378,10 @@ _OPERATIONS: dict[int, Callable[[Machine], None]] = {
         "(": lambda m: m._push(_MARK),
         "1": lambda m: m._since_mark().clear(),
         "g": lambda m: m.get(_integer(m.line())),
-        "h": lambda m: m.get(m.number(U1)),
+        "h": lambda m: m.get(m.byte()),
         "j": lambda m: m.get(m.number(U4)),
         "p": lambda m: m.put(_integer(m.line())),
-        "q": lambda m: m.put(m.number(U1)),
+        "q": lambda m: m.put(m.byte()),
         "r": lambda m: m.put(m.number(U4)),
         "\x94": Machine.memoize,
         "c": Machine.global_line,

@@ -49,11 +49,13 @@ def recognise(path: Path) -> bool:
 
 
 def _zip_of_torch(path: Path, start: bytes) -> bool:
+    if first_member(start).endswith(b"/data.pkl"):  # as torch writes it; others may have sorted the members
+        return True
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except ZIP_ERRORS:
-        names = [first_member(start).decode("utf-8", "replace")]
+        return False
     return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names)
 
 
