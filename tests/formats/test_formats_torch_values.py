@@ -352,7 +352,7 @@ def test_opennmt_of_2017(fixtures: Path, name: str, slots: int) -> None:
     assert len(checkpoint.slots) == slots
     assert checkpoint.metadata["optim"]["class"] == "onmt.Optim.Optim"
     if slots:
-        assert checkpoint.step == 1410
+        assert (checkpoint.step, checkpoint.optimizer["class"]) == (1410, "torch.optim.adam.Adam")
         state = truth["optim"].optimizer.state
         for parameter, moments in state.items():
             name = next(n for n, t in arrays.items() if t.data_ptr() == parameter.data_ptr())

@@ -161,7 +161,9 @@ class TorchCheckpoint(Checkpoint):
             self._container.verify(leaf.storage)
 
     def read_slot(self, parameter: str, slot: str) -> Array:
-        return self._array(self._slots[parameter, slot]).reshape(self.slots[parameter, slot].shape)
+        array = self._array(self._slots[parameter, slot]).reshape(self.slots[parameter, slot].shape)
+        array.flags.writeable = False
+        return array
 
 
 def _entry(name: str, leaf: Leaf) -> Entry:

@@ -16,7 +16,7 @@ from warmstart.formats.pickled import Budget, Described, Named, Ordered, Pickled
 from warmstart.formats.torch_tensors import Tensor
 
 Leaf = Tensor | PickledArray
-MAX_DEPTH = 200
+MAX_DEPTH = 100
 ALONE = "tensor"
 _NOTHING: Any = object()  # an array, which has its place among the arrays
 
