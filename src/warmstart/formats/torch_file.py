@@ -113,12 +113,15 @@ class TorchCheckpoint(Checkpoint):
         optimizers = list(find(root))
         names = Names(root, str(path), size, {id(value) for _, value, _ in optimizers})
         known: dict[str, Slots] = {}
-        for place, _, optimizer in optimizers:
+        for place, value, optimizer in optimizers:
             slots = slots_of(optimizer, names, f"{path}, {place}", size, lambda tensor: self._array(tensor).item())
             if slots is not None:
                 known[place] = slots
-        if len(known) < len(optimizers) or (len(known) > 1 and _clash(known)):
-            known = {} if len(known) > 1 and _clash(known) else known
+                if isinstance(value, Described):
+                    slots.facts["class"] = value.name
+        if _clash(known):
+            known = {}
+        if len(known) < len(optimizers):  # what could not be told apart is listed like everything else
             names = Names(root, str(path), size, {id(value) for place, value, _ in optimizers if place in known})
         self._leaves = names.arrays
         if not self._leaves and not isinstance(root, dict | list | tuple):

@@ -44,6 +44,7 @@ def find(root: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any]]]:
     """The optimizers in ``root``, not deep below it: the name of the place, the object, and its attributes."""
     rest: list[tuple[str, Any, int]] = [("", root, 0)]
     seen: set[int] = set()
+    places: set[str] = set()
     while rest:
         path, value, depth = rest.pop()
         if id(value) in seen:
@@ -51,7 +52,9 @@ def find(root: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any]]]:
         seen.add(id(value))
         inner = value.attributes() if isinstance(value, Described) else value
         if isinstance(inner, dict) and _is_optimizer(inner):
-            yield path, value, inner
+            if path not in places:
+                places.add(path)
+                yield path, value, inner
         elif depth < _DEPTH and isinstance(inner, dict | list) and len(inner) <= 100:
             pairs = inner.items() if isinstance(inner, dict) else enumerate(inner)
             for key, item in pairs:
