@@ -127,7 +127,7 @@ def test_what_is_written_here_is_loaded(tmp_path: Path) -> None:
     write_torch(tmp_path / "x.pt", entries, arrays.values(), metadata, {"tied": "float32"})
     can_map = "mmap" in inspect.signature(torch.load).parameters
     for options in ({}, {"mmap": True}) if can_map else ({},):
-        loaded = torch.load(tmp_path / "x.pt", weights_only=True, **options)
+        loaded = torch.load(str(tmp_path / "x.pt"), weights_only=True, **options)
         assert {name: loaded.pop(name) for name in metadata} == metadata
         assert list(loaded) == list(arrays)
         for name, array in arrays.items():

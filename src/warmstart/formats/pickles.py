@@ -22,7 +22,8 @@ from warmstart.formats.pickled import MAX_NAME, Budget, Described, Named, Refuse
 
 Constructor = Callable[[tuple[Any, ...]], Any]
 MAX_INTEGER = 1000  # bytes; Python itself refuses to print integers of more than 4,300 digits
-DAMAGED = (IndexError, KeyError, ValueError, TypeError, OverflowError, struct.error, MemoryError)
+# what our constructors raise on arguments that are not theirs
+DAMAGED = (*(IndexError, KeyError, ValueError, TypeError, AttributeError, OverflowError, struct.error, MemoryError),)
 _MARK = object()
 
 
