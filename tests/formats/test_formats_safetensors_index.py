@@ -13,6 +13,7 @@ import safetensors.numpy
 from contract import FormatContract
 
 from warmstart.errors import CorruptCheckpoint, FormatError, StorageError
+from warmstart.formats import safetensors_index
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.detect import find_candidates, open_checkpoint
 from warmstart.formats.safetensors import DTYPES
@@ -225,4 +226,4 @@ def test_an_index_of_nothing(tmp_path: Path) -> None:
 
 def test_an_index_of_torch_files_is_not_one(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
-    assert find_candidates(tmp_path) == []
+    assert safetensors_index.candidates(tmp_path) == []
