@@ -92,6 +92,21 @@ def test_choosing_one_of_a_directory(tmp_path: Path) -> None:
     assert list(open_checkpoint(tmp_path / "a@b").entries) == ["a"]  # what exists is a path
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + "@best", "~nobody-of-this-name/x", "a\0b", "", "a" * 5000])
+def test_what_cannot_be_a_path(name: str) -> None:
+    with pytest.raises(SourceError):
+        open_checkpoint(name)
+
+
+def test_checkpoints_below_a_directory_are_pointed_at(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_safetensors(tmp_path / name / "m.safetensors", [Entry("a", (2,), "float32")], [np.ones(2, "f4")], {})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UnknownFormat, match=r"below it: one/, two/$"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("source", "place", "choice"),
     [

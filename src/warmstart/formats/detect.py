@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Protocol
 
-from warmstart.errors import FormatError, SourceError, UnknownFormat
+from warmstart.errors import FormatError, UnknownFormat
 from warmstart.formats import (
     archives,
     ctranslate2,
@@ -100,7 +102,7 @@ def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
     if is_remote(text) and not text.startswith("hf:") and ("?" in text or text.count("/") < 3):
         return source, None
     place, at, choice = text.rpartition("@")
-    if not at or not place or not choice or "/" in choice or Path(text).exists():
+    if not at or not place or not choice or "/" in choice or os.path.exists(text):
         return source, None
     if text.startswith("hf:") and not place.endswith("/"):
         return source, None
@@ -119,13 +121,11 @@ def find_candidates(directory: Path) -> list[Candidate]:
 
 def _resolve(place: str | Path) -> Path:
     """A path that exists, or the prefix of files that do (``model.ckpt-100`` for ``model.ckpt-100.index``)."""
-    try:
-        return resolve(place)
-    except SourceError:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path at all, which resolve says better
         path = Path(place).expanduser()
-        if any(module.recognise(path) for module in FORMATS):
+        if not (is_remote(str(place)) or path.exists()) and any(module.recognise(path) for module in FORMATS):
             return path
-        raise
+    return resolve(place)
 
 
 def _choose(directory: Path, choice: str | None, shown: str | Path) -> Path:
@@ -161,5 +161,16 @@ def _names(several: list[Candidate]) -> list[str]:
 
 def _unknown(path: Path, shown: str | Path) -> UnknownFormat:
     found, todo = describe(path)
+    if path.is_dir() and (below := _below(path)):
+        todo = f"give the path of one of the checkpoints below it: {', '.join(below)}"
     tried = ", ".join(module.FORMAT for module in FORMATS)
     return UnknownFormat("not a checkpoint of a known format", where=shown, expected=tried, found=found, todo=todo)
+
+
+def _below(directory: Path) -> list[str]:
+    """The directories in ``directory`` that hold checkpoints, as far as a few show it."""
+    found = []
+    for path in sorted(directory.iterdir())[:50]:
+        if path.is_dir() and (any(module.recognise(path) for module in FORMATS) or find_candidates(path)):
+            found.append(f"{path.name}/")
+    return found

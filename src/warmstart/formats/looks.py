@@ -40,7 +40,7 @@ def _directory(path: Path) -> tuple[str, str]:
     if not names:
         return "an empty directory", "give the path of a checkpoint"
     listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    todo = "give the path of a safetensors file, an npz file or a Marian training directory"
+    todo = "give the path of the checkpoint itself"
     if "model.bin" in names and any("vocabulary" in name for name in names):
         found, todo = describe(path / "model.bin")
         return f"a CTranslate2 model directory whose model.bin is {found}", todo
