@@ -1,8 +1,8 @@
 """How fast a checkpoint opens, and how fast all of it is read: warmstart beside the library that wrote the file.
 
 Every format gets the same arrays, written by the library that users have for it. Opening means names, shapes and dtypes
-of everything, in a process of its own (the libraries' imports are not counted, resident memory with them is); reading
-means a copy of every array in memory. Medians of rounds in turn; the file system's own rate is that of reading the
+of everything, in a process of its own, the whole process and opening alone; resident memory is the process's. Reading
+means every array in memory. Medians of rounds in turn; the file system's own rate is that of reading the
 same files into one buffer.
 
     python benchmarks/open.py DIRECTORY [--gigabytes 5] [--rounds 3] [--only NAME ...]
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -154,7 +155,15 @@ class Ours(Peer):
 
         checkpoint = open_checkpoint(path)
         shapes = {name: (entry.shape, entry.dtype) for name, entry in checkpoint.entries.items()}
-        return len(shapes), lambda: (np.array(checkpoint.read(name)) for name in shapes)
+        return len(shapes), lambda: (in_memory(checkpoint.read(name)) for name in shapes)
+
+
+def in_memory(array: Any) -> Any:
+    """``array``, copied if it is a view into a file."""
+    owner = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return array if isinstance(owner, np.ndarray) else np.array(array)
 
 
 def child(job: str, name: str, path: Path, count: int) -> dict[str, float]:
@@ -167,14 +176,20 @@ def child(job: str, name: str, path: Path, count: int) -> dict[str, float]:
     importlib.import_module("warmstart.formats.detect" if tool is not peer else _module(peer.library))
     began = time.perf_counter()
     found, read = tool.open(path)
-    opened = time.perf_counter() - began
+    opened, whole = time.perf_counter() - began, since_start()
     status = Path("/proc/self/status").read_text().splitlines()
     memory = int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1000
     began, nbytes = time.perf_counter(), 0
     for array in read():
         nbytes += array.nbytes
     seconds = time.perf_counter() - began
-    return {"arrays": found, "open": opened, "memory": memory, "rate": nbytes / seconds / 1e9}
+    return {"arrays": found, "whole": whole, "open": opened, "memory": memory, "rate": nbytes / seconds / 1e9}
+
+
+def since_start() -> float:
+    """Seconds since this process began, to a hundredth."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _module(library: str) -> str:
@@ -215,8 +230,8 @@ def main() -> None:
         found: dict[str, float] = json.loads(done.stdout.rsplit("RESULT ", 1)[1])
         return found
 
-    header = ("", "open s", "peer", "ratio", "RSS MB", "peer", "read GB/s", "peer", "ratio", "of the disk's")
-    print(("{:12}" + "{:>10}" * 9).format(*header).replace("of the disk's", " of disk"))
+    heads = ("process s", "peer", "ratio", "open s", "peer", "RSS MB", "peer", "GB/s", "peer", "ratio", "of disk")
+    print(f"{'':12}" + "".join(f"{head:>{12 if k == 0 else 8}}" for k, head in enumerate(heads)))
     for name in given.only:
         peer = PEERS[name]
         if importlib.util.find_spec(peer.library) is None:
@@ -234,10 +249,9 @@ def main() -> None:
         if ours["arrays"] != theirs["arrays"]:
             print(f"{name}: {ours['arrays']} arrays, but {theirs['arrays']} of {peer.library}")
         print(
-            f"{name:12}{ours['open']:10.3f}{theirs['open']:10.3f}{theirs['open'] / ours['open']:10.1f}"
-            f"{ours['memory']:10.0f}{theirs['memory']:10.0f}"
-            f"{ours['rate']:10.2f}{theirs['rate']:10.2f}{ours['rate'] / theirs['rate']:10.2f}"
-            f"{ours['rate'] / system:10.0%}",
+            f"{name:12}{ours['whole']:12.3f}{theirs['whole']:8.3f}{theirs['whole'] / ours['whole']:8.1f}"
+            f"{ours['open']:8.4f}{theirs['open']:8.4f}{ours['memory']:8.0f}{theirs['memory']:8.0f}"
+            f"{ours['rate']:8.2f}{theirs['rate']:8.2f}{ours['rate'] / theirs['rate']:8.2f}{ours['rate'] / system:8.0%}",
             flush=True,
         )
 

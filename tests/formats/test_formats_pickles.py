@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import math
@@ -251,14 +252,16 @@ def test_the_canary_sings(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrap", WRAPPERS)
 def test_nothing_in_a_pickle_runs(tmp_path: Path, wrap: Any) -> None:
     hostile.read_all(wrap(tmp_path / "x.pt", GOOD))  # what is imported once is imported now
+    for text in ("latin-1", "raw-unicode-escape", "utf-8"):
+        codecs.lookup(text)
     modules = set(sys.modules)
     seen = 0
     events: list[str] = []
     watching = [True]
 
-    def hook(event: str, _: tuple[Any, ...]) -> None:
+    def hook(event: str, details: tuple[Any, ...]) -> None:
         if watching[0] and event in ("os.system", "subprocess.Popen", "exec", "compile", "pickle.find_class", "import"):
-            events.append(event)
+            events.append(f"{event} {details[:1]}")
 
     sys.addaudithook(hook)
     try:

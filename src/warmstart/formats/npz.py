@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from numpy.lib.format import write_array
@@ -53,8 +53,9 @@ class _Member:
 class NpzFile:
     """The arrays of an npz file, by name without ``.npy``.
 
-    Opening reads headers. :meth:`read` gives views into a memory map for members stored as they are, and
-    decompresses the others; the archive's checksum is verified when a member is first read.
+    Opening reads headers. :meth:`read` gives views into a memory map for members stored as they are and where numpy
+    can read them, and copies or decompresses the others. The archive's checksum is verified
+    when a member is first read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,9 +87,12 @@ class NpzFile:
             KeyError: no such array.
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
-        member = self._members[name]
-        data, start = self._archive.verified(member.name)
-        return npy.array_at(data, member.header, start)
+        member, header = self._members[name].name, self._members[name].header
+        place = self._archive.members[member]
+        if not place.deflated and (place.start + header.size) % header.dtype.alignment:
+            return npy.array_at(self._archive.copied(member, header.size), replace(header, size=0), 0)
+        data, start = self._archive.verified(member)
+        return npy.array_at(data, header, start)
 
 
 class NpzCheckpoint(Checkpoint):
