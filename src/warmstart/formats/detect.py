@@ -11,11 +11,15 @@ from warmstart.errors import FormatError, UnknownFormat
 from warmstart.formats import (
     archives,
     ctranslate2,
+    flax,
+    keras_hdf5,
     marian,
     npy,
     npz,
+    orbax,
     safetensors,
     safetensors_index,
+    t5x,
     tensorflow,
     torch_file,
 )
@@ -38,7 +42,10 @@ class Format(Protocol):
         """The checkpoints of this format in ``directory``, not below it, in the order of their names."""
 
 
-FORMATS: tuple[Format, ...] = (safetensors, safetensors_index, marian, npz, npy, ctranslate2, tensorflow, torch_file)
+FORMATS: tuple[Format, ...] = (
+    *(safetensors, safetensors_index, marian, npz, npy, ctranslate2, tensorflow, torch_file),
+    *(orbax, t5x, flax, keras_hdf5),
+)
 
 __all__ = ["FORMATS", "Format", "arrive", "find_candidates", "locate", "looks_like", "open_checkpoint", "split_choice"]
 
