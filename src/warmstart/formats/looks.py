@@ -7,6 +7,7 @@ from pathlib import Path
 
 from warmstart.formats import pickle_looks
 from warmstart.formats.mapped import head
+from warmstart.formats.steps import unfinished
 from warmstart.formats.zipped import ZIP_ERRORS
 
 _TORCH = "a PyTorch file"
@@ -39,6 +40,8 @@ def _directory(path: Path) -> tuple[str, str]:
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
     if not names:
         return "an empty directory", "give the path of a checkpoint"
+    if tmp := [name for name in names if unfinished(path / name.rstrip("/"))]:
+        return f"unfinished checkpoints, {', '.join(tmp[:8])}", "give a directory in which a training has saved one"
     listing = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     todo = "give the path of the checkpoint itself"
     if "model.bin" in names and any("vocabulary" in name for name in names):

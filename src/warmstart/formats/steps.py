@@ -35,7 +35,7 @@ def step_candidates(
     steps = {path: step for path in paths if (step := step_of(path)) is not None and any_of(path)}
     last = max(steps.values(), default=None)
     found = [
-        Candidate(path, path.name, ("last",) if len(steps) > 1 and steps[path] == last else ())
+        Candidate(path, path.name, ("last",) if steps[path] == last else ())
         for path in sorted(steps, key=lambda path: (steps[path], path.name))
         if mine(path)
     ]

@@ -129,9 +129,8 @@ def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 def _code(array: Array) -> str:
     """The dtype as TensorStore names it in ``.zarray``."""
-    if array.dtype.kind == "V" or array.dtype.name not in np.sctypeDict:
-        return array.dtype.name
-    return array.dtype.newbyteorder("<").str
+    native = array.dtype.type.__module__ == "numpy"
+    return array.dtype.newbyteorder("<").str if native else array.dtype.name
 
 
 def _whole(piece: Array, chunks: tuple[int, ...]) -> Array:
