@@ -16,7 +16,7 @@ from warmstart.errors import CorruptCheckpoint, FormatError, StorageError, Unkno
 from warmstart.formats import t5x_write
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
-from warmstart.formats.msgpack_tree import DTYPES, pack
+from warmstart.formats.msgpack_tree import pack
 from warmstart.formats.t5x_write import write_t5x
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -32,7 +32,7 @@ def write_tree(directory: Path, tree: Mapping[str, Any]) -> Path:
 
 class TestT5X(contract.FormatContract):
     FORMAT = "t5x"
-    DTYPES = tuple(sorted(DTYPES))
+    DTYPES = tuple(sorted(t5x_write.WRITTEN))
     NAMES = tuple(f"target/{name}" for name in ("a", "encoder.layers.0.weight", "имя/вес", "with space", "很长" * 20))
 
     def write(self, directory: Path, arrays: Mapping[str, Array]) -> Path:

@@ -219,11 +219,11 @@ def _through_tensorstore(
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """What the whole checkpoint says of itself, and the metrics that Orbax's manager keeps with it."""
+    """What the whole checkpoint says of itself, the metrics that Orbax's manager keeps with it, and items of JSON."""
     metadata = dict(_json(path / SUMMARY)) if (path / SUMMARY).is_file() else {}
-    metrics = path / "metrics" / "metrics"
-    if metrics.is_file():
-        metadata["metrics"] = _json(metrics)
+    for name, file in (("metrics", "metrics"), *((item, "metadata") for item in metadata.get("item_handlers") or ())):
+        if isinstance(name, str) and "/" not in name and (path / name / file).is_file():
+            metadata[name] = _json(path / name / file)
     return metadata
 
 

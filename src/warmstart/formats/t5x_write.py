@@ -18,6 +18,7 @@ from warmstart.formats.t5x import VERSION
 from warmstart.storage.atomic import new_directory
 
 CHUNK = 64 * 2**20  # bytes that T5X aims at
+WRITTEN = DTYPES - {"uint4", "float8_e4m3"}  # which TensorStore does not know
 SLOTS = ("m", "v", "v_row", "v_col")
 _COMPRESSOR = {"id": "gzip", "level": 1}
 
@@ -78,8 +79,8 @@ class _Writer:
         """One leaf: small ones in the tree, others in a directory of their own."""
         where = f"{self._path}, array {'/'.join(key)!r}"
         array = np.asarray(array)
-        if array.dtype.name not in DTYPES:
-            raise FormatError("T5X has no such dtype", where=where, expected=", ".join(sorted(DTYPES)),
+        if array.dtype.name not in WRITTEN:
+            raise FormatError("T5X has no such dtype", where=where, expected=", ".join(sorted(WRITTEN)),
                               found=array.dtype.name)  # fmt: skip
         if not all(key) or ".." in key or key[0] == "version":
             raise FormatError("not a name that T5X can have", where=where, expected="parts between slashes")
