@@ -95,11 +95,13 @@ class KerasCheckpoint(Checkpoint):
     def _sort(self, arrays: Mapping[str, Entry], attributes: Mapping[str, Any]) -> None:
         """Parameters in Keras's order, the optimizer's state, and what is left."""
         weights = dict(_weights(self.path, arrays, attributes))
-        state = {name for name in arrays if name.startswith(("optimizer_weights/", "optimizer/"))}
+        legacy = any("layer_names" in attributes.get(group, {}) for group in ("", "model_weights"))
+        beside = ("optimizer_weights/",) if legacy else ("optimizer/", "metrics/")
+        state = {name for name in arrays if name.startswith(beside)}
         left = [name for name in arrays if name not in state and name not in set(weights.values())]
         self._paths = {**weights, **{name: name for name in left}}
         self._slots: dict[tuple[str, str], str] = {}
-        self.slots, optimizer, others = {}, {}, []
+        self.slots, optimizer, running, others = {}, {}, {}, []
         by_weight = _by_weight_name(weights)
         for place in (name for name in arrays if name in state):
             entry, name = arrays[place], place.partition("/")[2]
@@ -109,13 +111,17 @@ class KerasCheckpoint(Checkpoint):
                 self.slots[slot] = SlotEntry(*slot, entry.shape, entry.dtype)
             elif entry.size == 1:
                 value = self._read(entry).reshape(-1)[0].item()
-                if self.step is None and _is_step(name) and isinstance(value, int) and value >= 0:
+                if place.startswith("metrics/"):
+                    running[name] = value
+                elif self.step is None and _is_step(name) and isinstance(value, int) and value >= 0:
                     self.step = value
                 else:
                     optimizer[name] = value
             else:
                 others.append(place)
         self.optimizer = {**optimizer, **({"other_arrays": others} if others else {})}
+        if running:
+            self.metadata = {**self.metadata, "running_metrics": running}
         self._others = {place: arrays[place] for place in others}
         self._arrays = arrays
 
