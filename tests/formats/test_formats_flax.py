@@ -165,6 +165,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "python objects": lambda: extension(1, array([1], "object", b"\0" * 8)),
     "python objects by code": lambda: extension(1, array([1], "|O", b"\0" * 8)),
     "a structure": lambda: extension(1, array([1], "f4,f4", b"\0" * 8)),
+    "a dtype that is a list": lambda: extension(1, array([1], [1], b"\0" * 8)),
     "a dtype that is no text": lambda: extension(1, array([1], 5, b"\0" * 8)),
     "extension 7": lambda: extension(7, b"abc"),
     "an empty extension": lambda: extension(1, b""),

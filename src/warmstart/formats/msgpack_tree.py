@@ -228,7 +228,7 @@ class _Walker:
             self._fail("shape, dtype and bytes of an array", "something else")
         shape, dtype, data = tuple(parts[0]), self._plain(parts[1]), parts[2]
         dtype = "bfloat16" if dtype == "V2" else dtype
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise FormatError(
                 "dtype not supported",
                 where=f"{self._path}, byte {self._at}",
