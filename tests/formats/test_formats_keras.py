@@ -174,6 +174,23 @@ def test_what_is_no_number_is_metadata(tmp_path: Path) -> None:
     assert list(checkpoint.metadata["other"]) == ["words"]
 
 
+@pytest.mark.parametrize("block", [0, 512, 2048])
+def test_contiguous_arrays_are_views(tmp_path: Path, block: int) -> None:
+    array = np.arange(1000.0).reshape(10, 100)
+    with h5py.File(tmp_path / "f.h5", "w", userblock_size=block) as file:
+        file["little"], file["big"], file["flags"] = array, array.astype(">f8"), array > 3
+        file.create_dataset("chunked", data=array, chunks=(5, 5))
+    checkpoint = open_checkpoint(tmp_path / "f.h5")
+    for name in checkpoint.entries:
+        np.testing.assert_array_equal(checkpoint.read(name), array > 3 if name == "flags" else array)
+    child = checkpoint._child  # type: ignore[attr-defined]
+    child._running().kill()
+    child._module = "no_such_module"
+    np.testing.assert_array_equal(checkpoint.read("little"), array)
+    with pytest.raises(CorruptCheckpoint):
+        checkpoint.read("chunked")
+
+
 @pytest.mark.parametrize(
     ("chunks", "compression"), [(None, None), ((1000, 700), None), ((701, 99), "gzip"), ((6001, 10), "lzf")]
 )

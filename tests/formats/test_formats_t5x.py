@@ -164,6 +164,15 @@ def test_writing_is_deterministic_and_divides_large_arrays(tmp_path: Path, monke
     np.testing.assert_array_equal(open_checkpoint(tmp_path / "one").read("target/w"), arrays["target/w"])
 
 
+def test_written_without_compression(tmp_path: Path) -> None:
+    array = np.arange(60.0, dtype=">f4").reshape(3, 20)
+    write_t5x(tmp_path / "c", [("target/w", array)], step=5, compress=False)
+    assert (tmp_path / "c/target.w/0.0").read_bytes() == array.astype("<f4").tobytes()
+    read = open_checkpoint(tmp_path / "c").read("target/w")
+    np.testing.assert_array_equal(read, array)
+    assert not read.flags.owndata
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     one = np.ones((2, 2))
     for arrays in (

@@ -57,11 +57,12 @@ def restored(directory: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_we_write_is_what_t5x_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compress", [True, False])
+def test_what_we_write_is_what_t5x_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: bool) -> None:
     monkeypatch.setattr(t5x_write, "CHUNK", 64)
     arrays = {f"target/{name}": array for name, array in parameters().items()}
     state = {(f"target/{name}", slot): array for (name, slot), array in slots().items()}
-    write_t5x(tmp_path / "checkpoint_1000", arrays.items(), step=1000, slots=state.items())
+    write_t5x(tmp_path / "checkpoint_1000", arrays.items(), step=1000, slots=state.items(), compress=compress)
     found = restored(tmp_path / "checkpoint_1000")
     assert found.pop("state/step") == 1000
     for name, array in arrays.items():

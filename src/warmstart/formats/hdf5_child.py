@@ -69,13 +69,17 @@ def _file(path: Path) -> Any:
 
 
 def listing(path: Path) -> dict[str, Any]:
-    """``arrays`` ([name, shape, dtype, name of the first array with these bytes]), ``texts`` and ``other`` (described)
+    """``arrays`` ([name, shape, dtype, name of the first array with these bytes, where in ``path`` these bytes lie as
+    numpy has them, or None]), ``texts`` and ``other`` (described)
     by name, ``attributes`` by the group's name, ``links`` within the file."""
     found: dict[str, Any] = {"arrays": [], "texts": {}, "other": {}, "attributes": {}, "links": {}}
     with _file(path) as file:
         _walk(file, "", found, {}, ())
     if head(path, 4) == b"PK\x03\x04":
         archive = ZipArchive(path, "Keras file")
+        weights = archive.members[WEIGHTS]
+        for array in found["arrays"]:
+            array[4] = None if array[4] is None or weights.deflated else weights.start + array[4]
         for name in ("config.json", "metadata.json"):
             if name in archive.members and archive.members[name].size <= MAX_TEXT:
                 data, start = archive.data(name)
@@ -161,7 +165,7 @@ def _dataset(dataset: Any, path: str, found: dict[str, Any], first: str) -> None
         raise _refused(path, f"data in another file, {dataset.external[0][0]!r}")
     name = _dtype(dataset)
     if name is not None and dataset.shape is not None:
-        found["arrays"].append([path, [int(n) for n in dataset.shape], name, first])
+        found["arrays"].append([path, [int(n) for n in dataset.shape], name, first, _place(dataset)])
     else:
         found["other"][path] = f"{dataset.dtype} {dataset.shape}"[:200]
         if dataset.shape == () and dataset.id.get_storage_size() < 2**16:
@@ -170,7 +174,21 @@ def _dataset(dataset: Any, path: str, found: dict[str, Any], first: str) -> None
                 found["texts"][path] = text
 
 
-def read(path: Path, name: str) -> Iterator[bytes]:
+def _place(dataset: Any) -> int | None:
+    """Where the array begins in the file, if it lies there in one piece and as numpy would have it."""
+    import h5py
+
+    dtype = dataset.dtype
+    plain = dtype.kind in "iufV" and dtype.newbyteorder("<") == dtype and dataset.size > 0
+    if not plain or dataset.id.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        return None
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(dtype)):
+        return None
+    place = dataset.id.get_offset()
+    return None if place is None else int(place)
+
+
+def read(path: Path, name: str) -> Iterator[memoryview]:
     """The array ``name`` in pieces along its first axis."""
     with _file(path) as file:
         dataset = file[name]
@@ -190,13 +208,11 @@ def read(path: Path, name: str) -> Iterator[bytes]:
         if dataset.chunks:
             rows = max(1, rows // dataset.chunks[0]) * dataset.chunks[0]
         for start in range(0, dataset.shape[0], rows):
-            part = _bytes(dataset[start : start + rows])
-            for offset in range(0, len(part), PIECE):
-                yield part[offset : offset + PIECE]
+            yield _bytes(dataset[start : start + rows])
 
 
-def _bytes(array: Any) -> bytes:
+def _bytes(array: Any) -> memoryview:
     import numpy as np
 
     array = np.asarray(array)
-    return bytes(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data

@@ -1,8 +1,8 @@
 """Readers that stand on a C library, each in a child process with limits on memory, processor time and patience.
 
 The child imports a module of ours and answers calls of its functions until its input ends. Calls and answers are
-JSON with a length before it; arrays follow their answer as raw bytes, in pieces whose lengths the answer's header
-announces. Nothing is unpickled on either side. A child that crashes, hangs or runs out of memory is one
+JSON with a length before it; an array goes into a file in memory that the parent made, passed on and sealed when it was
+full. Nothing is unpickled on either side. A child that crashes, hangs or runs out of memory is one
 ``CorruptCheckpoint``.
 """
 
@@ -13,12 +13,15 @@ import fcntl
 import importlib
 import importlib.util
 import json
+import mmap
 import os
 import resource
 import select
+import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -30,12 +33,13 @@ import numpy as np
 
 from warmstart.errors import CorruptCheckpoint, FormatError, MissingExtra, SourceError
 from warmstart.formats.checkpoint import Array, dtype_of
-from warmstart.formats.mapped import valid_shape
+from warmstart.formats.mapped import valid_shape, view
 
-SECONDS = 60.0  # for the answer to a call, and between two pieces of an array
+SECONDS = 60.0  # for the answer to a call, and of the processor for it
+RATE = 2 * 2**20  # bytes of an array for which it may take another second
 MEMORY = 2 * 2**30  # bytes of address space that the child may take beyond what its libraries take
 MAX_ANSWER = 256 * 2**20
-PIECE = 16 * 2**20
+PIECE = 16 * 2**20  # bytes that a reader handles at once
 _KINDS = {"CorruptCheckpoint": CorruptCheckpoint, "FormatError": FormatError, "SourceError": SourceError}
 _LENGTH = struct.Struct("<Q")
 
@@ -56,6 +60,7 @@ class Isolated:
         self._seconds, self._memory = seconds, memory
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
+        self._calls: socket.socket | None = None
         self._owner = 0
 
     def call(self, function: str, **arguments: Any) -> Any:
@@ -74,26 +79,40 @@ class Isolated:
             CorruptCheckpoint: it is not ``dtype`` ``shape``, or as :meth:`call`.
         """
         kind = dtype_of(dtype)
-        with self._lock:
-            self._ask(function, arguments)
-            whole = self._pieces(int(np.prod(shape, dtype=object)) * kind.itemsize)
-        array: Array = whole.view(kind).reshape(shape)
-        array.flags.writeable = False
-        return array
+        nbytes = int(np.prod(shape, dtype=object)) * kind.itemsize
+        with self._lock, _memory_file(nbytes) as file:
+            written = self._ask(function, arguments, nbytes, file)["result"]
+            if written != nbytes:
+                self._give_up(f"{written} of {nbytes} bytes of an array")
+            try:
+                _seal(file)
+                mapped = mmap.mmap(file, nbytes, prot=mmap.PROT_READ) if nbytes else b""
+            except (OSError, ValueError, OverflowError) as error:
+                self._give_up(f"an array of {nbytes} bytes: {error}")
+        return view(mapped, kind, shape, 0)
 
-    def _ask(self, function: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        child = self._running()
-        call = {"module": self._module, "function": function, "path": str(self._path), "arguments": arguments}
+    def _ask(
+        self, function: str, arguments: Mapping[str, Any], nbytes: int = 0, file: int | None = None
+    ) -> dict[str, Any]:
+        seconds = self._seconds + nbytes / RATE
+        self._running()
+        call: dict[str, Any] = {
+            "module": self._module,
+            "function": function,
+            "path": str(self._path),
+            "arguments": arguments,
+        }
+        call["seconds"] = int(seconds) + 1
         encoded = json.dumps(call).encode()
-        assert child.stdin is not None
+        assert self._calls is not None
         with contextlib.suppress(OSError):
-            child.stdin.write(_LENGTH.pack(len(encoded)) + encoded)
-            child.stdin.flush()
-        length = _LENGTH.unpack(self._receive(_LENGTH.size))[0]
+            socket.send_fds(self._calls, [_LENGTH.pack(len(encoded))], [] if file is None else [file])
+            self._calls.sendall(encoded)
+        length = _LENGTH.unpack(self._receive(_LENGTH.size, seconds))[0]
         if length > MAX_ANSWER:
             self._give_up(f"an answer of {length} bytes")
         try:
-            answer = json.loads(self._receive(length))
+            answer = json.loads(self._receive(length, seconds))
         except ValueError:
             self._give_up("an answer that is not JSON")
         if "error" in answer:
@@ -103,61 +122,42 @@ class Isolated:
         assert isinstance(answer, dict)
         return answer
 
-    def _pieces(self, nbytes: int) -> Any:
-        """What arrives, which must be ``nbytes``."""
-        try:
-            whole = np.empty(nbytes, np.uint8)
-        except MemoryError:
-            self._give_up(f"an array of {nbytes} bytes, which do not fit into memory")
-        total = 0
-        while (size := _LENGTH.unpack(self._receive(_LENGTH.size))[0]) > 0:
-            if size > nbytes - total:
-                self._give_up(f"more than {nbytes} bytes of an array")
-            self._fill(memoryview(whole.data)[total : total + size])
-            total += size
-        if total != nbytes:
-            self._give_up(f"{total} of {nbytes} bytes of an array")
-        return whole
-
     def _running(self) -> subprocess.Popen[bytes]:
         """The child; after a fork of this process, or after its end, a new one."""
         if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
+            calls, theirs = socket.socketpair()
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(self._memory), str(int(self._seconds) + 1)],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-P", "-m", __name__, str(self._memory)],
+                stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=_environment(),
                 close_fds=True,
             )
-            assert child.stdout is not None
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, 2**20)
-            self._child, self._owner = child, os.getpid()
-            weakref.finalize(self, _end, child, os.getpid())
+            theirs.close()
+            self._child, self._calls, self._owner = child, calls, os.getpid()
+            weakref.finalize(self, _end, child, calls, os.getpid())
         return self._child
 
-    def _receive(self, count: int) -> bytes:
+    def _receive(self, count: int, seconds: float) -> bytes:
         data = bytearray(count)
-        self._fill(memoryview(data))
-        return bytes(data)
-
-    def _fill(self, target: memoryview) -> None:
+        target = memoryview(data)
         child = self._child
         assert child is not None
         assert child.stdout is not None
-        deadline, handle = time.monotonic() + self._seconds, child.stdout.fileno()
-        while len(target):
+        deadline, handle = time.monotonic() + seconds, child.stdout.fileno()
+        while target:
             if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                self._give_up(f"no answer within {self._seconds:.0f} s")
+                self._give_up(f"no answer within {seconds:.0f} s")
             count = os.readv(handle, [target])
             if not count:
                 self._give_up(_how_it_ended(child))
             target = target[count:]
+        return bytes(data)
 
     def _give_up(self, found: str) -> NoReturn:
-        if self._child is not None:
-            _end(self._child, os.getpid())
+        if self._child is not None and self._calls is not None:
+            _end(self._child, self._calls, os.getpid())
         self._child = None
         raise CorruptCheckpoint(
             f"{self._library} failed on this checkpoint, in a process of its own",
@@ -168,14 +168,32 @@ class Isolated:
         )
 
 
-def _end(child: subprocess.Popen[bytes], owner: int) -> None:
+@contextlib.contextmanager
+def _memory_file(nbytes: int) -> Iterator[int]:
+    """A file of ``nbytes`` zeros without a name, in memory where the system has that; it takes what is written."""
+    with tempfile.TemporaryFile() if not hasattr(os, "memfd_create") else _memfd() as file:
+        with contextlib.suppress(OSError, OverflowError):  # a file that is too short is noticed when it is read
+            os.ftruncate(file.fileno(), nbytes)
+        yield file.fileno()
+
+
+def _memfd() -> IO[bytes]:
+    return os.fdopen(os.memfd_create("array", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
+
+
+def _seal(file: int) -> None:
+    """Neither end can change it any more, so that a mapped array stays what it is."""
+    if hasattr(fcntl, "F_ADD_SEALS") and hasattr(os, "memfd_create"):
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+
+
+def _end(child: subprocess.Popen[bytes], calls: socket.socket, owner: int) -> None:
     if owner != os.getpid():
         return
     child.kill()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
+    calls.close()
+    if child.stdout is not None:
+        child.stdout.close()
     child.wait()
 
 
@@ -194,46 +212,53 @@ def _environment() -> dict[str, str]:
     return {**kept, **limits, "PYTHONPATH": os.pathsep.join(here), "HDF5_USE_FILE_LOCKING": "FALSE"}
 
 
-def _serve(memory: int, seconds: int, calls: IO[bytes], answers: IO[bytes]) -> None:
+def _serve(memory: int, calls: socket.socket, answers: IO[bytes]) -> None:
     """The child's life."""
     limited = False
-    while len(start := calls.read(_LENGTH.size)) == _LENGTH.size:
-        call = json.loads(calls.read(_LENGTH.unpack(start)[0]))
+    while True:
+        start, files, _, _ = socket.recv_fds(calls, _LENGTH.size, 1)
+        if len(start) < _LENGTH.size:
+            return
+        call = json.loads(_exactly(calls, _LENGTH.unpack(start)[0]))
         module = importlib.import_module(call["module"])
         if not limited:
             module.warm_up()
             _limit_memory(memory)
             limited = True
         used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = int(used.ru_utime + used.ru_stime) + seconds
+        soft = int(used.ru_utime + used.ru_stime) + int(call["seconds"])
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-        _answer(getattr(module, call["function"]), Path(call["path"]), call["arguments"], answers)
+        _send(answers, _answer(getattr(module, call["function"]), Path(call["path"]), call["arguments"], files))
+        for file in files:
+            os.close(file)
 
 
-def _answer(function: Any, path: Path, arguments: dict[str, Any], answers: IO[bytes]) -> None:
+def _exactly(calls: socket.socket, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = calls.recv(min(count - len(parts), 2**20))
+        if not part:
+            raise BrokenPipeError
+        parts += part
+    return bytes(parts)
+
+
+def _answer(function: Any, path: Path, arguments: dict[str, Any], files: list[int]) -> dict[str, Any]:
+    """The result, or for an array the number of bytes written to the file that came with the call."""
     try:
         result = function(path, **arguments)
-        pieces: Iterator[bytes] | None = None
-        if hasattr(result, "__next__"):
-            pieces, first = result, next(result, b"")
-            _send(answers, {"result": None})
-        else:
-            _send(answers, {"result": result})
+        if not files:
+            return {"result": result}
+        total = 0
+        for piece in result:
+            with memoryview(piece).cast("B") as data:
+                done = 0
+                while done < len(data):
+                    done += os.pwrite(files[0], data[done : done + PIECE], total + done)
+                total += done
+        return {"result": total}
     except (Exception, MemoryError) as error:
-        _send(answers, {"error": _described(error)})
-        return
-    if pieces is not None:  # from here on an exception ends this process, which says enough
-        for piece in _chain(first, pieces):
-            if len(piece):
-                answers.write(_LENGTH.pack(len(piece)))
-                answers.write(piece)
-        answers.write(_LENGTH.pack(0))
-    answers.flush()
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+        return {"error": _described(error)}
 
 
 def _described(error: BaseException) -> dict[str, str | None]:
@@ -258,6 +283,8 @@ def _send(answers: IO[bytes], answer: dict[str, Any]) -> None:
 
 def _limit_memory(memory: int) -> None:
     """``memory`` more than the libraries have taken by now."""
+    if not Path("/proc/self/statm").exists():
+        return
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = taken + memory
@@ -274,11 +301,11 @@ def checked_shape(shape: object, where: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """What a child runs: ``python -m warmstart.formats.isolated MEMORY SECONDS``."""
+    """What a child runs: ``python -m warmstart.formats.isolated MEMORY``."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not get among the answers
     with contextlib.suppress(BrokenPipeError):
-        _serve(int(sys.argv[1]), int(sys.argv[2]), sys.stdin.buffer, answers)
+        _serve(int(sys.argv[1]), socket.socket(fileno=0), answers)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, SlotEntry
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, SlotEntry, dtype_of
 from warmstart.formats.isolated import Isolated, checked_shape
-from warmstart.formats.mapped import head
+from warmstart.formats.mapped import head, map_file, view
 from warmstart.formats.zipped import ZIP_ERRORS
 
 FORMAT = "keras"
@@ -71,6 +71,8 @@ class KerasCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._child = Isolated("warmstart.formats.hdf5_child", path, library="h5py", extra="hdf5")
         listed = self._child.call("listing")
+        self._places = {name: place for name, _, _, _, place in listed["arrays"] if place is not None}
+        self._map = map_file(path) if self._places else None
         arrays = _arrays(path, listed)
         attributes: Mapping[str, Any] = listed["attributes"]
         keras = any(name in attributes for name in ("model_weights",)) or "layer_names" in attributes.get("", {})
@@ -84,7 +86,7 @@ class KerasCheckpoint(Checkpoint):
         self.entries = {
             name: Entry(name, arrays[place].shape, arrays[place].dtype) for name, place in self._paths.items()
         }
-        first = {listed_array[0]: listed_array[3] for listed_array in listed["arrays"]}
+        first = {name: same for name, _, _, same, _ in listed["arrays"]}
         names = {place: name for name, place in self._paths.items()}
         self.ties = {
             name: names[first[place]]
@@ -126,6 +128,16 @@ class KerasCheckpoint(Checkpoint):
         self._arrays = arrays
 
     def _read(self, entry: Entry) -> Array:
+        """A view into the file where the array lies in it as it is, else what the child reads."""
+        place = self._places.get(entry.name)
+        if place is not None and self._map is not None:
+            if not 0 <= place <= len(self._map) - entry.nbytes:
+                raise CorruptCheckpoint(
+                    "an array lies beyond the end of the file", where=f"{self.path}, array {entry.name!r}",
+                    expected=f"{entry.nbytes} bytes at {place}", found=f"{len(self._map)} bytes in all",
+                    todo="download or copy it again",
+                )  # fmt: skip
+            return view(self._map, dtype_of(entry.dtype), entry.shape, place)
         return self._child.array("read", entry.shape, entry.dtype, name=entry.name)
 
     def read(self, name: str) -> Array:
@@ -143,7 +155,7 @@ class KerasCheckpoint(Checkpoint):
 
 def _arrays(path: Path, listed: Mapping[str, Any]) -> dict[str, Entry]:
     arrays: dict[str, Entry] = {}
-    for name, shape, dtype, _ in listed["arrays"]:
+    for name, shape, dtype, _, _ in listed["arrays"]:
         arrays[name] = Entry(name, checked_shape(shape, f"{path}, array {name!r}"), dtype)
     if not arrays:
         raise FormatError(

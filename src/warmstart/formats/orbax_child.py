@@ -66,19 +66,14 @@ def headers(path: Path, names: list[str], store: str, zarr3: bool) -> list[list[
     return found
 
 
-def read(path: Path, name: str, store: str, zarr3: bool) -> Iterator[bytes]:
+def read(path: Path, name: str, store: str, zarr3: bool) -> Iterator[memoryview]:
     """The array in pieces, in C order."""
     import numpy as np
 
     array = _open(path, name, store, zarr3).result()
     _check_chunks(array, path, name, store)
     for region in regions(array.shape, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize):
-        part = np.ascontiguousarray(array[region].read().result())
-        data = part.reshape(-1).view(np.uint8).data
-        for offset in range(0, len(data), PIECE):
-            yield bytes(data[offset : offset + PIECE])
-    if math.prod(array.shape) == 0:
-        yield b""
+        yield np.ascontiguousarray(array[region].read().result()).reshape(-1).view(np.uint8).data
 
 
 def regions(
