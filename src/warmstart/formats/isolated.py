@@ -94,15 +94,15 @@ class Isolated:
     def _ask(
         self, function: str, arguments: Mapping[str, Any], nbytes: int = 0, file: int | None = None
     ) -> dict[str, Any]:
-        seconds = self._seconds + nbytes / RATE
+        seconds = min(self._seconds + nbytes / RATE, 86_400)
         self._running()
-        call: dict[str, Any] = {
+        call = {
             "module": self._module,
             "function": function,
             "path": str(self._path),
             "arguments": arguments,
+            "seconds": int(seconds) + 1,
         }
-        call["seconds"] = int(seconds) + 1
         encoded = json.dumps(call).encode()
         assert self._calls is not None
         with contextlib.suppress(OSError):

@@ -37,8 +37,8 @@ def write_t5x(
     ``arrays`` are (name, array) with names as the reader gives them (``target/encoder/…``); ``slots`` are
     ((parameter, slot), array) of ``m``, ``v``, ``v_row`` and ``v_col``. If there are any, those that a parameter lacks
     become zeros of shape (1,), as T5X's Adafactor has them. Without ``compress`` the arrays are larger by some tenth,
-    written many times as fast, and views of a memory map when they are read in one chunk; T5X reads both. One array is held at a time; the bytes depend on the
-    arrays only.
+    written many times as fast, and views of a memory map when they are read in one chunk; TensorStore reads both. One
+    array is held at a time; the bytes depend on the arrays only.
 
     Raises:
         FormatError: a name occurs twice, is one beneath another, or is a slot's of no parameter; T5X has no such dtype.
