@@ -31,7 +31,6 @@ from warmstart.formats.safetensors import write_safetensors
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 20, "TensorFlow Lite"),
         (b"\x08\x08\x12\x07pytorch" + b"\0" * 40, "ONNX"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b'{"vocab": ["a"]}', "JSON"),
         ("слова и слова\n".encode() * 1000, "text"),
         (b"PK\x03\x04" + b"\0" * 40, "damaged or truncated zip"),

@@ -65,8 +65,6 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
         return "a GGUF file", _CONVERT
     if start[4:8] == b"TFL3":
         return "a TensorFlow Lite model", "give the checkpoint that it was converted from"
-    if start.startswith(b"\x89HDF\r\n"):
-        return "an HDF5 file (maybe of Keras)", _CONVERT
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return pickle_looks.describe(path)
     if ".data-0" in path.name:
