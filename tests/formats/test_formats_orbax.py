@@ -18,6 +18,7 @@ from warmstart.errors import CorruptCheckpoint, FormatError, MissingExtra, Unkno
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.msgpack_tree import DTYPES, pack
+from warmstart.formats.orbax_child import regions
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -91,6 +92,24 @@ def test_what_orbax_wrote_is_read() -> None:
 def test_without_tensorstore_the_extra_is_named(name: str) -> None:
     with pytest.raises(MissingExtra, match=r"warmstart\[orbax\]"):
         open_checkpoint(GOLDEN / "orbax" / name)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (7, 5), (4, 6, 5), (1, 9, 1, 8)])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+@pytest.mark.parametrize("most", [1, 8, 40, 10_000])
+def test_boxes_follow_in_order_and_no_chunk_is_in_two(shape: tuple[int, ...], chunk: int, most: int) -> None:
+    array = np.arange(int(np.prod(shape, dtype=int)), dtype="i2").reshape(shape)
+    chunks = tuple(min(chunk, max(length, 1)) for length in shape)
+    grid = np.zeros(shape, "i4")
+    for axis, (length, size) in enumerate(zip(shape, chunks, strict=True)):
+        number = (np.arange(length) // size).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+        grid = grid * 100 + number
+    boxes = list(regions(shape, chunks, 2, most))
+    np.testing.assert_array_equal(np.concatenate([array[box].reshape(-1) for box in boxes]), array.reshape(-1))
+    numbers = [set(grid[box].reshape(-1).tolist()) for box in boxes]
+    assert sum(map(len, numbers)) == len(set().union(*numbers))
+    row = 2 * chunks[0] * int(np.prod(shape[1:], dtype=int)) if shape else 2
+    assert all(array[box].nbytes <= max(most, row) for box in boxes)
 
 
 def test_several_items_and_steps(tmp_path: Path) -> None:

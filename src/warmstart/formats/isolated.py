@@ -37,7 +37,7 @@ from warmstart.formats.mapped import valid_shape, view
 
 SECONDS = 60.0  # for the answer to a call, and of the processor for it
 RATE = 2 * 2**20  # bytes of an array for which it may take another second
-MEMORY = 2 * 2**30  # bytes of address space that the child may take beyond what its libraries take
+MEMORY = 2 * 2**30  # bytes that the child may take beyond its libraries and three times the array that is asked for
 MAX_ANSWER = 256 * 2**20
 PIECE = 16 * 2**20  # bytes that a reader handles at once
 _KINDS = {"CorruptCheckpoint": CorruptCheckpoint, "FormatError": FormatError, "SourceError": SourceError}
@@ -102,6 +102,7 @@ class Isolated:
             "path": str(self._path),
             "arguments": arguments,
             "seconds": int(seconds) + 1,
+            "memory": self._memory + 3 * nbytes,
         }
         encoded = json.dumps(call).encode()
         assert self._calls is not None
@@ -127,7 +128,7 @@ class Isolated:
         if self._child is None or self._owner != os.getpid() or self._child.poll() is not None:
             calls, theirs = socket.socketpair()
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(self._memory)],
+                [sys.executable, "-P", "-m", __name__],
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -212,19 +213,19 @@ def _environment() -> dict[str, str]:
     return {**kept, **limits, "PYTHONPATH": os.pathsep.join(here), "HDF5_USE_FILE_LOCKING": "FALSE"}
 
 
-def _serve(memory: int, calls: socket.socket, answers: IO[bytes]) -> None:
+def _serve(calls: socket.socket, answers: IO[bytes]) -> None:
     """The child's life."""
-    limited = False
+    taken: int | None = None
     while True:
         start, files, _, _ = socket.recv_fds(calls, _LENGTH.size, 1)
         if len(start) < _LENGTH.size:
             return
         call = json.loads(_exactly(calls, _LENGTH.unpack(start)[0]))
         module = importlib.import_module(call["module"])
-        if not limited:
+        if taken is None:
             module.warm_up()
-            _limit_memory(memory)
-            limited = True
+            taken = _memory_taken()
+        _limit_memory(taken + int(call["memory"]))
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = int(used.ru_utime + used.ru_stime) + int(call["seconds"])
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
@@ -281,15 +282,16 @@ def _send(answers: IO[bytes], answer: dict[str, Any]) -> None:
     answers.flush()
 
 
-def _limit_memory(memory: int) -> None:
-    """``memory`` more than the libraries have taken by now."""
-    if not Path("/proc/self/statm").exists():
-        return
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def _memory_taken() -> int:
+    """Bytes of address space, which are the libraries' as long as nothing was read."""
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[0]) * resource.getpagesize() if status.exists() else 2**34
+
+
+def _limit_memory(limit: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = taken + memory
     if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (min(limit, 2**62), hard))
 
 
 def checked_shape(shape: object, where: str) -> tuple[int, ...]:
@@ -301,11 +303,11 @@ def checked_shape(shape: object, where: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """What a child runs: ``python -m warmstart.formats.isolated MEMORY``."""
+    """What a child runs: ``python -m warmstart.formats.isolated``."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not get among the answers
     with contextlib.suppress(BrokenPipeError):
-        _serve(int(sys.argv[1]), socket.socket(fileno=0), answers)
+        _serve(socket.socket(fileno=0), answers)
 
 
 if __name__ == "__main__":

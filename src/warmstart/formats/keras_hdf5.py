@@ -73,6 +73,7 @@ class KerasCheckpoint(Checkpoint):
         listed = self._child.call("listing")
         self._places = {name: place for name, _, _, _, place in listed["arrays"] if place is not None}
         self._map = map_file(path) if self._places else None
+        self._size = path.stat().st_size
         arrays = _arrays(path, listed)
         attributes: Mapping[str, Any] = listed["attributes"]
         keras = any(name in attributes for name in ("model_weights",)) or "layer_names" in attributes.get("", {})
@@ -138,6 +139,12 @@ class KerasCheckpoint(Checkpoint):
                     todo="download or copy it again",
                 )  # fmt: skip
             return view(self._map, dtype_of(entry.dtype), entry.shape, place)
+        if entry.nbytes > 2**20 + 1100 * self._size:  # HDF5's filters shrink no more than that
+            raise CorruptCheckpoint(
+                "an array is larger than the file can hold", where=f"{self.path}, array {entry.name!r}",
+                expected=f"bytes for {entry.dtype} {entry.shape}", found=f"{self._size} bytes in the file",
+                todo="download or copy it again",
+            )  # fmt: skip
         return self._child.array("read", entry.shape, entry.dtype, name=entry.name)
 
     def read(self, name: str) -> Array:

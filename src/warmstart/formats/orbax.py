@@ -19,7 +19,7 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import zarr
-from warmstart.formats.checkpoint import Candidate, Checkpoint
+from warmstart.formats.checkpoint import Candidate, Checkpoint, dtype_of
 from warmstart.formats.flax_tree import Key, TreeCheckpoint, flatten, unwrap
 from warmstart.formats.isolated import Isolated, checked_shape
 from warmstart.formats.mapped import head, map_file
@@ -32,7 +32,7 @@ PLACEHOLDER = "PLACEHOLDER://"
 MAX_JSON = 64 * 2**20
 MAX_FILES = 1_000_000
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
-_RATIO, _SMALL = 45_000, 2**20  # the most that zstd shrinks; what may be all fill value
+_RATIO, _SMALL = 200, 2**31  # an array has no more bytes than this many times all files, or so many
 
 
 def recognise(path: Path) -> bool:
@@ -212,7 +212,7 @@ def _through_tensorstore(
         if dtype not in DTYPES:
             raise FormatError("dtype not supported", where=where, expected=", ".join(sorted(DTYPES)), found=dtype)
         read = partial(child.array, "read", shape, dtype, name=name, store=store, zarr3=zarr3)
-        if math.prod(shape) > _SMALL + _RATIO * stored:
+        if math.prod(shape) * dtype_of(dtype).itemsize > max(_SMALL, _RATIO * stored):
             raise _damaged(directory, f"an array that {stored} bytes can hold", f"{name!r}: {dtype} {shape}")
         arrays[key] = _Array(shape, dtype, read)
     return arrays

@@ -72,27 +72,29 @@ def read(path: Path, name: str, store: str, zarr3: bool) -> Iterator[memoryview]
 
     array = _open(path, name, store, zarr3).result()
     _check_chunks(array, path, name, store)
+    coming = None  # one box is read while the one before is passed on
     for region in regions(array.shape, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize):
-        yield np.ascontiguousarray(array[region].read().result()).reshape(-1).view(np.uint8).data
+        before, coming = coming, array[region].read()
+        if before is not None:
+            yield np.ascontiguousarray(before.result()).reshape(-1).view(np.uint8).data
+    if coming is not None:
+        yield np.ascontiguousarray(coming.result()).reshape(-1).view(np.uint8).data
 
 
 def regions(
     shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, most: int = 4 * PIECE
 ) -> Iterator[tuple[slice | int, ...]]:
     """Boxes that follow one another in C order and have at most ``most`` bytes, or one row of chunks where that is
-    more: all of the last axes, a range of one axis, one index of those before."""
-    if not shape:
-        yield ()
-        return
+    more, so that no chunk is expanded twice: all of the last axes, a range of whole chunks of one axis, and of those
+    before one index where a chunk has no more, else everything."""
     axis, size = len(shape), itemsize
-    while axis and size * shape[axis - 1] <= most:
+    while axis and (size * shape[axis - 1] <= most or any(chunk > 1 for chunk in chunks[: axis - 1])):
         axis -= 1
         size *= shape[axis]
     if axis == 0:
         yield tuple(slice(0, length) for length in shape)
         return
-    step = max(1, most // max(size, 1))
-    step = max(1, step // chunks[axis - 1]) * chunks[axis - 1] if step >= chunks[axis - 1] else step
+    step = max(1, most // max(size, 1) // chunks[axis - 1]) * chunks[axis - 1]
     for before in itertools.product(*map(range, shape[: axis - 1])):
         for start in range(0, shape[axis - 1], step):
             yield (*before, slice(start, min(start + step, shape[axis - 1])))
