@@ -179,7 +179,7 @@ def _own(directory: Path, names: Mapping[Key, str]) -> dict[Key, _Array]:
     arrays: dict[Key, _Array] = {}
     missing = []
     for key, name in names.items():
-        header = zarr.inside(directory, f"{name}/.zarray")
+        header = zarr.below(directory, f"{name}/.zarray")  # all links were looked at
         if not header.is_file():
             missing.append(name)
             continue

@@ -19,7 +19,7 @@ from warmstart.formats.flax_tree import Key, TreeCheckpoint, flatten, unwrap
 from warmstart.formats.mapped import head, map_file
 from warmstart.formats.msgpack_tree import Leaf, looks_like_map, read_leaf, walk
 from warmstart.formats.steps import step_candidates, unfinished
-from warmstart.formats.zarr import Layout, ZarrArray, inside, layout_of, parse_layout, read_json
+from warmstart.formats.zarr import Layout, ZarrArray, below, inside, layout_of, parse_layout, read_json
 
 FORMAT = "t5x"
 VERSION = 3
@@ -133,7 +133,7 @@ def _external(path: Path, key: Key, spec: Mapping[str, Any]) -> External:
             found="its file `checkpoint` alone", todo="give the directory, whole",
         )  # fmt: skip
     relative = relative.rstrip("/")
-    inside(path, relative)
+    below(path, relative)  # links are looked at when it is read
     if "shape" in metadata and "dtype" in spec:
         announced = layout_of({"chunks": metadata["shape"], **metadata}, _code(spec["dtype"]), where)
     else:

@@ -55,16 +55,25 @@ class Layout:
         return tuple(-(-length // chunk) for length, chunk in zip(self.shape, self.chunks, strict=True))
 
 
+def below(root: Path, relative: str) -> Path:
+    """``root / relative``, which may not lead out of ``root`` by its text; links are not looked at.
+
+    Raises:
+        FormatError: it does.
+    """
+    parts = relative.rstrip("/").split("/")
+    if relative.startswith("/") or ".." in parts or "\0" in relative or "\\" in relative or not parts[0]:
+        raise _outside(root, relative)
+    return root / relative
+
+
 def inside(root: Path, relative: str) -> Path:
     """``root / relative``, which may not lead out of ``root``, by its text or by links.
 
     Raises:
         FormatError: it does.
     """
-    parts = relative.rstrip("/").split("/")
-    path = root / relative
-    if relative.startswith("/") or ".." in parts or "\0" in relative or "\\" in relative or not parts[0]:
-        raise _outside(root, relative)
+    path = below(root, relative)
     try:
         resolved = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
