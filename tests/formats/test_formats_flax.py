@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import contract
 import ml_dtypes
 import numpy as np
 import pytest
+from jax_arrays import nested, numbers, others, parameters
 
 from warmstart.errors import CorruptCheckpoint, FormatError, UnknownFormat
 from warmstart.formats.checkpoint import Array
@@ -19,8 +19,6 @@ from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.msgpack_tree import DTYPES, Leaf, pack, walk
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from jax_arrays import nested, numbers, others, parameters  # noqa: E402
 
 
 def extension(code: int, data: bytes) -> bytes:

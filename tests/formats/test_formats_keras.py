@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,14 +14,13 @@ import hostile
 import ml_dtypes
 import numpy as np
 import pytest
+from jax_arrays import numbers
 
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from jax_arrays import numbers  # noqa: E402
 
 DTYPES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import contract
 import numpy as np
 import pytest
+from jax_arrays import others, parameters
 
 from warmstart.errors import CorruptCheckpoint, FormatError, MissingExtra, UnknownFormat
 from warmstart.formats.checkpoint import Array
@@ -21,8 +21,6 @@ from warmstart.formats.msgpack_tree import DTYPES, pack
 from warmstart.formats.orbax_child import regions
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from jax_arrays import others, parameters  # noqa: E402
 
 
 def write_orbax(path: Path, arrays: Mapping[str, Array], **more: Any) -> Path:

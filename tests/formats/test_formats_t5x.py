@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import contract
 import ml_dtypes
 import numpy as np
 import pytest
+from jax_arrays import parameters, slots
 
 from warmstart.errors import CorruptCheckpoint, FormatError, StorageError, UnknownFormat
 from warmstart.formats import t5x_write
@@ -20,8 +20,6 @@ from warmstart.formats.msgpack_tree import pack
 from warmstart.formats.t5x_write import write_t5x
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from jax_arrays import parameters, slots  # noqa: E402
 
 
 def write_tree(directory: Path, tree: Mapping[str, Any]) -> Path:

@@ -9,6 +9,7 @@ it here as t5x/checkpoints.py does (T5X at commit cc342d4 restored a directory m
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import optax
 import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax.training.train_state import TrainState
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "formats"))
 from jax_arrays import nested, numbers, others, parameters, slots
 
 HERE = Path(__file__).resolve().parent

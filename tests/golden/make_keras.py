@@ -6,10 +6,13 @@ KERAS_BACKEND=jax python tests/golden/make_keras.py
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "formats"))
 from jax_arrays import numbers
 
 HERE = Path(__file__).resolve().parent / "keras"

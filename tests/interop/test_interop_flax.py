@@ -22,7 +22,7 @@ from flax.training import checkpoints
 from flax.training.train_state import TrainState
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "golden"), str(TESTS / "formats")]
+sys.path.insert(0, str(TESTS / "formats"))
 from jax_arrays import nested, numbers, others, parameters, slots  # noqa: E402
 
 from warmstart.formats import t5x_write  # noqa: E402

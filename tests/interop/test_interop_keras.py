@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "golden"), str(TESTS / "formats")]
+sys.path.insert(0, str(TESTS / "formats"))
 
 from warmstart.formats.detect import open_checkpoint  # noqa: E402
 

@@ -19,7 +19,7 @@ import pytest
 import tensorstore as ts
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / "golden"), str(TESTS / "formats")]
+sys.path.insert(0, str(TESTS / "formats"))
 import contract  # noqa: E402
 import hostile  # noqa: E402
 from jax_arrays import nested, numbers, others, parameters  # noqa: E402
