@@ -136,6 +136,10 @@ class Checkpoint(ABC):
         """
         self.read(name)
 
+    def read_checked(self, name: str) -> Array:
+        """:meth:`read`, after :meth:`verify` where reading alone does not look at the file's checksum."""
+        return self.read(name)
+
     def read_slot(self, parameter: str, slot: str) -> Array:
         """The optimizer state ``slot`` of ``parameter``, in the layout its :class:`SlotEntry` describes."""
         raise KeyError((parameter, slot))

@@ -163,6 +163,10 @@ class TorchCheckpoint(Checkpoint):
         if isinstance(leaf, Tensor) and leaf.storage is not None:
             self._container.verify(leaf.storage)
 
+    def read_checked(self, name: str) -> Array:
+        self.verify(name)
+        return self.read(name)
+
     def read_slot(self, parameter: str, slot: str) -> Array:
         array = self._array(self._slots[parameter, slot]).reshape(self.slots[parameter, slot].shape)
         array.flags.writeable = False

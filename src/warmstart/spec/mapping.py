@@ -111,7 +111,7 @@ class Reading:
     def read(self, name: str) -> Array:
         """The canonical array ``name``, read and laid out. Other outputs of its link are not kept."""
         origin = self.origins[name]
-        arrays = [self.checkpoint.read(f) for f in origin.link.foreign]
+        arrays = [self.checkpoint.read_checked(f) for f in origin.link.foreign]
         return origin.link.op.forward(arrays)[origin.index]
 
     def slot_axes(self, name: str) -> dict[tuple[str, int | None], tuple[str, int | None]]:

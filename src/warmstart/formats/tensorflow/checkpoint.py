@@ -91,6 +91,10 @@ class BundleCheckpoint(Checkpoint):
     def read(self, name: str) -> Array:
         return self._bundle.array(self.entries[name].name)
 
+    def read_checked(self, name: str) -> Array:
+        self.verify(name)
+        return self.read(name)
+
     def read_slot(self, parameter: str, slot: str) -> Array:
         return self._bundle.array(self.slot_names[parameter, slot])
 
