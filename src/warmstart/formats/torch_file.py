@@ -16,6 +16,7 @@ from warmstart.formats import torch_shards, torch_write
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
 from warmstart.formats.mapped import head
 from warmstart.formats.pickled import Described, PickledArray
+from warmstart.formats.shards import ShardedCheckpoint, named
 from warmstart.formats.torch_containers import MAGIC, Container, LegacyContainer, ZipContainer
 from warmstart.formats.torch_names import Leaf, Names
 from warmstart.formats.torch_optimizer import Slots, find, slots_of
@@ -64,7 +65,7 @@ def candidates(directory: Path) -> list[Candidate]:
     beside a model is none. A DeepSpeed directory offers the model of its latest step."""
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and not BESIDE.fullmatch(path.name)]
     found = [path for path in files if recognise(path)]
-    parts = {part for path in found if path.suffix == ".json" for part in torch_shards.parts(path)}
+    parts = {part for path in found if path.suffix == ".json" for part in named(path)}
     own = [Candidate(path, path.name, _roles(path)) for path in found if path.name not in parts]
     return own or torch_shards.deepspeed(directory)
 
@@ -87,7 +88,7 @@ def open(path: Path) -> Checkpoint:
     if start.startswith(b"PK\x03\x04"):
         return TorchCheckpoint(path, ZipContainer(path))
     if start[:1].isspace() or start[:1] == b"{":
-        return torch_shards.ShardedCheckpoint(path, FORMAT, open)
+        return ShardedCheckpoint(path, FORMAT, open, counted=False)
     return TorchCheckpoint(path, LegacyContainer(path))
 
 
