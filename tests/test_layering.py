@@ -40,6 +40,7 @@ ORDER = [
         "api",
         "pipeline",
         "frontends",
+        "converters",
         "cli",
         "__main__",
     ),

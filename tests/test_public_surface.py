@@ -10,6 +10,7 @@ PUBLIC = [
     "cache_list",
     "cache_prune",
     "cache_verify",
+    "contains_model",
     "convert",
     "curves",
     "diff",

@@ -16,6 +16,7 @@ __all__ = [
     "cache_list",
     "cache_prune",
     "cache_verify",
+    "contains_model",
     "convert",
     "curves",
     "diff",
@@ -177,19 +178,47 @@ def convert(
     to: str,
     *,
     quantize: str | None = None,
+    from_: str | None = None,
     vocabularies: Sequence[str] = (),
+    copy_files: Sequence[str] = (),
+    vmap: str | Path | None = None,
     force: bool = False,
+    strict: bool = True,
+    requantize: bool = False,
+    report: bool = False,
+    progress: bool = False,
 ) -> dict[str, object]:
-    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian`` or ``warmstart``).
+    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian``, ``warmstart`` …).
+
+    Args:
+        quantize: for ``ctranslate2``: int8, int8_float32, int8_float16, int8_bfloat16, int16, float16, bfloat16,
+            float32, or none (every dtype stays).
+        from_: the dialect of the source, where it should not be found out.
+        vocabularies: files to use instead of those that the framework names.
+        copy_files: names of files beside the source that travel with the model.
+        vmap: a vocabulary map, for ``ctranslate2``.
+        strict: refuse arrays that nothing explains, instead of listing them.
+        requantize: what is quantized already may be rounded again.
+        report: measure how far every stored array is from its source.
+
+    Returns what was written: ``bytes``, ``arrays``, ``aliases``, ``ledger``, and ``losses`` with ``report``.
 
     Raises:
-        ConfigError, SourceError, StorageError, DialectError; an existing destination is left as it was.
+        ConfigError, SourceError, StorageError, DialectError, FormatError; an existing destination is left as it was.
     """
     from warmstart.bundle.model import open_model
     from warmstart.export.convert import convert_model
 
-    model = open_model(source, vocabularies=vocabularies)
-    return convert_model(model, Path(destination), to, quantize=quantize, force=force)
+    model = open_model(source, vocabularies=vocabularies, dialect=from_)
+    return convert_model(
+        model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
+        report=report, copy_files=copy_files, vmap=vmap, progress=progress,
+    )  # fmt: skip
+
+
+def contains_model(path: str | Path) -> bool:
+    """Whether the directory ``path`` holds a CTranslate2 model."""
+    return (Path(path) / "model.bin").is_file()
 
 
 def translate(

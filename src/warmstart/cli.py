@@ -212,23 +212,46 @@ def evaluate(
 def convert(
     source: str,
     destination: Path,
-    to: Annotated[str, typer.Option("--to", help="ctranslate2, marian or warmstart")],
-    quantize: Annotated[str | None, typer.Option("--quantize", help="int8 or float32 (ctranslate2)")] = None,
+    to: Annotated[str, typer.Option("--to", help="ctranslate2, marian, warmstart …")],
+    quantize: Annotated[str | None, typer.Option("--quantize", help="int8, int16, float16 … (ctranslate2)")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="the source's dialect, if not found out")] = None,
     vocab: Vocab = None,
+    copy_files: Annotated[list[str] | None, typer.Option("--copy-files", help="a file beside the source")] = None,
+    vmap: Annotated[Path | None, typer.Option("--vmap", help="vocabulary map (ctranslate2)")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
+    strict: Annotated[bool, typer.Option(help="refuse what nothing explains")] = True,
+    report: Annotated[bool, typer.Option("--report", help="show what was lost, array by array")] = False,
+    requantize: Annotated[bool, typer.Option("--requantize", help="round again what is quantized")] = False,
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
     """Write a model in another framework's dialect."""
     from warmstart import api
+    from warmstart.reports.conversion import conversion_text
 
-    facts = api.convert(source, destination, to, quantize=quantize, vocabularies=vocab or (), force=force)
-    if as_json:
-        _print_json(facts)
-        return
-    typer.echo(
-        f"{facts['destination']}: {facts['dialect']}, {facts['quantization'] or 'float32'}, {facts['bytes']:,} bytes"
-    )
+    facts = api.convert(
+        source, destination, to, quantize=quantize, from_=from_, vocabularies=vocab or (),
+        copy_files=copy_files or (), vmap=vmap, force=force, strict=strict, report=report, requantize=requantize,
+        progress=True,
+    )  # fmt: skip
+    _print_json(facts) if as_json else typer.echo(conversion_text(facts), nl=False)
+
+
+_AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def _declare_converter(command: str) -> None:
+    @app.command(command, context_settings=_AS_IT_IS, help=f"CTranslate2's {command}, with its own flags.")
+    def converter(context: typer.Context) -> None:
+        from warmstart.frontends.ct2 import run
+        from warmstart.reports.conversion import conversion_text
+
+        typer.echo(conversion_text(run(command, context.args)), nl=False)
+
+
+# Their names stand here too, so that `--help` need not load the table of flags.
+for _name in ("ct2-marian-converter", "ct2-opus-mt-converter"):
+    _declare_converter(_name)
 
 
 @app.command()

@@ -58,8 +58,9 @@ def write_bundle(
 def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) -> None:
     """``vocabularies/SIDE.suffix`` for every side."""
     (directory / "vocabularies").mkdir()
+    contents = {id(vocabulary): vocabulary.file() for vocabulary in vocabularies.values()}
     for side, vocabulary in vocabularies.items():
-        suffix, content = vocabulary.file()
+        suffix, content = contents[id(vocabulary)]
         (directory / "vocabularies" / f"{side}{suffix}").write_bytes(content)
 
 

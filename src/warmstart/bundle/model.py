@@ -26,7 +26,10 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 @dataclass
 class Model:
-    """An opened pretrained model in canonical names. ``reading`` is None where no dialect recognises it."""
+    """An opened pretrained model in canonical names. ``reading`` is None where no dialect recognises it.
+
+    ``origin`` is the dialect in which it was first found, where a bundle says so; ``dialect`` the one it is in now.
+    """
 
     source: str
     path: Path
@@ -37,6 +40,7 @@ class Model:
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
     reading: Reading | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
     def require(self) -> tuple[Family, BaseModel, Reading]:
@@ -89,18 +93,21 @@ class RunCheckpoint(Checkpoint):
         return self._optimizer.read(f"{slot}.{parameter}")
 
 
-def open_model(source: str | Path, *, vocabularies: Sequence[str] = (), with_state: bool = False) -> Model:
+def open_model(
+    source: str | Path, *, vocabularies: Sequence[str] = (), with_state: bool = False, dialect: str | None = None
+) -> Model:
     """Open ``source``, headers only.
 
     Args:
         source: a path or URL.
         vocabularies: files to use instead of those the framework names.
+        dialect: the one it must be in; by default whichever recognises it.
         with_state: for a run, its last checkpoint with the optimizer instead of the finished bundle.
 
     Raises:
         SourceError, FormatError, DialectError, BundleError, VocabularyError.
     """
-    return _open(source, vocabularies, with_state, None)
+    return _open(source, vocabularies, with_state, None, dialect)
 
 
 def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model, list[str]]:
@@ -120,16 +127,22 @@ def open_anyway(source: str | Path, *, with_state: bool = False) -> tuple[Model,
             raise error from None
 
 
-def _open(source: str | Path, vocabularies: Sequence[str], with_state: bool, notes: list[str] | None) -> Model:
+def _open(
+    source: str | Path,
+    vocabularies: Sequence[str],
+    with_state: bool,
+    notes: list[str] | None,
+    only: str | None = None,
+) -> Model:
     arrived = path, choice = arrive(source)
     vocabularies = [str(resolve(file)) for file in vocabularies]
-    if choice is not None:
-        return _open_foreign(source, arrived, vocabularies, notes)
+    if choice is not None or only not in (None, "warmstart"):
+        return _open_foreign(source, arrived, vocabularies, notes, only)
     if (path / "checkpoints").is_dir() and with_state:
         return _open_run_state(redact(source), path)
     if (path / "model" / MANIFEST).is_file():
         path = path / "model"
-    if (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file() and not (path / "model.bin").is_file():
         return _open_bundle(redact(source), path)
     if (path / "config.yaml").is_file() and not any(path.glob("*.npz")):
         raise BundleError(
@@ -142,13 +155,22 @@ def _open(source: str | Path, vocabularies: Sequence[str], with_state: bool, not
 
 
 def _open_foreign(
-    source: str | Path, arrived: tuple[Path, str | None], files: Sequence[str], notes: list[str] | None
+    source: str | Path,
+    arrived: tuple[Path, str | None],
+    files: Sequence[str],
+    notes: list[str] | None,
+    only: str | None = None,
 ) -> Model:
     path, checkpoint = arrived[0], open_checkpoint(source, arrived)
     for family in FAMILIES:
         for dialect in family.dialects():
-            if dialect.recognise(checkpoint):
-                return _through(Model(redact(source), path, checkpoint, family, dialect.name), dialect, files, notes)
+            if dialect.readable and only in (None, dialect.name) and dialect.recognise(checkpoint):
+                view = dialect.view(checkpoint)
+                model = Model(redact(source), path, view, family, dialect.name, origin=dialect.name)
+                return _through(model, dialect, files, notes)
+    if only is not None:
+        known = ", ".join(sorted({d.name for f in FAMILIES for d in f.dialects() if d.readable}))
+        raise DialectError(f"this is no model of {only}", where=path, found=checkpoint.format, expected=known)
     return Model(redact(source), path, checkpoint)
 
 
@@ -156,13 +178,14 @@ def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -
     """Read ``model`` through a dialect with a configuration that the checkpoint itself does not hold."""
     model.family, model.dialect, model.config = family, dialect.name, config
     model.reading = read_through(model.checkpoint, expand(dialect.rules(config)))
+    model.reading.tie({p.name: p.storage for p in family.parameters(config)})
 
 
 def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[str] | None) -> Model:
     """Vocabularies, configuration and reading of ``model``, whose dialect was recognised."""
     with _noting(notes):
         model.vocabularies = dialect.read_vocabularies(model.checkpoint, files)
-    if model.checkpoint.metadata.get("config") is None or model.family is None:
+    if not dialect.says_config(model.checkpoint) or model.family is None:
         return model
     with _noting(notes):
         read_as(model, model.family, dialect.read_config(model.checkpoint), dialect)
@@ -226,6 +249,7 @@ def _open_bundle(source: str, path: Path) -> Model:
     model.reading = read_through(checkpoint, _identity_links(family, config))
     lineage = path / "lineage.json"
     model.lineage = json.loads(lineage.read_text("utf-8")) if lineage.is_file() else {}
+    model.origin = manifest.get("origin")
     check_vocabulary_sizes(model)
     return model
 

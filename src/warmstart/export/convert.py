@@ -2,45 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from warmstart.bundle.layout import describe_files, storages, write_bundle, write_manifest, write_vocabularies
+from pydantic import BaseModel
+
+from warmstart import __version__
+from warmstart.bundle.layout import WEIGHTS, describe_files, write_manifest, write_vocabularies
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, SourceError, VocabularyError
-from warmstart.export.ctranslate2 import write_model
-from warmstart.formats.checkpoint import Array
-from warmstart.formats.marian import write_marian
-from warmstart.models.registry import dialect
-from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects import CTranslate2Dialect, MarianDialect
+from warmstart.export.plan import Job, Options, plan_conversion
+from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.export.requantize import is_direct, plan_requantization
+from warmstart.export.run import Outcome, run_conversion
+from warmstart.models.family import Dialect, Facts, Family
+from warmstart.models.registry import FAMILIES, dialect
 from warmstart.sources.uri import shown
-from warmstart.spec.mapping import expand, write_through
+from warmstart.spec.mapping import Rule, rule
 from warmstart.storage.atomic import new_directory
-from warmstart.vocabularies.load import load_vocabulary
-from warmstart.vocabularies.vocabulary import Vocabulary
 
-DIALECTS = ("ctranslate2", "marian", "warmstart")
+MANIFEST = "conversion.json"
+
+
+def dialects() -> tuple[str, ...]:
+    """Names of every dialect that some family can be written in, and ``warmstart``."""
+    return tuple(sorted({d.name for f in FAMILIES for d in f.dialects() if d.writable} | {"warmstart"}))
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Files that travel with a model: by name in the output, where they are."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    @staticmethod
+    def of(source: Path, copy: Sequence[str], vmap: str | Path | None) -> Extras:
+        """``copy`` are names beside the source; ``vmap`` becomes ``vmap.txt``.
+
+        Raises:
+            SourceError: one is not a file.
+        """
+        folder = source if source.is_dir() else source.parent
+        files = {Path(name).name: folder / name for name in copy}
+        if vmap is not None:
+            files["vmap.txt"] = Path(vmap)
+        for path in files.values():
+            if not path.is_file():
+                raise SourceError("there is no such file to put beside the model", where=path)
+        return Extras(files)
+
+
+class BundleDialect(Dialect):
+    """Our own bundle: canonical names as they are."""
+
+    name = "warmstart"
+    layout = WEIGHTS
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+
+    def rules(self, config: Any) -> list[Rule]:
+        return [rule(name, name) for name in dict.fromkeys(p.storage for p in self._family.parameters(config))]
+
+    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
+        return {"format": "warmstart"}
+
+    def files(self, config: Any, vocabularies: Mapping[str, Any], facts: Facts) -> Mapping[str, bytes]:
+        return {}
 
 
 def convert_model(
-    model: Model, destination: Path, to: str, *, quantize: str | None = None, force: bool = False
+    model: Model,
+    destination: Path,
+    to: str,
+    *,
+    quantize: str | None = None,
+    force: bool = False,
+    strict: bool = True,
+    requantize: bool = False,
+    report: bool = False,
+    copy_files: Sequence[str] = (),
+    vmap: str | Path | None = None,
+    progress: bool = False,
 ) -> dict[str, object]:
     """Write ``model`` at ``destination`` in the dialect ``to``; a description of what was written.
 
     Raises:
-        ConfigError: unknown dialect, or a quantization that it does not know.
-        StorageError: the destination exists and ``force`` is False.
+        ConfigError: unknown dialect, or a quantization that it does not know or that would round twice.
+        DialectError: what the dialect cannot express, or the ledger does not explain; all at once.
+        StorageError: the destination exists and ``force`` is False, or cannot be written.
         SourceError: the destination would replace the source.
     """
+    if to not in dialects():
+        raise ConfigError(f"there is no dialect {to!r} to convert to", expected=", ".join(dialects()))
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise ConfigError(f"quantization {quantize!r} is not supported", expected=", ".join(QUANTIZATIONS))
+    _refuse_replacing(model, destination, vmap)
+    options = Options(quantize or "none", strict, requantize, report)
+    extras = Extras.of(model.path, copy_files, vmap)
+    job = plan_requantization(model, options) if is_direct(model, to) else _through_canonical(model, to, options)
+    collision = sorted(set(extras.files) & {*job.files, job.conversion.layout, MANIFEST})
+    if collision:
+        raise ConfigError(f"{', '.join(collision)} is a file of the model itself", todo="leave it out of --copy-files")
+    with ThreadPoolExecutor(1) as aside, new_directory(destination, force=force) as temporary:
+        described = aside.submit(describe_files, model.checkpoint)
+        outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress)
+        for name, content in job.files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(content)
+        for name, path in extras.files.items():
+            shutil.copyfile(path, temporary / name)
+        _write_records(temporary, model, to, options, job, described)
+    total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
+    facts: dict[str, object] = {
+        "destination": str(destination), "dialect": to, "quantization": options.quantization, "bytes": total,
+        "arrays": len(job.conversion.rows), "aliases": dict(outcome.aliases),
+        "ledger": job.conversion.ledger.summary(),
+    }  # fmt: skip
+    if report:
+        facts["losses"] = _losses(outcome)
+    return facts
+
+
+def _through_canonical(model: Model, to: str, options: Options) -> Job:
     family, config, reading = model.require()
-    if to not in DIALECTS:
-        raise ConfigError(f"there is no dialect {to!r} to convert to", expected=", ".join(DIALECTS))
-    if quantize is not None and to != "ctranslate2":
-        raise ConfigError(f"--quantize does not go with --to {to}", todo="leave it out, or use --to ctranslate2")
-    here, there = model.path.resolve(), destination.resolve()
-    if here == there or here.is_relative_to(there):
-        raise SourceError("the destination would replace its own source", where=destination, todo="choose another")
+    target = BundleDialect(family) if to == "warmstart" else dialect(family, to)
+    if not target.writable:
+        raise ConfigError(f"{family.name} models are read from {to}, not written")
     sides = set(family.vocabulary_sizes) - set(model.vocabularies)
     if sides and to != "warmstart":
         raise VocabularyError(
@@ -48,60 +141,65 @@ def convert_model(
             where=model.path,
             todo="give the files with --vocab SOURCE --vocab TARGET",
         )
-    lineage = {
-        "converted_from": {"source": shown(model.source), "files": describe_files(model.checkpoint)},
-        "ancestor": model.lineage,
+    origin = model.origin or model.dialect or "warmstart"
+    facts = Facts(origin, model.checkpoint.metadata if model.dialect == to else {})
+    source = None if model.dialect in (None, "warmstart") else dialect(family, str(model.dialect))
+    conversion = plan_conversion(family, config, reading, source, target, options, facts)
+    return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
+
+
+def _refuse_replacing(model: Model, destination: Path, vmap: str | Path | None) -> None:
+    there = destination.resolve()
+    folder = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
+    sources = [model.path, *(folder / f for f in model.checkpoint.files), *([Path(vmap)] if vmap else [])]
+    for source in sources:
+        here = source.resolve()
+        if here == there or here.is_relative_to(there):
+            raise SourceError(
+                "the destination would replace its own source", where=destination, found=source, todo="choose another"
+            )
+
+
+def _write_records(
+    directory: Path,
+    model: Model,
+    to: str,
+    options: Options,
+    job: Job,
+    described: Future[list[dict[str, Any]]],
+) -> None:
+    """``conversion.json`` and, where a family knows the model, what makes the output one of our models."""
+    files = described.result()
+    name = shown(model.source)
+    record = {
+        "tool": "warmstart",
+        "version": __version__,
+        "source": {"name": name, "dialect": model.dialect or model.checkpoint.format, "files": files},
+        "target": {"dialect": to, "layout": job.conversion.layout},
+        "options": {"quantization": options.quantization, "strict": options.strict, "requantize": options.requantize},
+        "ledger": job.conversion.ledger.summary(),
     }
-    assert isinstance(config, TransformerConfig)
+    (directory / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    family, config = model.family, model.config
+    if family is None or not isinstance(config, BaseModel):
+        return
+    lineage = {"converted_from": {"source": name, "files": files}, "ancestor": model.lineage}
+    origin = model.origin or model.dialect
     if to == "warmstart":
-        arrays = (reading.read(e.name) for e in storages(family, config))
-        write_bundle(destination, family, config, arrays, model.vocabularies, lineage, force=force)
-    elif to == "marian":
-        with new_directory(destination, force=force) as temporary:
-            _write_marian(temporary, model, config)
-    else:
-        spelt = dialect(family, to)
-        assert isinstance(spelt, CTranslate2Dialect)
-        variables = _lazily(model, spelt, config)
-        with new_directory(destination, force=force) as temporary:
-            write_model(temporary, config, variables, spelt.aliases(config), model.vocabularies, quantize or "float32")
-            write_vocabularies(temporary, model.vocabularies)
-            write_manifest(temporary, family, config, dialect=to, quantization=quantize or "float32", lineage=lineage)
-    total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
-    return {"destination": str(destination), "dialect": to, "quantization": quantize, "bytes": total}
+        write_vocabularies(directory, model.vocabularies)
+        (directory / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_manifest(directory, family, config, origin=origin)
+    elif to == "ctranslate2":
+        write_vocabularies(directory, model.vocabularies)
+        more = {"dialect": to, "origin": origin, "quantization": options.quantization, "lineage": lineage}
+        write_manifest(directory, family, config, **more)
 
 
-def _lazily(
-    model: Model, spelt: CTranslate2Dialect | MarianDialect, config: TransformerConfig
-) -> dict[str, Callable[[], Array]]:
-    _, _, reading = model.require()
-    return dict(write_through(expand(spelt.rules(config)), reading.read, reading.origins))
+def _losses(outcome: Outcome) -> list[dict[str, object]]:
+    return [
+        {"array": name, "dtype": dtype, "largest": loss.largest, "relative": loss.relative}
+        for name, (dtype, loss) in outcome.losses.items()
+    ]
 
 
-def _write_marian(directory: Path, model: Model, config: TransformerConfig) -> None:
-    import yaml
-
-    spelt = MarianDialect()
-    variables = _lazily(model, spelt, config)
-    original = model.checkpoint.metadata.get("config") if model.dialect == "marian" else None
-    options = original or spelt.options(config)
-    text = yaml.safe_dump(dict(sorted(options.items())), allow_unicode=True)
-    write_marian(directory / "model.npz", text, ((n, variables[n]()) for n in sorted(variables)))
-    names = []
-    for side, vocabulary in model.vocabularies.items():
-        suffix, content = _marian_vocabulary(vocabulary)
-        names.append(f"vocab.{side}{suffix}")
-        (directory / names[-1]).write_bytes(content)
-        load_vocabulary(directory / names[-1])
-    decoder = {"relative-paths": True, "models": ["model.npz"], "vocabs": names, "beam-size": 4, "normalize": 0.6}
-    (directory / "model.npz.decoder.yml").write_text(yaml.safe_dump(decoder, sort_keys=False), "utf-8")
-
-
-def _marian_vocabulary(vocabulary: Vocabulary) -> tuple[str, bytes]:
-    """Marian reads SentencePiece models and YAML tables; characters become a table over spaced-out text."""
-    if vocabulary.kind != "characters":
-        suffix, content = vocabulary.file()
-        return (".spm" if vocabulary.kind == "sentencepiece" else suffix), content
-    from warmstart.vocabularies.marian_yaml import MarianVocabulary
-
-    return MarianVocabulary(vocabulary.tokens).file()
+__all__ = ["MANIFEST", "BundleDialect", "Extras", "convert_model", "dialects"]

@@ -80,6 +80,10 @@ class CTranslate2Checkpoint(Checkpoint):
         variable = self._header.variables[self._header.aliases.get(name, name)]
         return view(self._map, dtype_of(variable.entry.dtype), variable.entry.shape, variable.offset)
 
+    def raw(self, name: str) -> Array:
+        variable = self._header.variables[self._header.aliases.get(name, name)]
+        return view(self._map, dtype_of(variable.entry.dtype), variable.entry.shape, variable.offset, copy=False)
+
     def scale(self, name: str) -> Array | None:
         """What the integers of ``name`` were multiplied by: float32, one for each row or one for all.
 

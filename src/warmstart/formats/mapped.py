@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from warmstart.errors import CorruptCheckpoint, SourceError
 from warmstart.formats.checkpoint import Array
 
 MAX_DIMENSIONS = 32
+_PIECE = 2**22  # bytes that are written at once
 
 
 def head(path: Path, count: int) -> bytes:
@@ -72,10 +73,12 @@ def view(
     offset: int,
     *,
     fortran: bool = False,
+    copy: bool = True,
 ) -> Array:
     """A read-only array over ``buffer`` from ``offset``; the caller has checked that it lies within.
 
-    What does not begin at a multiple of its elements' size is copied: numpy takes eight times as long to read it there.
+    What does not begin at a multiple of its elements' size is copied (unless ``copy`` is False): numpy takes eight
+    times as long to read it there.
     """
     count = 1
     for length in shape:
@@ -84,10 +87,40 @@ def view(
         array: Array = np.zeros(shape, dtype)
         array.flags.writeable = False
         return array
-    if offset % dtype.alignment:
+    if offset % dtype.alignment and copy:
         data = np.frombuffer(buffer, np.uint8, count * dtype.itemsize, offset).copy()
         data.flags.writeable = False
         flat: Array = data.view(dtype)
     else:
         flat = np.frombuffer(buffer, dtype, count, offset)
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def write_array(file: IO[bytes], array: Array) -> None:
+    """Writes the elements of ``array`` in C order, little-endian, and lets go of mapped memory as it goes."""
+    little = array.dtype.newbyteorder("<")
+    step = max(1, _PIECE // max(1, array[:1].nbytes)) if array.ndim else 1
+    for start in range(0, len(array) if array.ndim else 1, step):
+        piece = array[start : start + step] if array.ndim else array
+        file.write(np.ascontiguousarray(piece, little).reshape(-1).view(np.uint8).data)
+        forget(piece)
+
+
+def forget(array: Array) -> None:
+    """Lets go of the memory that a mapped ``array`` took when it was read; it can be read again.
+
+    What lies apart in the file (columns, every other row) is let go only with what lies between.
+    """
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    if not isinstance(owner, mmap.mmap) or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    low, high = np.lib.array_utils.byte_bounds(array)
+    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
+    first = -(-(low - base) // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (high - base) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        owner.madvise(mmap.MADV_DONTNEED, first, length)

@@ -27,6 +27,7 @@ from warmstart.formats.zipped import ZIP_ERRORS
 FORMAT = "marian"
 CONFIG = "special:model.yml"
 ALIGNMENTS = (64, 128)  # elements, that is 256 bytes of float32 or float16: Marian's allocator
+OPUS_DECODER = "decoder.yml"
 MAX_YAML = 16 * 2**20
 _LAYER = re.compile(r"(encoder|decoder)\d*_l\d+_(self|context|ffn|rnn)_")
 _BEST = re.compile(r".+\.(npz|bin)\.best-.+\.(npz|bin)$")
@@ -52,12 +53,16 @@ def recognise(path: Path) -> bool:
 
 
 def candidates(directory: Path) -> list[Candidate]:
-    """The models of a training directory: the last one, the best by each metric, and those of single updates.
+    """The models of a training directory: the last one, the best by each metric, and those of single updates; or, where
+    OPUS-MT's ``decoder.yml`` lists them, these.
 
     ``model.npz`` is where Marian saves (the ``last``; ``final`` too if the progress beside it reached one of the
     limits in the options), ``model.npz.best-METRIC.npz`` is ``best``, ``model.iterN.npz`` has no role. The files
     beside models (optimizer, progress, weights before smoothing) are none.
     """
+    listed = [directory / name for name in _models(_opus_decoder(directory))]
+    if listed and all(path.is_file() for path in listed):
+        return [Candidate(path, path.name) for path in listed]
     files = [path for path in sorted(directory.glob("*")) if path.suffix in (".npz", ".bin") and _is_model(path)]
     return [Candidate(path, path.name, _roles(path, files)) for path in files]
 
@@ -108,6 +113,18 @@ def _yaml_beside(path: Path, suffix: str) -> dict[str, Any]:
     return _yaml(head(file, MAX_YAML + 1), str(file)) if file.is_file() else {}
 
 
+def _opus_decoder(directory: Path) -> dict[str, Any]:
+    """What OPUS-MT's ``decoder.yml`` says; empty where there is none."""
+    file = directory / OPUS_DECODER
+    return _yaml(head(file, MAX_YAML + 1), str(file)) if file.is_file() else {}
+
+
+def _models(decoder: dict[str, Any]) -> list[str]:
+    """Names of the models that a decoder's options list, if they lie in one directory; several are an ensemble."""
+    names = decoder.get("models") or []
+    return [Path(str(name)).name for name in names] if isinstance(names, list) else []
+
+
 def open(path: Path) -> MarianCheckpoint:
     """Reads the headers of ``path`` and of ``<path>.optimizer.npz``, and the small YAML files beside it.
 
@@ -137,6 +154,9 @@ class MarianCheckpoint(Checkpoint):
             sidecar = self._sidecar(suffix)
             if sidecar is not None:
                 metadata[key] = _yaml(head(sidecar, MAX_YAML + 1), str(sidecar))
+        if "decoder" not in metadata and (shared := _opus_decoder(path.parent)) and path.name in _models(shared):
+            metadata["decoder"] = shared
+            self.files = [*self.files, Path(OPUS_DECODER)]
         if "progress" in metadata:
             metadata["progress"] = {k: v for k, v in metadata["progress"].items() if not str(k).startswith("seed-")}
             self.step = _step(metadata["progress"], path)
@@ -193,6 +213,9 @@ class MarianCheckpoint(Checkpoint):
 
     def read(self, name: str) -> Array:
         return self._file.read(self.entries[name].name)
+
+    def raw(self, name: str) -> Array:
+        return self._file.read(name, copy=False) if isinstance(self._file, NpzFile) else self.read(name)
 
     def quantized(self, name: str) -> tuple[Array, float]:
         """The integers of an ``intgemm8`` or ``intgemm16`` array, and what its weights were multiplied by.

@@ -19,13 +19,11 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError
-from warmstart.formats.checkpoint import Array, Entry, dtype_of
-from warmstart.formats.mapped import valid_shape
+from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.mapped import valid_shape, write_array
 from warmstart.storage.atomic import atomic_file
 
 VERSION = 6  # the newest that is known, and the one that is written
@@ -262,8 +260,7 @@ def _write_variable(path: Path, file: IO[bytes], entry: Entry, array: Array | No
         )
     shape = struct.pack(f"<B{len(entry.shape)}I", len(entry.shape), *entry.shape)
     file.write(_encoded(entry.name, path) + shape + struct.pack("<BI", TYPES.index(entry.dtype), entry.nbytes))
-    little: np.dtype[Any] = dtype_of(entry.dtype).newbyteorder("<")
-    file.write(np.ascontiguousarray(array, little).reshape(-1).view(np.uint8).data)
+    write_array(file, array)
 
 
 def _check_writable(path: Path, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:

@@ -102,9 +102,10 @@ def _plain(beginning: bytes) -> Header | None:
     return Header(dtype, shape, match[4] == b"True", match.end())
 
 
-def array_at(buffer: Any, header: Header, start: int) -> Array:
-    """The array whose npy file begins at ``start`` of ``buffer``: a read-only view if it is little-endian."""
-    array = view(buffer, header.dtype, header.shape, start + header.size, fortran=header.fortran)
+def array_at(buffer: Any, header: Header, start: int, *, copy: bool = True) -> Array:
+    """The array whose npy file begins at ``start`` of ``buffer``: a read-only view if it is little-endian (and aligned,
+    unless ``copy`` is False)."""
+    array = view(buffer, header.dtype, header.shape, start + header.size, fortran=header.fortran, copy=copy)
     if not header.dtype.isnative:
         array = array.astype(header.dtype.newbyteorder("="))
         array.flags.writeable = False

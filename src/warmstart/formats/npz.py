@@ -80,8 +80,8 @@ class NpzFile:
             raise self._corrupt(key, expected, f"{size} bytes")
         return _Member(member, header)
 
-    def read(self, name: str) -> Array:
-        """The array ``name``, read-only.
+    def read(self, name: str, *, copy: bool = True) -> Array:
+        """The array ``name``, read-only; a view also where it is not aligned if ``copy`` is False.
 
         Raises:
             KeyError: no such array.
@@ -89,10 +89,10 @@ class NpzFile:
         """
         member, header = self._members[name].name, self._members[name].header
         place = self._archive.members[member]
-        if not place.deflated and (place.start + header.size) % header.dtype.alignment:
+        if copy and not place.deflated and (place.start + header.size) % header.dtype.alignment:
             return npy.array_at(self._archive.copied(member, header.size), replace(header, size=0), 0)
         data, start = self._archive.verified(member)
-        return npy.array_at(data, header, start)
+        return npy.array_at(data, header, start, copy=copy)
 
 
 class NpzCheckpoint(Checkpoint):
@@ -104,6 +104,9 @@ class NpzCheckpoint(Checkpoint):
 
     def read(self, name: str) -> Array:
         return self._file.read(name)
+
+    def raw(self, name: str) -> Array:
+        return self._file.read(name, copy=False)
 
 
 def write_npz(path: Path, arrays: Iterable[tuple[str, Array]]) -> None:

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, dtype_of
-from warmstart.formats.mapped import head, map_file, valid_shape, view
+from warmstart.formats.mapped import head, map_file, valid_shape, view, write_array
 from warmstart.storage.atomic import atomic_file
 
 FORMAT = "safetensors"
@@ -216,9 +214,7 @@ def write_safetensors(
                     expected=f"{entry.dtype} {entry.shape}",
                     found=f"{array.dtype.name} {array.shape}",
                 )
-            if array.dtype.byteorder == ">":
-                array = array.astype(array.dtype.newbyteorder("<"))
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            write_array(file, array)
         if next(rest, None) is not None:
             raise FormatError("more arrays than entries", where=path)
 

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.mapped import map_file
+from warmstart.formats.mapped import forget, map_file
 
 LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _PIECE = 2**18  # bytes that are read and checked while they are in the processor's cache
 _DEFLATE_RATIO = 1032  # the most that deflate can shrink (zlib's technical details)
+_CHUNK = 2**22  # bytes
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -190,8 +191,7 @@ class ZipArchive:
         data, start = self.data(name)
         if name not in self._verified:
             member = self.members[name]
-            with memoryview(data) as whole, whole[start : start + member.size] as part:
-                crc = zlib.crc32(part)
+            crc = _crc(data, start, member.size)
             if crc != member.crc:
                 raise self.corrupt(self.key(name), f"checksum {member.crc:08x}", f"{crc:08x}")
             self._verified.add(name)
@@ -216,3 +216,15 @@ class ZipArchive:
             raise self.corrupt(self.key(name), f"checksum {member.crc:08x}", f"{crc:08x}")
         data.flags.writeable = False
         return data
+
+
+def _crc(data: Any, start: int, size: int) -> int:
+    """CRC-32 of a part of ``data``, chunk by chunk, so that a mapped file does not fill the memory."""
+    crc = 0
+    if not size:
+        return crc
+    flat = np.frombuffer(data, np.uint8, size, start)
+    for k in range(0, size, _CHUNK):
+        crc = zlib.crc32(flat[k : k + _CHUNK].data, crc)
+        forget(flat[k : k + _CHUNK])
+    return crc

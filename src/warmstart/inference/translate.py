@@ -93,7 +93,8 @@ class CTranslate2Model:
         manifest, _, _ = read_manifest(path)
         vocabularies = read_vocabularies(path)
         self.source, self.target = vocabularies["source"], vocabularies["target"]
-        compute = "int8" if manifest.get("quantization") == "int8" else "float32"
+        quantization = str(manifest.get("quantization"))
+        compute = "int8" if quantization.startswith("int8") else "float32"
         self.engine = ctranslate2.Translator(str(path), device="cpu", compute_type=compute, intra_threads=threads)
 
     def translate(self, lines: Sequence[str], config: SearchConfig) -> list[list[Translation]]:

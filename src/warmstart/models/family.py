@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -48,27 +50,103 @@ class Parameter:
         return count
 
 
-class Dialect(Protocol):
-    """How one framework spells one family."""
+@dataclass(frozen=True)
+class Facts:
+    """What a writing dialect may know beyond the family's configuration.
+
+    Attributes:
+        dialect: in which the model was first found (``warmstart`` where nobody knows): the details in which a
+            framework's own converters differ follow it.
+        metadata: of the source's checkpoint, when it is of the dialect that is written: options that the family
+            does not need return as they were.
+    """
+
+    dialect: str = "warmstart"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Dialect(ABC):
+    """How one framework spells one family: names, layouts, configuration, vocabularies. Data, read both ways.
+
+    A dialect that is read has ``recognise``, ``read_config`` and ``read_vocabularies``; one that is written has
+    ``layout`` and ``files``; the table of ``rules`` serves both. None of them reads weights.
+
+    Attributes:
+        layout: how the arrays lie on disk when written, a key of ``export.layouts.LAYOUTS``; "" where nothing is.
+        readable: whether models of this dialect can be opened.
+    """
+
+    name: str
+    layout: str = ""
+    readable: bool = True
 
     @property
-    def name(self) -> str: ...
+    def writable(self) -> bool:
+        return bool(self.layout)
+
+    @abstractmethod
+    def rules(self, config: Any) -> list[Rule]:
+        """The table of names and layouts for this configuration.
+
+        Canonical names are those of the family's parameters, tied or not: that several share a storage is the
+        family's knowledge, and what a tied parameter is called is this table's.
+
+        Raises:
+            DialectError: the dialect cannot express the configuration.
+        """
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint is written in this dialect (headers and metadata only)."""
+        return False
+
+    def view(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint as the rules speak of it: older names renamed, quantized arrays dequantized when read."""
+        return checkpoint
+
+    def says_config(self, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint holds its configuration; else a person must give it (``model:`` of a training)."""
+        return True
 
     def read_config(self, checkpoint: Checkpoint) -> Any:
-        """The family's configuration.
+        """The family's configuration. Every option of the source is understood here, or refused.
 
         Raises:
             DialectError: options that the family cannot express, all of them at once.
         """
-
-    def rules(self, config: Any) -> list[Rule]:
-        """The table of names and layouts for this configuration."""
+        raise DialectError(f"models of {self.name} are written, not read", where=checkpoint.path)
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         """Vocabularies by side; from ``files`` when given, else from where the framework keeps them."""
+        raise DialectError(f"models of {self.name} are written, not read", where=checkpoint.path)
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        """Patterns (``spec.templates.matches``) of the source's arrays that no rule speaks of → the reason why
+        nothing is lost with them."""
+        return {}
+
+    def adapt(self, facts: Facts) -> Dialect:
+        """This dialect as the framework's own converter from ``facts.dialect`` writes it."""
+        return self
+
+    def specification(self, config: Any) -> tuple[str, int] | None:
+        """Of a ``model.bin``: the specification's name and revision."""
+        return None
+
+    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
+        """What the file of the arrays says besides them: metadata of safetensors, texts inside an npz."""
+        return {}
+
+    def files(self, config: Any, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
+        """Every file beside the arrays by name, byte by byte as the framework writes it.
+
+        Raises:
+            DialectError, VocabularyError: the framework cannot express them.
+        """
+        raise DialectError(f"models of {self.name} are read, not written")
+
+    def quantizable(self, name: str) -> bool:
+        """Whether the written array ``name`` is a weight that a quantization makes integers of."""
+        return False
 
 
 class Family(Protocol):

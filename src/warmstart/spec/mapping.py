@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -21,6 +21,9 @@ class Rule:
     ``each`` repeats the rule for every value of its variables; ``gather`` expands, inside one rule, the
     side whose template mentions its variable (layers stacked in one array). ``optional`` rules may find
     no foreign array.
+
+    A canonical array has one rule of its own. An ``alternative`` rule is another spelling of it, read where the
+    first is not there and never written. A ``copy`` is written beside the first, and compared with it when read.
     """
 
     foreign: tuple[str, ...]
@@ -29,6 +32,8 @@ class Rule:
     each: Mapping[str, int] = field(default_factory=dict)
     gather: Mapping[str, int] = field(default_factory=dict)
     optional: bool = False
+    alternative: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class Link:
     canonical: tuple[str, ...]
     op: Op
     optional: bool = False
+    alternative: bool = False
+    copy: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the canonical arrays' own spelling."""
+        return not (self.alternative or self.copy)
 
 
 def rule(
@@ -49,13 +61,16 @@ def rule(
     each: Mapping[str, int] | None = None,
     gather: Mapping[str, int] | None = None,
     optional: bool = False,
+    alternative: bool = False,
+    copy: bool = False,
 ) -> Rule:
     """A :class:`Rule`; single names may be given as strings."""
 
     def names(value: str | Sequence[str]) -> tuple[str, ...]:
         return (value,) if isinstance(value, str) else tuple(value)
 
-    return Rule(names(foreign), names(canonical), op or Identity(), each or {}, gather or {}, optional)
+    sides = names(foreign), names(canonical)
+    return Rule(*sides, op or Identity(), each or {}, gather or {}, optional, alternative, copy)
 
 
 def expand(rules: Iterable[Rule]) -> list[Link]:
@@ -68,13 +83,12 @@ def expand(rules: Iterable[Rule]) -> list[Link]:
     for r in rules:
         for values in product(*(range(n) for n in r.each.values())):
             fixed = dict(zip(r.each, values, strict=True))
-            links.append(
-                Link(_names(r.foreign, fixed, r.gather), _names(r.canonical, fixed, r.gather), r.op, r.optional)
-            )
+            foreign, canonical = (_names(side, fixed, r.gather) for side in (r.foreign, r.canonical))
+            links.append(Link(foreign, canonical, r.op, r.optional, r.alternative, r.copy))
     for side in ("foreign", "canonical"):
         seen: set[str] = set()
         for link in links:
-            for name in getattr(link, side):
+            for name in getattr(link, side) if side == "foreign" or link.own else ():
                 if name in seen:
                     raise DialectError(f"two rules of one table write {name}", todo="correct the dialect's rules")
                 seen.add(name)
@@ -102,17 +116,41 @@ class Origin:
 
 @dataclass
 class Reading:
-    """A checkpoint seen through a dialect: canonical names, shapes, and what of the file is not spoken for."""
+    """A checkpoint seen through a dialect: canonical names, shapes, and what of the file is not spoken for.
+
+    ``checks`` are links that say nothing new: computed arrays, copies, and further names of a tied array. What they
+    say is compared with the rest when a model is converted.
+    """
 
     checkpoint: Checkpoint
     origins: dict[str, Origin]
     unknown: list[str]
+    checks: list[Link] = field(default_factory=list)
+
+    def tie(self, storages: Mapping[str, str]) -> None:
+        """Makes names of one storage (``storages``: name → storage) one array under the storage's name."""
+        for name, storage in storages.items():
+            origin = self.origins.get(name)
+            if name == storage or origin is None:
+                continue
+            if len(origin.link.canonical) == 1:
+                del self.origins[name]
+            if storage in self.origins:
+                canonical = tuple(storages.get(c, c) for c in origin.link.canonical)
+                self.checks.append(replace(origin.link, canonical=canonical))
+            else:
+                self.origins[storage] = origin
 
     def read(self, name: str) -> Array:
         """The canonical array ``name``, read and laid out. Other outputs of its link are not kept."""
         origin = self.origins[name]
         arrays = [self.checkpoint.read_checked(f) for f in origin.link.foreign]
         return origin.link.op.forward(arrays)[origin.index]
+
+    def raw(self, name: str) -> Array:
+        """As :meth:`read`, of arrays as :meth:`Checkpoint.raw` gives them."""
+        origin = self.origins[name]
+        return origin.link.op.forward([self.checkpoint.raw(f) for f in origin.link.foreign])[origin.index]
 
     def slot_axes(self, name: str) -> dict[tuple[str, int | None], tuple[str, int | None]]:
         """Slots that can follow: (slot, canonical averaged axis) → (source's slot name, its averaged axis)."""
@@ -178,13 +216,16 @@ def read_through(checkpoint: Checkpoint, links: Sequence[Link]) -> Reading:
     origins: dict[str, Origin] = {}
     used: set[str] = set()
     problems: list[Problem] = []
-    for link in links:
+    checks: list[Link] = []
+    for link in sorted(links, key=lambda link: not link.own):
         absent = [f for f in link.foreign if f not in checkpoint.entries]
         if absent:
             if len(absent) < len(link.foreign):
                 problems.append(
                     Problem(f"{', '.join(absent)} is missing", expected=f"beside {', '.join(link.foreign)}")
                 )
+            continue
+        if link.alternative and any(name in origins for name in link.canonical):
             continue
         used.update(link.foreign)
         entries = [checkpoint.entries[f] for f in link.foreign]
@@ -193,11 +234,15 @@ def read_through(checkpoint: Checkpoint, links: Sequence[Link]) -> Reading:
         except ShapeMismatch as error:
             problems.append(Problem(f"{', '.join(link.foreign)} has a shape that does not fit", found=str(error)))
             continue
+        if link.copy or not link.canonical:
+            checks.append(link)
+        if link.copy and all(name in origins for name in link.canonical):
+            continue
         for index, (name, shape) in enumerate(zip(link.canonical, shapes, strict=True)):
             origins[name] = Origin(link, index, shape, entries[0].dtype)
     if problems:
         raise DialectError("the checkpoint does not fit its dialect", where=checkpoint.path, problems=problems)
-    return Reading(checkpoint, origins, [n for n in checkpoint.entries if n not in used])
+    return Reading(checkpoint, origins, [n for n in checkpoint.entries if n not in used], checks)
 
 
 def write_through(
@@ -209,6 +254,8 @@ def write_through(
     largest link.
     """
     for link in links:
+        if link.alternative:
+            continue
         if not all(name in known for name in link.canonical):
             if not link.optional:
                 absent = [n for n in link.canonical if n not in known]

@@ -13,7 +13,10 @@ from warmstart.errors import VocabularyError
 from warmstart.vocabularies.characters import CharacterVocabulary
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
+from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
+
+PLAIN = (".txt", ".vocab", ".list")
 
 
 class VocabularyConfig(BaseModel):
@@ -58,7 +61,8 @@ def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabula
 
 
 def load_vocabulary(path: Path) -> Vocabulary:
-    """Opens a vocabulary by its content, whatever its name: our JSON, a SentencePiece model or Marian's YAML.
+    """Opens a vocabulary by its content: our JSON, a SentencePiece model or Marian's YAML; in a file called ``.txt`` or
+    ``.vocab`` also one token a line, as Marian reads these.
 
     Raises ``VocabularyError``.
     """
@@ -80,7 +84,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
 
 
 def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
-    """The vocabulary in ``data``; ``where`` is named in errors."""
+    """The vocabulary in ``data``; ``where`` is named in errors, and as a path tells a plain list from YAML."""
     # Scores of special pieces are zeros, so a SentencePiece model always holds NUL bytes; no text does.
     if b"\x00" in data:
         return SentencePieceVocabulary(data)
@@ -94,14 +98,18 @@ def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
         except (ValueError, RecursionError):
             content = None
         if isinstance(content, dict) and isinstance(content.get("kind"), str):
+            if content["kind"] == TokenVocabulary.kind:
+                return TokenVocabulary.from_json(content, where)
             if content["kind"] != CharacterVocabulary.kind:
                 raise VocabularyError(
                     "a vocabulary of a kind this version does not know",
                     where=where,
-                    expected=CharacterVocabulary.kind,
+                    expected=f"{CharacterVocabulary.kind} or {TokenVocabulary.kind}",
                     found=content["kind"],
                 )
             return CharacterVocabulary.from_json(content, where)
+    if Path(str(where)).suffix.lower() in PLAIN:  # as Marian tells them apart
+        return MarianVocabulary.parse_plain(text, where)
     return MarianVocabulary.parse(text, where)
 
 

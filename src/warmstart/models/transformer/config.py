@@ -14,10 +14,16 @@ class TransformerConfig(BaseModel):
     """Encoder-decoder Transformer (Vaswani et al. 2017) with Marian's choices.
 
     Embeddings are multiplied by √d_model when ``scale_embeddings``; the decoder starts from a zero
-    embedding instead of a start token; ``activation: gelu`` is Marian's x·σ(1.702x).
+    embedding instead of a start token; ``activation: gelu`` is Marian's x·σ(1.702x),
+    ``gelu_tanh`` and ``gelu_erf`` are what others call so.
     ``normalize_keys`` is False for pre-norm models trained by a Marian older than February 2022, whose
     self-attention took keys and values from the layer's input before normalisation.
-    ``max_positions`` is the length of the table of learned positions (later positions share the last row).
+    ``max_positions`` is the length of the table of learned positions (later positions share the last row), or, of
+    sinusoids, the length of the table that the model came with.
+    ``sinusoids`` names the formula (``positions.py``). ``layernorm_embedding`` normalises the sum of embeddings and
+    positions. ``decoder_start`` is what the decoder is fed first: a zero embedding, a special token, or what the
+    user gives; ``source_bos`` and ``source_eos`` frame the source. Decoder layer ``alignment_layer`` (-1 is the
+    last) gives word alignments by the mean of its first ``alignment_heads`` heads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,14 +36,21 @@ class TransformerConfig(BaseModel):
     decoder_d_ff: Positive | None = None
     encoder_layers: Positive = 3
     decoder_layers: Positive = 3
-    activation: Literal["relu", "swish", "gelu"] = "relu"
+    activation: Literal["relu", "swish", "gelu", "gelu_tanh", "gelu_erf"] = "relu"
     norm: Literal["pre", "post"] = "post"
     normalize_keys: bool = True
     tied_embeddings: Literal["none", "target", "all"] = "none"
     output_bias: bool = True
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_positions: Positive | None = None
+    sinusoids: Literal["marian", "transformers", "from_one"] = "marian"
+    layernorm_embedding: bool = False
     scale_embeddings: bool = True
+    decoder_start: Literal["zero", "bos", "eos", "pad", "given"] = "zero"
+    source_bos: bool = False
+    source_eos: bool = True
+    alignment_layer: Annotated[int, Field(ge=-1)] = -1
+    alignment_heads: Positive = 1
     layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
@@ -51,8 +64,10 @@ class TransformerConfig(BaseModel):
             raise ValueError(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
         if self.positions == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
-        if (self.positions == "learned") != (self.max_positions is not None):
-            raise ValueError("max_positions goes with positions: learned, and only with it")
+        if self.positions == "learned" and self.max_positions is None:
+            raise ValueError("positions: learned needs max_positions")
+        if self.alignment_layer >= self.decoder_layers:
+            raise ValueError(f"alignment_layer {self.alignment_layer} is none of {self.decoder_layers} decoder layers")
         if not self.normalize_keys and self.norm == "post":
             raise ValueError("normalize_keys: false concerns pre-norm models only")
         if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:

@@ -8,11 +8,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from warmstart.errors import DialectError, Problem
 from warmstart.models.family import Dialect, Parameter
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import STAGES, parameters
 
-_BEHAVIOUR = ("num_heads", "activation", "norm", "normalize_keys", "positions", "scale_embeddings")
+_BEHAVIOUR = (
+    *("num_heads", "activation", "norm", "normalize_keys", "positions", "sinusoids", "scale_embeddings"),
+    *("layernorm_embedding", "decoder_start", "source_bos", "source_eos"),
+)
+_COMPUTED = {
+    "sinusoids": "marian", "layernorm_embedding": False, "decoder_start": "zero", "source_bos": False,
+    "source_eos": True,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class TransformerFamily:
     """Encoder-decoder Transformer. Its stages have names but no order: encoder and decoder are two roads."""
 
     name: str = "transformer"
-    revision: int = 1
+    revision: int = 2  # 2: sinusoids, layernorm_embedding, decoder_start, source_bos, source_eos, alignment_*
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
@@ -41,6 +49,19 @@ class TransformerFamily:
         return (MarianDialect(), CTranslate2Dialect())
 
     def build(self, config: TransformerConfig) -> Any:
+        problems = [
+            Problem(f"{key}: {getattr(config, key)!r} is converted, but not computed here", expected=repr(value))
+            for key, value in _COMPUTED.items()
+            if getattr(config, key) != value and not (key == "sinusoids" and config.positions == "learned")
+        ]
+        if config.activation not in ("relu", "swish", "gelu"):
+            problems.append(Problem(f"activation: {config.activation!r} is converted, but not computed here"))
+        if problems:
+            raise DialectError(
+                "this model can be converted, but not run or trained by the native engine",
+                problems=problems,
+                todo="convert it to the framework that it is for (`warmstart convert ... --to ctranslate2`)",
+            )
         from warmstart.models.transformer.module import Transformer
 
         return Transformer(config)

@@ -61,6 +61,12 @@ class Attention(nn.Module):
         return linear(attended, self.output)
 
 
+def _learned(config: TransformerConfig) -> nn.Embedding | None:
+    if config.positions != "learned" or config.max_positions is None:
+        return None
+    return nn.Embedding(config.max_positions, config.d_model)
+
+
 class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig, d_ff: int) -> None:
         super().__init__()
@@ -163,7 +169,7 @@ class Transformer(nn.Module):
         decoder: list[Layer] = [DecoderLayer(config, config.decoder_d_ff or d_ff) for _ in range(config.decoder_layers)]
         self.encoder = Stack(config, config.source_vocab_size, encoder)
         self.decoder = Decoder(config, config.target_vocab_size, decoder)
-        self.positions = nn.Embedding(config.max_positions, config.d_model) if config.max_positions else None
+        self.positions = _learned(config)
         self._sinusoids: dict[torch.device, Tensor] = {}
         self.tie()
         self.register_load_state_dict_post_hook(_tie_loaded)  # type: ignore[no-untyped-call]

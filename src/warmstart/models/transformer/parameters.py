@@ -20,8 +20,10 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     shared = "encoder.embedding.weight" if c.tied_embeddings == "all" else "decoder.embedding.weight"
     source, target = ("vocabulary:source", "d_model"), ("vocabulary:target", "d_model")
     yield Parameter("encoder.embedding.weight", (c.source_vocab_size, d), source, "source_embedding", "embedding")
-    if c.max_positions:
+    if c.positions == "learned" and c.max_positions:
         yield Parameter("positions.weight", (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
+    if c.layernorm_embedding:
+        yield from _norm("encoder.embedding_norm", "encoder", d)
     for i in range(c.encoder_layers):
         yield from _layer(f"encoder.layers.{i}", "encoder", d, c.d_ff, ("self_attention",))
     if c.norm == "pre":
@@ -29,6 +31,8 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     yield Parameter(
         "decoder.embedding.weight", (c.target_vocab_size, d), target, "target_embedding", "embedding", shared
     )
+    if c.layernorm_embedding:
+        yield from _norm("decoder.embedding_norm", "decoder", d)
     for i in range(c.decoder_layers):
         attentions = ("self_attention", "cross_attention")
         yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff or c.d_ff, attentions)

@@ -1,51 +1,41 @@
-"""How Marian and CTranslate2 spell the encoder-decoder Transformer."""
+"""How Marian spells the encoder-decoder Transformer."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from warmstart.errors import DialectError, Problem, VocabularyError
-from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.marian import CONFIG
+from warmstart.models.family import Dialect, Facts
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Generated, Reshape, Split, Transpose
+from warmstart.spec.ops import Reshape, Transpose
+from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _ROW = Reshape((1, -1), (-1,))
 _ATTENTIONS = {"self": "self_attention", "context": "cross_attention"}
 
 
-def sinusoids(length: int, d_model: int) -> Array:
-    """Marian's table of positions [length, d_model], float32: sin(p·f) beside cos(p·f), f_k = 10000^(-k/(d/2-1)).
-
-    Source: marian-dev ``src/tensors/cpu/tensor_operators.cpp``, SinusoidalPositionEmbeddings.
-    """
-    half = d_model // 2
-    increment = math.log(10000.0) / (half - 1) if half > 1 else 0.0
-    angles = np.arange(length)[:, None] * np.exp(np.arange(half) * -increment)[None]
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
-
-
 def _sides(c: TransformerConfig) -> list[tuple[str, int, tuple[str, ...]]]:
     return [("encoder", c.encoder_layers, ("self",)), ("decoder", c.decoder_layers, ("self", "context"))]
 
 
-@dataclass(frozen=True)
-class MarianDialect:
+class MarianDialect(Dialect):
     """``.npz`` of Marian: 1-based layers, weights [in, out], biases and norms [1, n]."""
 
-    name: str = "marian"
+    name = "marian"
+    layout = "model.npz"
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.format == "marian"
+
+    def says_config(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.metadata.get("config") is not None
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         options = checkpoint.metadata.get("config")
@@ -60,16 +50,24 @@ class MarianDialect:
             for key, allowed in _MARIAN_ALLOWED.items()
             if key in options and options[key] not in allowed
         ]
-        processing = " ".join(
-            str(options.get(f"transformer-{key}") or "-") for key in ("preprocess", "postprocess", "postprocess-top")
-        )
-        norm = {"- dan -": "post", "n da n": "pre"}.get(processing)
+        problems += [
+            Problem(f"{key}: {value!r} is not an option of a model that is known here")
+            for key, value in options.items()
+            if key not in _MARIAN_ALLOWED and key not in _MARIAN_USED and not _irrelevant(str(key))
+        ]
+        processing = " ".join(str(options.get(key, default) or "-") for key, default in _MARIAN_PROCESSING.items())
+        norm: Any = {"- dan -": "post", "n da n": "pre"}.get(processing)
         if norm is None:
             problems.append(
                 Problem(
                     f"transformer-preprocess, -postprocess, -postprocess-top are {processing!r}",
                     expected="'- dan -' (post-norm) or 'n da n' (pre-norm)",
                 )
+            )
+        alignment = options.get("transformer-guided-alignment-layer", "last")
+        if alignment != "last" and not str(alignment).isdigit():
+            problems.append(
+                Problem("transformer-guided-alignment-layer", expected="last, or a number", found=repr(alignment))
             )
         sizes = options.get("dim-vocabs")
         if not isinstance(sizes, list) or len(sizes) != 2:
@@ -90,6 +88,8 @@ class MarianDialect:
                 encoder_layers=options["enc-depth"],
                 decoder_layers=options["dec-depth"],
                 activation=options.get("transformer-ffn-activation", "swish"),
+                layernorm_embedding="n" in str(options.get("transformer-postprocess-emb", "d")),
+                alignment_layer=-1 if alignment == "last" else int(alignment) - 1,
                 norm=norm,
                 normalize_keys=norm == "post" or _normalizes_keys(options.get("version"), checkpoint.path),
                 tied_embeddings=tied,
@@ -118,6 +118,8 @@ class MarianDialect:
             rules.append(rule("decoder_Wemb", "decoder.embedding.weight"))
         if c.tied_embeddings == "none":
             rules.append(rule("decoder_ff_logit_out_Wt", "decoder.output.weight"))
+            older = rule("decoder_ff_logit_out_W", "decoder.output.weight", Transpose(), alternative=True)
+            rules.append(older)
         if c.output_bias:
             rules.append(rule("decoder_ff_logit_out_b", "decoder.output.bias", _ROW))
         if c.positions == "learned":
@@ -138,6 +140,8 @@ class MarianDialect:
             rules += _marian_norm(f"{theirs}ffn_ffn", suffix, f"{ours}ffn_norm", each)
             if c.norm == "pre":
                 rules += _marian_norm(f"{side}_top", "", f"{side}.norm", {})
+            if c.layernorm_embedding:
+                rules += _marian_norm(f"{side}_emb", "_pre", f"{side}.embedding_norm", {})
         return rules
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
@@ -154,11 +158,48 @@ class MarianDialect:
             paths = paths * 2
         if len(paths) != 2:
             raise VocabularyError("a translation model has two vocabularies", where=here, found=len(paths))
-        return dict(zip(("source", "target"), map(load_vocabulary, paths), strict=True))
+        loaded = {path: load_vocabulary(path) for path in dict.fromkeys(paths)}
+        return dict(zip(("source", "target"), (loaded[path] for path in paths), strict=True))
+
+    def header(self, config: TransformerConfig, facts: Facts) -> Mapping[str, str]:
+        import yaml
+
+        known = facts.metadata.get("config") if facts.dialect == self.name else None
+        options = {**known} if isinstance(known, Mapping) else self.options(config)
+        return {CONFIG: yaml.safe_dump(dict(sorted(options.items())), allow_unicode=True)}
+
+    def files(
+        self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
+    ) -> Mapping[str, bytes]:
+        import yaml
+
+        files: dict[str, bytes] = {}
+        for side, vocabulary in vocabularies.items():
+            suffix, content = _vocabulary_file(vocabulary)
+            files[f"vocab.{side}{suffix}"] = content
+        known = facts.metadata.get("decoder") if facts.dialect == self.name else None
+        search = {k: v for k, v in (known or {}).items() if k not in ("relative-paths", "models", "vocabs")}
+        decoder = {
+            "relative-paths": True, "models": ["model.npz"], "vocabs": list(files),
+            **(search or {"beam-size": 4, "normalize": 0.6}),
+        }  # fmt: skip
+        files["model.npz.decoder.yml"] = yaml.safe_dump(decoder, sort_keys=False).encode("utf-8")
+        return files
 
     def options(self, config: TransformerConfig) -> dict[str, Any]:
         """Marian's model options for ``special:model.yml``."""
         c = config
+        problems = [
+            Problem(f"{key}: {getattr(c, key)!r} is not what Marian computes", expected=repr(value))
+            for key, value in _MARIAN_ONLY.items()
+            if getattr(c, key) != value
+        ]
+        if c.activation not in _MARIAN_ALLOWED["transformer-ffn-activation"]:
+            problems.append(Problem(f"activation: {c.activation!r} is not one of Marian's"))
+        if c.scale_embeddings == (c.positions == "learned"):
+            problems.append(Problem("Marian scales embeddings where positions are sinusoids, and only there"))
+        if problems:
+            raise DialectError("Marian cannot express this model", problems=problems)
         pre = c.norm == "pre"
         version = "v1.12.0" if c.normalize_keys else "v1.9.0"
         return {
@@ -173,6 +214,8 @@ class MarianDialect:
             "transformer-ffn-activation": c.activation,
             "transformer-preprocess": "n" if pre else "",
             "transformer-postprocess": "da" if pre else "dan",
+            "transformer-postprocess-emb": "nd" if c.layernorm_embedding else "d",
+            "transformer-guided-alignment-layer": "last" if c.alignment_layer < 0 else str(c.alignment_layer + 1),
             "transformer-postprocess-top": "n" if pre else "",
             "transformer-train-position-embeddings": c.positions == "learned",
             "tied-embeddings": c.tied_embeddings == "target",
@@ -193,8 +236,6 @@ _MARIAN_FIXED: dict[str, Any] = {
     "transformer-no-affine": False,
     "transformer-pool": False,
     "transformer-tied-layers": [],
-    "transformer-postprocess-emb": "d",
-    "transformer-guided-alignment-layer": "last",
     "transformer-attention-mask": "default",
     "transformer-disable-position-embeddings": False,
     "input-types": [],
@@ -218,7 +259,7 @@ _MARIAN_ALLOWED: dict[str, tuple[object, ...]] = {
     "transformer-no-affine": (False,),
     "transformer-pool": (False,),
     "transformer-tied-layers": ([], None),
-    "transformer-postprocess-emb": ("d", ""),
+    "transformer-postprocess-emb": ("d", "", "n", "nd", None),
     "transformer-attention-mask": ("default",),
     "transformer-disable-position-embeddings": (False,),
     "tied-embeddings-src": (False,),
@@ -227,7 +268,32 @@ _MARIAN_ALLOWED: dict[str, tuple[object, ...]] = {
     "factors-dim-emb": (0,),
     "right-left": (False,),
     "ulr": (False,),
+    "layer-normalization": (False,),
+    "original-type": ("transformer", None, ""),
 }
+
+_MARIAN_PROCESSING = {"transformer-preprocess": "", "transformer-postprocess": "dan", "transformer-postprocess-top": ""}
+
+_MARIAN_USED = {
+    *_MARIAN_PROCESSING,
+    *("dim-vocabs", "dim-emb", "enc-depth", "dec-depth", "transformer-heads", "transformer-dim-ffn", "version"),
+    *("transformer-decoder-dim-ffn", "transformer-guided-alignment-layer", "transformer-train-position-embeddings"),
+    *("tied-embeddings", "tied-embeddings-all", "output-omit-bias"),
+}
+
+# What changes nothing in a Transformer: options of other types, of training, and of initialisation.
+_MARIAN_IRRELEVANT = (
+    *("bert-", "char-", "enc-cell", "dec-cell", "ulr-", "transformer-aan-", "transformer-alibi-", "lemma-dependency"),
+    *("transformer-rnn-projection", "transformer-depth-scaling", "transformer-dim-aan", "transformer-dropout"),
+    *("dim-rnn", "enc-type", "skip", "factors-combine", "separator-symbol", "max-length", "dropout-", "input-reorder"),
+    *("transformer-flat", "enc-depth-", "precision", "cost-scaling", "output-sampling", "no-reload", "model-mmap"),
+)
+
+_MARIAN_ONLY = {"decoder_start": "zero", "sinusoids": "marian", "source_bos": False, "source_eos": True}
+
+
+def _irrelevant(option: str) -> bool:
+    return option.startswith(_MARIAN_IRRELEVANT)
 
 
 def _normalizes_keys(version: object, where: Path) -> bool:
@@ -248,117 +314,19 @@ def _normalizes_keys(version: object, where: Path) -> bool:
     )
 
 
+def _vocabulary_file(vocabulary: Vocabulary) -> tuple[str, bytes]:
+    """Marian reads SentencePiece models and YAML tables; other tables become YAML over text cut into tokens."""
+    if vocabulary.kind == "sentencepiece":
+        return ".spm", vocabulary.file()[1]
+    if vocabulary.kind == "marian-yaml":
+        return vocabulary.file()
+    return MarianVocabulary(vocabulary.tokens).file()
+
+
 def _marian_norm(theirs: str, suffix: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    other = "" if suffix else "_pre"
     return [
-        rule(f"{theirs}_ln_scale{suffix}", f"{ours}.weight", _ROW, each=each),
-        rule(f"{theirs}_ln_bias{suffix}", f"{ours}.bias", _ROW, each=each),
+        rule(f"{theirs}_ln_{what}{end}", f"{ours}.{part}", _ROW, each=each, alternative=end != suffix)
+        for what, part in (("scale", "weight"), ("bias", "bias"))
+        for end in (suffix, other)
     ]
-
-
-@dataclass(frozen=True)
-class CTranslate2Dialect:
-    """``model.bin`` of CTranslate2 (TransformerSpec): weights [out, in], Q‖K‖V joined, positions written out."""
-
-    name: str = "ctranslate2"
-    max_length: int = 2048
-
-    def recognise(self, checkpoint: Checkpoint) -> bool:
-        return False  # export only
-
-    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
-        raise DialectError("CTranslate2 models are written, not read", where=checkpoint.path)
-
-    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
-        raise DialectError("CTranslate2 models are written, not read", where=checkpoint.path)
-
-    def rules(self, config: TransformerConfig) -> list[Rule]:
-        c = config
-        if not c.normalize_keys:
-            raise DialectError(
-                "CTranslate2 always normalises keys and values; this model was trained without",
-                todo="use `warmstart translate` with the native engine, or train it further with normalize_keys: true",
-            )
-        if c.decoder_layers == 0 or c.encoder_layers == 0:
-            raise DialectError("CTranslate2 needs layers on both sides")
-        shared = "encoder.embedding.weight" if c.tied_embeddings == "all" else "decoder.embedding.weight"
-        rules = [rule("decoder/embeddings/weight", shared)]
-        if c.tied_embeddings != "all":
-            rules.append(rule("encoder/embeddings_0/weight", "encoder.embedding.weight"))
-        if c.tied_embeddings == "none":
-            rules.append(rule("decoder/projection/weight", "decoder.output.weight"))
-        if c.output_bias:
-            rules.append(rule("decoder/projection/bias", "decoder.output.bias"))
-        encodings = "decoder/position_encodings/encodings"
-        if c.positions == "learned":
-            rules.append(rule(encodings, "positions.weight"))
-        else:
-            table = partial(sinusoids, self.max_length, c.d_model)
-            rules.append(rule(encodings, (), Generated(table, (self.max_length, c.d_model))))
-        scalars = self._scalars(c)
-        rules += [rule(name, (), Generated(partial(np.asarray, value), ())) for name, value in scalars.items()]
-        for side, layers, _ in _sides(c):
-            if c.norm == "pre":
-                rules += self._norm(f"{side}/layer_norm", f"{side}.norm", {})
-            each = {"i": layers}
-            theirs, ours = f"{side}/layer_{{i}}", f"{side}.layers.{{i}}"
-            for what in ("weight", "bias"):
-                parts = [f"{ours}.self_attention.{p}.{what}" for p in ("query", "key", "value")]
-                rules.append(rule(f"{theirs}/self_attention/linear_0/{what}", parts, Split(3), each=each))
-                rules += [
-                    rule(f"{theirs}/self_attention/linear_1/{what}", f"{ours}.self_attention.output.{what}", each=each),
-                    rule(f"{theirs}/ffn/linear_0/{what}", f"{ours}.ffn.up.{what}", each=each),
-                    rule(f"{theirs}/ffn/linear_1/{what}", f"{ours}.ffn.down.{what}", each=each),
-                ]
-                if side == "decoder":
-                    x = f"{ours}.cross_attention"
-                    rules += [
-                        rule(f"{theirs}/attention/linear_0/{what}", f"{x}.query.{what}", each=each),
-                        rule(
-                            f"{theirs}/attention/linear_1/{what}",
-                            [f"{x}.key.{what}", f"{x}.value.{what}"],
-                            Split(2),
-                            each=each,
-                        ),
-                        rule(f"{theirs}/attention/linear_2/{what}", f"{x}.output.{what}", each=each),
-                    ]
-            rules += self._norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
-            rules += self._norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
-            if side == "decoder":
-                rules += self._norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attention_norm", each)
-        return rules
-
-    def aliases(self, config: TransformerConfig) -> dict[str, str]:
-        """Names that share another's array: ties of the model, and positions used on both sides."""
-        shared = "decoder/embeddings/weight"
-        out = {}
-        if config.tied_embeddings != "none":
-            out["decoder/projection/weight"] = shared
-        if config.tied_embeddings == "all":
-            out["encoder/embeddings_0/weight"] = shared
-        out["encoder/position_encodings/encodings"] = "decoder/position_encodings/encodings"
-        return out
-
-    def _norm(self, theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
-        return [
-            rule(f"{theirs}/gamma", f"{ours}.weight", each=each),
-            rule(f"{theirs}/beta", f"{ours}.bias", each=each),
-        ]
-
-    def _scalars(self, c: TransformerConfig) -> dict[str, Any]:
-        activation = {"relu": 0, "swish": 2, "gelu": 4}[c.activation]
-        flags: dict[str, Any] = {
-            "encoder/embeddings_merge": np.int8(0),
-            "encoder/multi_query_attention": np.int8(0),
-            "decoder/alibi": np.int8(0),
-            "decoder/alibi_use_positive_positions": np.int8(0),
-            "decoder/scale_alibi": np.int8(0),
-            "decoder/alignment_layer": np.int16(-1),
-            "decoder/alignment_heads": np.int16(1),
-            "decoder/start_from_zero_embedding": np.int8(1),
-        }
-        for side in ("encoder", "decoder"):
-            flags[f"{side}/activation"] = np.int8(activation)
-            flags[f"{side}/num_heads"] = np.int16(c.num_heads)
-            flags[f"{side}/pre_norm"] = np.int8(c.norm == "pre")
-            flags[f"{side}/scale_embeddings"] = np.float32(math.sqrt(c.d_model) if c.scale_embeddings else 1.0)
-        return flags

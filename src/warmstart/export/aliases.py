@@ -1,0 +1,119 @@
+"""Equal arrays of a conversion, found without holding the model: first by origin, then by samples, then by bytes.
+
+CTranslate2 stores equal arrays once, under the name that comes first (``specs/model_spec.py``, ``_alias_variables``).
+Where it compares values, this compares bits: 0.0 and -0.0 differ, and two NaN of the same bits are equal.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from hashlib import sha256
+
+import numpy as np
+
+from warmstart.export.plan import Conversion, Row
+from warmstart.formats.checkpoint import Array
+from warmstart.formats.mapped import forget
+from warmstart.spec.mapping import Reading
+
+NEVER = ("rotary_scaling_long_factor", "rotary_scaling_short_factor")  # read by name
+_SAMPLES = 61
+_SMALL = 2**14  # elements that are read whole rather than sampled
+_BLOCK = 2**20
+
+
+def find_aliases(
+    conversion: Conversion, reading: Reading, compute: Callable[[Row], Array], pool: Executor
+) -> dict[str, str]:
+    """Name → name of the equal array that comes first, for every array that has an equal before it."""
+    groups: dict[object, list[Row]] = defaultdict(list)
+    for row in conversion.rows:  # sorted by name
+        if row.shape != () and row.name.rpartition("/")[2] not in NEVER:
+            groups[row.shape, row.dtype].append(row)
+    aliases: dict[str, str] = {}
+    several: list[list[Row]] = []
+    for rows in groups.values():
+        first: dict[object, str] = {}
+        fresh = []
+        for row in rows:
+            same = first.setdefault(_recipe(row), row.name)
+            if same != row.name:
+                aliases[row.name] = same
+            else:
+                fresh.append(row)
+        if len(fresh) > 1:
+            several.append(fresh)
+    jobs = [(rows, row) for rows in several for row in rows]
+    probes = list(pool.map(lambda job: _probe(job[1], _by_source(job[0], reading), reading, compute), jobs))
+    alike: dict[object, list[Row]] = defaultdict(list)
+    for (rows, row), probe in zip(jobs, probes, strict=True):
+        alike[id(rows), probe].append(row)
+    for candidates in alike.values():
+        aliases.update(_equal(candidates, compute))
+    return {name: _first(aliases, name) for name in sorted(aliases)}
+
+
+def _first(aliases: dict[str, str], name: str) -> str:
+    while name in aliases:
+        name = aliases[name]
+    return name
+
+
+def _recipe(row: Row) -> object:
+    return row.op, row.index, row.sources or row.op
+
+
+def _by_source(rows: Sequence[Row], reading: Reading) -> bool:
+    """Whether all rows come from their sources in one way, so that they are equal if the sources are."""
+    recipes = set()
+    for row in rows:
+        origins = [reading.origins[name] for name in row.sources]
+        if not origins or any(len(origin.link.canonical) != 1 for origin in origins):
+            return False
+        recipes.add((row.op, row.index, tuple((origin.link.op, len(origin.link.foreign)) for origin in origins)))
+    return len(recipes) == 1
+
+
+def _probe(row: Row, by_source: bool, reading: Reading, compute: Callable[[Row], Array]) -> bytes:
+    """A few elements: equal arrays have equal probes."""
+    if by_source:
+        names = [foreign for name in row.sources for foreign in reading.origins[name].link.foreign]
+        return b"".join(_sample(reading.checkpoint.raw(name)) for name in names)
+    return _sample(compute(row))
+
+
+def _sample(array: Array) -> bytes:
+    if array.size <= _SMALL:
+        return sha256(np.ascontiguousarray(array).tobytes()).digest()
+    places = np.unravel_index(np.linspace(0, array.size - 1, _SAMPLES, dtype=np.int64), array.shape)
+    taken = array[places].tobytes()
+    forget(array)
+    return taken
+
+
+def _equal(rows: Iterable[Row], compute: Callable[[Row], Array]) -> dict[str, str]:
+    """Of rows with one probe, those that are equal byte for byte to an earlier one."""
+    kinds: list[Row] = []
+    found: dict[str, str] = {}
+    for row in rows:
+        same = next((kind for kind in kinds if same_bytes(compute(kind), compute(row))), None)
+        if same is None:
+            kinds.append(row)
+        else:
+            found[row.name] = same.name
+    return found
+
+
+def same_bytes(a: Array, b: Array) -> bool:
+    """Whether two arrays have one shape, one dtype and the same bits."""
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    if not a.ndim:
+        return bool(a.tobytes() == b.tobytes())
+    step = max(1, _BLOCK // max(1, a[:1].size))
+    return all(
+        np.ascontiguousarray(a[k : k + step]).tobytes() == np.ascontiguousarray(b[k : k + step]).tobytes()
+        for k in range(0, len(a), step)
+    )

@@ -1,0 +1,101 @@
+"""How the arrays of a conversion lie on disk. One writer for each layout; none of them knows a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.errors import FormatError, Problem
+from warmstart.export.plan import Conversion
+from warmstart.formats.checkpoint import Array, Entry
+from warmstart.formats.marian import CONFIG, write_marian
+from warmstart.formats.model_bin import TYPES, write_ctranslate2
+from warmstart.formats.safetensors import write_safetensors
+
+LIMIT = 2**32 - 1  # bytes of one array of a model.bin
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is written, known before the first array: ``entries`` in their order, and ``aliases`` → entry."""
+
+    entries: tuple[Entry, ...]
+    aliases: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order.
+
+    Attributes:
+        aliases: whether equal arrays are stored once under several names; else each is stored.
+        dtypes: what the layout holds.
+    """
+
+    write: Callable[[Path, Conversion, Written, Iterable[Array]], None]
+    dtypes: tuple[str, ...]
+    aliases: bool = False
+    limit: int | None = None
+
+
+def check(conversion: Conversion, written: Written) -> None:
+    """Refuse what the layout cannot hold, before anything is read.
+
+    Raises:
+        FormatError: arrays of 4 GiB, or dtypes that it lacks; all are named.
+    """
+    layout = LAYOUTS[conversion.layout]
+    problems = [
+        Problem(f"{e.name} is of {e.nbytes:,} bytes", expected=f"at most {layout.limit:,} in one array")
+        for e in written.entries
+        if layout.limit is not None and e.nbytes > layout.limit
+    ]
+    problems += [
+        Problem(f"{e.name} is of dtype {e.dtype}", expected=", ".join(layout.dtypes))
+        for e in written.entries
+        if e.dtype not in layout.dtypes
+    ]
+    if problems:
+        raise FormatError(f"{conversion.layout} cannot hold these arrays", problems=problems)
+
+
+def entries_of(conversion: Conversion, aliases: Mapping[str, str]) -> Written:
+    """Every entry that is written, scales among them, sorted by name."""
+    entries: list[Entry] = []
+    for row in conversion.rows:
+        if row.name in aliases:
+            continue
+        entries.append(Entry(row.name, row.shape, row.storage.dtype))
+        if row.storage.scale != "none":
+            shape = row.shape[:1] if row.storage.scale == "rows" else ()
+            entries.append(Entry(f"{row.name}_scale", shape, "float32"))
+    return Written(tuple(sorted(entries, key=lambda e: e.name)), aliases)
+
+
+def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    assert conversion.specification is not None
+    write_ctranslate2(directory / "model.bin", *conversion.specification, written.entries, arrays, written.aliases)
+
+
+def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    def pairs() -> Iterator[tuple[str, Array]]:
+        for entry, array in zip(written.entries, arrays, strict=True):
+            yield entry.name, array
+
+    write_marian(directory / "model.npz", conversion.header[CONFIG], pairs())
+
+
+def _safetensors(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
+
+
+_SAFETENSORS = (
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+)  # fmt: skip
+
+LAYOUTS: dict[str, Layout] = {
+    "model.bin": Layout(_model_bin, TYPES, aliases=True, limit=LIMIT),
+    "model.npz": Layout(_model_npz, ("float32", "float16", "bfloat16")),
+    "model.safetensors": Layout(_safetensors, _SAFETENSORS),
+}

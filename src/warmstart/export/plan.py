@@ -1,0 +1,271 @@
+"""A conversion as data: what is written from what, and that nothing of the source is forgotten. No weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from warmstart.errors import ConfigError, DialectError, Problem
+from warmstart.export.quantize import Storage, already_quantized, storage_of
+from warmstart.formats.checkpoint import dtype_of
+from warmstart.models.family import Dialect, Facts, Family
+from warmstart.spec.mapping import Link, Reading, expand
+from warmstart.spec.ops import Chain, Generated, Op, Shape, ShapeMismatch
+from warmstart.spec.templates import matches
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may ask of a conversion.
+
+    Attributes:
+        quantization: one of ``quantize.QUANTIZATIONS``; ``none`` keeps every dtype.
+        strict: arrays and options that nothing explains are refused rather than listed.
+        requantize: what is rounded already may be rounded again.
+        report: measure how far every stored array is from its source.
+    """
+
+    quantization: str = "none"
+    strict: bool = True
+    requantize: bool = False
+    report: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One array of the target: output ``index`` of ``op`` backwards over the canonical arrays ``sources``.
+
+    ``dtype`` is the one it is computed in, ``storage`` how it is stored.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    sources: tuple[str, ...]
+    op: Op
+    index: int
+    storage: Storage
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored, without the scale."""
+        return int(np.prod(self.shape, dtype=np.int64)) * dtype_of(self.storage.dtype).itemsize
+
+    @property
+    def generated(self) -> bool:
+        return not self.sources
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where every array of the source went.
+
+    Attributes:
+        used: source array → canonical names that it gives.
+        checked: source arrays that repeat or follow from others, and are compared with them.
+        left: source array → why it stays behind.
+        generated: arrays of the target that come from the configuration alone.
+        lossy: what of the source cannot return → why.
+    """
+
+    used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checked: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+    generated: tuple[str, ...] = ()
+    lossy: Mapping[str, str] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and by name what did not simply move."""
+        return {
+            "used": len(self.used),
+            "checked": list(self.checked),
+            "left_behind": dict(self.left),
+            "generated": list(self.generated),
+            "lossy": dict(self.lossy),
+        }
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be done: ``rows`` sorted by name, ``ties`` of rows known without reading, and the ledger."""
+
+    rows: tuple[Row, ...]
+    ledger: Ledger
+    options: Options
+    layout: str
+    specification: tuple[str, int] | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned conversion, what it reads, and the small files beside the arrays."""
+
+    conversion: Conversion
+    reading: Reading
+    files: Mapping[str, bytes]
+
+
+def plan_conversion(
+    family: Family,
+    config: BaseModel,
+    reading: Reading,
+    source: Dialect | None,
+    target: Dialect,
+    options: Options,
+    facts: Facts | None = None,
+) -> Conversion:
+    """Every array of ``target`` from the canonical arrays of ``reading``, which ``source`` has read.
+
+    Raises:
+        DialectError: arrays are missing, have another shape than the family's algebra asks for, or would be left
+            behind unexplained; all at once.
+        ConfigError: a quantization that the target does not have, or that would round twice.
+    """
+    facts = facts or Facts()
+    target = target.adapt(facts)
+    if options.quantization != "none" and target.layout != "model.bin":
+        raise ConfigError(
+            f"--quantize does not go with --to {target.name}", todo="leave it out, or use --to ctranslate2"
+        )
+    problems = _algebra(family, config, reading, source)
+    links = [link for link in expand(target.rules(config)) if not link.alternative]
+    storages = {p.name: p.storage for p in family.parameters(config)}
+    rows: list[Row] = []
+    spelt: set[str] = set()
+    for link in links:
+        sources = tuple(storages.get(name, name) for name in link.canonical)
+        spelt.update(sources)
+        absent = [name for name in sources if name not in reading.origins]
+        if absent:
+            if not link.optional and all(name in storages.values() for name in absent):
+                continue  # _algebra has said it
+            if not link.optional:
+                what = f"{', '.join(absent)} is needed for {', '.join(link.foreign)}"
+                problems.append(Problem(what, todo="correct the dialect's rules"))
+            continue
+        try:
+            rows += _rows(link, sources, reading, target, options)
+        except ShapeMismatch as error:
+            problems.append(Problem(f"{', '.join(link.foreign)} cannot be written", found=str(error)))
+    ledger = _ledger(config, reading, source, rows, spelt)
+    if options.strict:
+        unexplained = [n for n, why in ledger.left.items() if why == _NOBODY or n in reading.origins]
+        problems += [Problem(f"{n} would be left behind", found=ledger.left[n]) for n in unexplained]
+    if problems:
+        raise DialectError(
+            f"this model cannot be converted to {target.name}",
+            where=reading.checkpoint.path,
+            problems=problems,
+            todo="--no-strict leaves behind what is listed so" if options.strict and len(problems) else None,
+        )
+    _refuse_rounding_twice(rows, ledger, options, target)
+    ordered = tuple(sorted(rows, key=lambda row: row.name))
+    return Conversion(
+        ordered, ledger, options, target.layout, target.specification(config), target.header(config, facts)
+    )
+
+
+_NOBODY = "no rule of the dialect speaks of it"
+
+
+def _algebra(family: Family, config: BaseModel, reading: Reading, source: Dialect | None) -> list[Problem]:
+    """Every storage is there, in the shape that the configuration says."""
+    problems: list[Problem] = []
+    theirs: dict[str, str] = {}
+    for link in expand(source.rules(config)) if source is not None else ():
+        for name in link.canonical:
+            theirs.setdefault(name, ", ".join(link.foreign))
+    seen: set[str] = set()
+    for p in family.parameters(config):
+        if p.storage in seen:
+            continue
+        seen.add(p.storage)
+        origin = reading.origins.get(p.storage)
+        if origin is None:
+            name = theirs.get(p.storage, p.storage)
+            problems.append(Problem(f"{name} is missing", expected=f"{p.storage} of shape {list(p.shape)}"))
+        elif packed := [f for f in origin.link.foreign if not reading.checkpoint.entries[f].readable]:
+            kind = reading.checkpoint.entries[packed[0]].dtype
+            problems.append(Problem(f"{packed[0]} is packed as {kind}, whose values cannot be converted"))
+        elif origin.shape != p.shape:
+            problems.append(
+                Problem(
+                    f"{', '.join(origin.link.foreign)} has another shape than the configuration says",
+                    expected=f"{list(p.shape)} ({', '.join(p.axes)}) for {p.storage}",
+                    found=str(list(origin.shape)),
+                )
+            )
+    extra = [name for name in reading.origins if name not in seen]
+    problems += [
+        Problem(f"{', '.join(reading.origins[n].link.foreign)} has no place in the family", found=n) for n in extra
+    ]
+    return problems
+
+
+def _rows(link: Link, sources: tuple[str, ...], reading: Reading, target: Dialect, options: Options) -> list[Row]:
+    origins = [reading.origins[name] for name in sources]
+    shapes = link.op.backward_shapes([origin.shape for origin in origins])
+    dtype = promoted([origin.dtype for origin in origins]) if origins else _generated_dtype(link.op)
+    rows = []
+    for index, (name, shape) in enumerate(zip(link.foreign, shapes, strict=True)):
+        quantizable = target.quantizable(name)
+        if already_quantized(dtype, quantizable, options.quantization):
+            raise ConfigError(
+                "this weight is quantized already",
+                where=name,
+                found=dtype,
+                todo="leave --quantize out to pass it on as it is",
+            )
+        storage = storage_of(dtype, len(shape), quantizable, options.quantization)
+        rows.append(Row(name, tuple(shape), dtype, sources, link.op, index, storage))
+    return rows
+
+
+def promoted(dtypes: Sequence[str]) -> str:
+    """The dtype of several arrays joined."""
+    found = sorted(set(dtypes))
+    return found[0] if len(found) == 1 else np.result_type(*map(dtype_of, found)).name
+
+
+def _generated_dtype(op: Op) -> str:
+    last = op.ops[-1] if isinstance(op, Chain) else op
+    return last.dtype if isinstance(last, Generated) else "float32"
+
+
+def _ledger(
+    config: BaseModel, reading: Reading, source: Dialect | None, rows: Sequence[Row], spelt: set[str]
+) -> Ledger:
+    used: dict[str, tuple[str, ...]] = {}
+    lossy: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for name, origin in reading.origins.items():
+        for foreign in origin.link.foreign:
+            used[foreign] = (*used.get(foreign, ()), name)
+        if origin.link.op.kind == "lossy":
+            lossy[name] = type(origin.link.op).__name__
+        if name not in spelt:
+            left[name] = "the target has no place for it"
+    explained = source.left_behind(config) if source is not None else {}
+    for array in reading.unknown:
+        left[array] = next((why for pattern, why in explained.items() if matches(pattern, array)), _NOBODY)
+    lossy.update(getattr(reading.checkpoint, "dequantized", {}))
+    checked = tuple(f for link in reading.checks for f in link.foreign)
+    return Ledger(used, checked, left, tuple(row.name for row in rows if row.generated), lossy)
+
+
+def _refuse_rounding_twice(rows: Sequence[Row], ledger: Ledger, options: Options, target: Dialect) -> None:
+    rounded = [row for row in rows if row.storage.scale != "none" and any(s in ledger.lossy for s in row.sources)]
+    dequantized = [name for name in ledger.lossy if name in ledger.used]
+    if options.requantize or options.quantization == "none" or not (rounded or dequantized):
+        return
+    raise ConfigError(
+        "the source is quantized already, and would be rounded a second time",
+        where=(rounded[0].name if rounded else dequantized[0]),
+        found=ledger.lossy[dequantized[0]] if dequantized else None,
+        todo="--requantize does it knowingly; the model in float32 would give a better one",
+    )

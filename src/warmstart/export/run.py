@@ -1,0 +1,206 @@
+"""A conversion carried out: one target array after another, read, computed and written at the same time.
+
+Threads compute (numpy releases the lock); large arrays are encoded in blocks of rows. What is under way at once is
+bounded in bytes, so that memory grows with the largest array and not with the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from warmstart.errors import DialectError, Problem
+from warmstart.export.aliases import find_aliases, same_bytes
+from warmstart.export.layouts import LAYOUTS, check, entries_of
+from warmstart.export.plan import Conversion, Row
+from warmstart.export.quantize import Encoder, Loss
+from warmstart.formats.checkpoint import Array, dtype_of
+from warmstart.formats.mapped import forget
+from warmstart.spec.mapping import Link, Reading
+from warmstart.spec.ops import ShapeMismatch
+from warmstart.storage.progress import Progress
+
+_BLOCK = 2**18  # elements that one thread encodes at a time
+_LARGE = 2**21  # elements from which an array is encoded in blocks
+_UNDER_WAY = 2**25  # bytes of arrays that are computed ahead of the writer
+
+
+@dataclass
+class Outcome:
+    """What a conversion did: aliases, and the loss of each stored array where a report was asked for."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    losses: dict[str, tuple[str, Loss]] = field(default_factory=dict)
+
+
+def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *, progress: bool = False) -> Outcome:
+    """Write the arrays of ``conversion`` into ``directory``.
+
+    Raises:
+        DialectError: arrays of the source that should follow from others do not.
+        FormatError: an array cannot be stored as asked (not finite, too large), named.
+        StorageError: the disk.
+    """
+    layout = LAYOUTS[conversion.layout]
+    check(conversion, entries_of(conversion, {}))
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        _compare(reading, pool)
+        aliases = find_aliases(conversion, reading, lambda row: compute(row, reading), pool) if layout.aliases else {}
+        outcome = Outcome(aliases)
+        rows = [row for row in conversion.rows if row.name not in aliases]
+        with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
+            work = _Work(conversion, reading, pool, outcome, bar if progress else None)
+            layout.write(directory, conversion, entries_of(conversion, aliases), work.arrays(rows))
+    return outcome
+
+
+def compute(row: Row, reading: Reading) -> Array:
+    """The array of ``row`` in its own dtype; a view of the source where its layout allows."""
+    return _cast(row.op.backward([reading.raw(name) for name in row.sources])[row.index], row)
+
+
+def _cast(array: Array, row: Row) -> Array:
+    return np.asarray(array) if array.dtype.name == row.dtype else np.asarray(array, dtype_of(row.dtype))
+
+
+class _Work:
+    """Rows on their way from the source to the writer."""
+
+    def __init__(
+        self, conversion: Conversion, reading: Reading, pool: ThreadPoolExecutor, outcome: Outcome, bar: Progress | None
+    ) -> None:
+        self._options, self._reading, self._pool = conversion.options, reading, pool
+        self._outcome, self._bar = outcome, bar
+
+    def arrays(self, rows: list[Row]) -> Iterator[Array]:
+        """What is stored, in the order of the rows; scales follow their weight."""
+        ahead: deque[tuple[Row, Future[Encoder]]] = deque()
+        waiting, under_way = iter(rows), 0
+        upcoming = next(waiting, None)
+        while upcoming is not None or ahead:
+            while upcoming is not None and (not ahead or under_way + _cost(upcoming) <= _UNDER_WAY):
+                if upcoming.shape and np.prod(upcoming.shape) >= _LARGE:
+                    if ahead:
+                        break
+                    ahead.append((upcoming, _done(self._in_blocks(upcoming))))
+                else:
+                    ahead.append((upcoming, self._pool.submit(self._whole, upcoming)))
+                under_way += _cost(upcoming)
+                upcoming = next(waiting, None)
+            row, future = ahead.popleft()
+            encoder = future.result()
+            under_way -= _cost(row)
+            yield encoder.values
+            if encoder.scale is not None:
+                yield encoder.scale
+            if self._options.report:
+                self._outcome.losses[row.name] = (row.storage.dtype, encoder.loss())
+            if self._bar is not None:
+                self._bar.update(row.nbytes)
+
+    def _encoder(self, row: Row) -> Encoder:
+        return Encoder(row.name, row.shape, row.storage, report=self._options.report)
+
+    def _whole(self, row: Row) -> Encoder:
+        array = compute(row, self._reading)
+        if _stored_already(row, array):
+            return Encoder.of_stored(row.name, array)
+        encoder = self._encoder(row)
+        if array.ndim == 0:
+            encoder.cast(array, encoder.values)
+            return encoder
+        if row.storage.scale == "whole":
+            encoder.set_largest(_largest(array))
+        for start, block in _blocks(array):
+            encoder.block(block, start)
+        self._forget(row)
+        return encoder
+
+    def _in_blocks(self, row: Row) -> Encoder:
+        array = compute(row, self._reading)
+        if _stored_already(row, array):
+            return Encoder.of_stored(row.name, array)
+        encoder = self._encoder(row)
+        if row.storage.scale == "whole":
+            encoder.set_largest(max(self._pool.map(lambda part: _largest(part[1]), _blocks(array))))
+
+        def work(part: tuple[int, Array]) -> None:
+            encoder.block(part[1], part[0])
+            forget(part[1])
+
+        for _ in self._pool.map(work, _blocks(array)):
+            pass
+        self._forget(row)
+        return encoder
+
+    def _forget(self, row: Row) -> None:
+        computed = getattr(self._reading.checkpoint, "dequantized", {})
+        for name in row.sources:
+            for foreign in self._reading.origins[name].link.foreign:
+                if foreign in computed:
+                    continue
+                forget(self._reading.checkpoint.raw(foreign))
+
+
+def _stored_already(row: Row, array: Array) -> bool:
+    """Whether the array's own bytes are what is stored: the writer takes them from the source's mapped file."""
+    return row.storage.scale == "none" and array.dtype.name == row.storage.dtype and bool(array.flags.c_contiguous)
+
+
+def _done(encoder: Encoder) -> Future[Encoder]:
+    future: Future[Encoder] = Future()
+    future.set_result(encoder)
+    return future
+
+
+def _cost(row: Row) -> int:
+    """Bytes that are held while ``row`` is under way: what it is computed from, and what is stored."""
+    return int(np.prod(row.shape, dtype=np.int64)) * dtype_of(row.dtype).itemsize + row.nbytes
+
+
+def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
+    step = max(1, _BLOCK // max(1, array[:1].size))
+    for start in range(0, len(array), step):
+        yield start, array[start : start + step]
+
+
+def _largest(array: Array) -> float:
+    """max|w|, NaN if there is one."""
+    if not array.size:
+        return 0.0
+    return float(np.maximum(np.max(array), -np.min(array)))
+
+
+def _compare(reading: Reading, pool: ThreadPoolExecutor) -> None:
+    """Arrays that follow from others must be what they follow from.
+
+    Raises:
+        DialectError: some are not; all are named.
+    """
+    problems = [problem for problem in pool.map(lambda link: difference(link, reading), reading.checks) if problem]
+    if problems:
+        raise DialectError(
+            "arrays of the source contradict each other", where=reading.checkpoint.path, problems=problems
+        )
+
+
+def difference(link: Link, reading: Reading) -> Problem | None:
+    """How what ``link`` says differs from what the rest of the source says, if it does."""
+    arrays = [reading.checkpoint.raw(name) for name in link.foreign]
+    try:
+        given = link.op.forward(arrays)
+    except ShapeMismatch as error:
+        return Problem(f"{', '.join(link.foreign)} is not what the configuration says", found=str(error))
+    for name, array in zip(link.canonical, given, strict=True):
+        if not same_bytes(array, reading.raw(name)):
+            return Problem(
+                f"{', '.join(link.foreign)} is not the same as {name}",
+                expected="one array under two names: the model is said to share it",
+            )
+    return None

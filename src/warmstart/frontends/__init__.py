@@ -1,0 +1,1 @@
+"""Other systems' own commands and files, translated into ours."""

@@ -1,0 +1,264 @@
+"""What a CTranslate2 model is to every family: its files, and older or quantized arrays seen as today's floats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from warmstart.errors import VocabularyError
+from warmstart.formats.checkpoint import Array, Checkpoint, Entry
+from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
+from warmstart.models.family import Dialect
+from warmstart.spec.templates import match, rename
+from warmstart.vocabularies.load import load_vocabulary
+from warmstart.vocabularies.tokens import TokenVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+ROUNDED_SINCE = 5  # older versions truncated
+
+
+class ModelBin(Dialect):
+    """Base of every family's ``ctranslate2`` dialect."""
+
+    name = "ctranslate2"
+    layout = "model.bin"
+    specifications: tuple[str, ...] = ()
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.format == "ctranslate2" and specification_of(checkpoint) in self.specifications
+
+    def view(self, checkpoint: Checkpoint) -> Checkpoint:
+        return Floats(checkpoint)
+
+    def quantizable(self, name: str) -> bool:
+        return quantizable(name)
+
+
+def quantizable(name: str) -> bool:
+    """Whether CTranslate2 keeps a scale beside the array: the ``weight`` of linear layers, convolutions, tables."""
+    return name.rpartition("/")[2] == "weight"
+
+
+def specification_of(checkpoint: Checkpoint) -> str:
+    """Today's name of the specification."""
+    name = str(checkpoint.metadata.get("specification"))
+    return "TransformerSpec" if name in ("", "TransformerBase", "TransformerBig") else name
+
+
+class Upgraded(Checkpoint):
+    """A ``model.bin`` of any version with the names and the attributes of version 6; arrays as they are stored.
+
+    Scales of int16 that older versions left out (1000) are entries here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.original = cast(CTranslate2Checkpoint, checkpoint)
+        meta = checkpoint.metadata
+        self._names: dict[str, str] = {}
+        self._made: dict[str, Array] = {}
+        self.rounded = meta["binary_version"] >= ROUNDED_SINCE
+        transformer = specification_of(checkpoint) == "TransformerSpec"
+        for name in checkpoint.entries:
+            self._names[_today(name, meta["binary_version"], meta["revision"]) if transformer else name] = name
+        if transformer and meta["revision"] < 7:
+            self._attributes(str(meta["specification"]), meta["revision"])
+        entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self._names.items()}
+        texts = [n for n in entries if n.rpartition("/")[2] in _MOVED and "/" not in n]
+        self.moved = {n: self._text(self._names[n]) for n in texts}  # to config.json since version 6
+        for name in texts:
+            del entries[name]
+        for name, entry in list(entries.items()):
+            if entry.dtype == "int16" and entry.shape and f"{name}_scale" not in entries and quantizable(name):
+                self._made[f"{name}_scale"] = np.float32(1000) * np.ones((), np.float32)
+        entries.update({n: Entry(n, a.shape, a.dtype.name) for n, a in self._made.items()})
+        backwards = {old: new for new, old in self._names.items()}
+        super().__init__(
+            checkpoint.path,
+            checkpoint.format,
+            entries,
+            checkpoint.metadata,
+            files=checkpoint.files,
+            ties={backwards[a]: backwards[b] for a, b in checkpoint.ties.items()},
+        )
+
+    def read(self, name: str) -> Array:
+        made = self._made.get(name)
+        return self.original.read(self._names[name]) if made is None else made
+
+    def raw(self, name: str) -> Array:
+        made = self._made.get(name)
+        return self.original.raw(self._names[name]) if made is None else made
+
+    def vocabulary(self, name: str) -> list[str]:
+        """Tokens of one of the vocabularies beside the file."""
+        return self.original.vocabulary(name)
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The value of a scalar, or ``default``."""
+        entry = self.entries.get(name)
+        return default if entry is None or entry.shape else self.read(name).item()
+
+    def _text(self, name: str) -> Any:
+        array = self.original.read(name)
+        return array.tobytes().decode("utf-8", "replace") if array.ndim else bool(array.item())
+
+    def _attributes(self, specification: str, revision: int) -> None:
+        """What stood at the top or was left to the specification's name until revision 5."""
+        heads = {"TransformerBig": 16}.get(specification, 8)
+        defaults: dict[str, Array] = {"num_heads": np.asarray(np.int16(heads))} if revision < 3 else {}
+        for attribute in (
+            "num_heads",
+            "pre_norm",
+            "activation",
+            "alignment_layer",
+            "alignment_heads",
+            "embeddings_merge",
+        ):
+            old = self._names.pop(attribute, None)
+            value = defaults.get(attribute) if old is None else self.original.read(old)
+            sides = {"alignment_layer": ("decoder",), "alignment_heads": ("decoder",), "embeddings_merge": ("encoder",)}
+            for side in sides.get(attribute, ("encoder", "decoder")):
+                if value is not None and f"{side}/{attribute}" not in self._names:
+                    self._made[f"{side}/{attribute}"] = np.asarray(value)
+
+
+_MOVED = (
+    "unk_token", "bos_token", "eos_token", "decoder_start_token", "with_source_bos", "with_source_eos",
+    "with_target_bos", "user_decoder_start_tokens",
+)  # fmt: skip
+
+
+def _today(name: str, version: int, revision: int) -> str:
+    if version == 1:
+        name = _first_name(name)
+    if revision < 4:
+        name = rename("encoder/embeddings/**", "encoder/embeddings_0/**", name) or name
+    return name
+
+
+def _first_name(name: str) -> str:
+    parts = name.removesuffix(":0").split("/")
+    if parts[0] != "transformer":
+        return name
+    side, *rest = parts[1:]
+    simple = {
+        ("w_embs",): "embeddings/weight",
+        ("dense", "kernel"): "projection/weight",
+        ("dense", "bias"): "projection/bias",
+        ("LayerNorm", "beta"): "layer_norm/beta",
+        ("LayerNorm", "gamma"): "layer_norm/gamma",
+    }
+    if tuple(rest) in simple:
+        return f"{side}/{simple[tuple(rest)]}"
+    if len(rest) != 4 or match("layer_{i}", rest[0]) is None:
+        return name
+    layer, block, part, what = rest
+    block = {"masked_multi_head": "self_attention", "ffn": "ffn"}.get(
+        block, "attention" if side == "decoder" else "self_attention"
+    )
+    number = part.removeprefix("conv1d").removeprefix("_") or "0"
+    part = "layer_norm" if part == "LayerNorm" else f"linear_{number}"
+    return f"{side}/{layer}/{block}/{part}/{ {'kernel': 'weight'}.get(what, what) }"
+
+
+class Floats(Checkpoint):
+    """A ``model.bin`` whose integers are read as the float32 that they stand for: q / scale.
+
+    ``dequantized`` says for each such array how far the original value may have been.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.stored = Upgraded(checkpoint)
+        self.dequantized: dict[str, str] = {}
+        entries: dict[str, Entry] = {}
+        for name, entry in self.stored.entries.items():
+            weight = name.removesuffix("_scale")
+            if weight != name and weight in self.stored.entries:
+                continue
+            entries[name] = entry
+            if self._scaled(name):
+                far = "half a step" if self.stored.rounded else "one step"
+                self.dequantized[name] = f"dequantized from {entry.dtype}: at most {far} of 1/scale from the original"
+                entries[name] = replace(entry, dtype="float32")
+        s = self.stored
+        super().__init__(s.path, s.format, entries, s.metadata, files=s.files, ties=s.ties)
+
+    def raw(self, name: str) -> Array:
+        return self.read(name) if name in self.dequantized else self.stored.raw(name)
+
+    def vocabulary(self, name: str) -> list[str]:
+        """Tokens of one of the vocabularies beside the file."""
+        return self.stored.vocabulary(name)
+
+    def _scaled(self, name: str) -> bool:
+        entry = self.stored.entries[name]
+        target = self.stored.ties.get(name, name)
+        return entry.dtype in ("int8", "int16") and f"{target}_scale" in self.stored.entries
+
+    def read(self, name: str) -> Array:
+        array = self.stored.read(name)
+        if name not in self.dequantized:
+            return array
+        scale = self.stored.read(f"{self.stored.ties.get(name, name)}_scale")
+        return np.asarray(array, np.float32) / scale.reshape(scale.shape + (1,) * (array.ndim - scale.ndim))
+
+
+def json_file(value: object) -> bytes:
+    """JSON as CTranslate2 writes ``config.json``."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def vocabulary_files(vocabularies: Mapping[str, Sequence[str]]) -> dict[str, bytes]:
+    """``SIDE_vocabulary.json`` for every side, or ``shared_vocabulary.json`` where all are one."""
+    tables = {side: list(tokens) for side, tokens in vocabularies.items()}
+    first = next(iter(tables.values()))
+    if all(table == first for table in tables.values()):
+        tables = {"shared": first}
+    return {f"{side}_vocabulary.json": _json_list(table) for side, table in tables.items()}
+
+
+def _json_list(tokens: list[str]) -> bytes:
+    """``json.dumps(tokens, indent=2)``, which Python spells in C only without an indent."""
+    if not tokens:
+        return b"[]"
+    lines = json.dumps(tokens, separators=(",\n  ", ":"))
+    return f"[\n  {lines[1:-1]}\n]".encode("ascii")
+
+
+def read_vocabularies(checkpoint: Checkpoint, files: Sequence[str], sizes: Mapping[str, int]) -> dict[str, Vocabulary]:
+    """Vocabularies by side (``sizes``: side → rows of its table) from ``files`` or from beside the ``model.bin``.
+
+    The engine appends ``<unk>`` where it is missing, and so does this.
+
+    Raises:
+        VocabularyError: another number of files.
+    """
+    if files:
+        paths = [Path(f) for f in files]
+        paths = paths * len(sizes) if len(paths) == 1 else paths
+        if len(paths) != len(sizes):
+            raise VocabularyError("another number of vocabularies", expected=len(sizes), found=len(paths))
+        return {side: load_vocabulary(path) for side, path in zip(sizes, paths, strict=True)}
+    kept = Path(checkpoint.path).parent / "vocabularies"
+    if kept.is_dir():  # of our own conversions: they know how text becomes tokens
+        found = {f.stem: load_vocabulary(f) for f in sorted(kept.glob("*"))}
+        if set(found) == set(sizes):
+            return found
+    there = checkpoint.metadata.get("vocabularies", {})
+    special = {"unk_token": "<unk>", "eos_token": "</s>", **(checkpoint.metadata.get("config") or {})}
+    tables: dict[str, Vocabulary] = {}
+    for side, rows in sizes.items():
+        key = next((k for k in (side, "shared", "vocabulary") if k in there), None)
+        if key is None:
+            continue
+        tokens = cast(CTranslate2Checkpoint, checkpoint).vocabulary(key)
+        unk = special["unk_token"]
+        if unk not in tokens and len(tokens) == rows - 1:
+            tokens = [*tokens, unk]
+        tables[side] = TokenVocabulary(tokens, special["eos_token"], unk)
+    return tables

@@ -1,0 +1,8 @@
+"""How each framework spells the encoder-decoder Transformer: one file for each."""
+
+from __future__ import annotations
+
+from warmstart.models.transformer.dialects.ctranslate2 import CTranslate2Dialect
+from warmstart.models.transformer.dialects.marian import MarianDialect
+
+__all__ = ["CTranslate2Dialect", "MarianDialect"]

@@ -1,0 +1,306 @@
+"""How CTranslate2 spells the encoder-decoder Transformer (``TransformerSpec``, revision 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from warmstart.errors import DialectError, Problem
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.family import Facts
+from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.positions import sinusoids
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import Generated, Split, constant
+from warmstart.spec.templates import match
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}
+MAX_POSITIONS = 2048
+_ENCODINGS = ("decoder/position_encodings/encodings", "encoder/position_encodings/encodings")
+
+
+@dataclass(frozen=True)
+class CTranslate2Dialect(ModelBin):
+    """Weights [out, in], Q‖K‖V joined, positions written out.
+
+    Its converters differ in details that follow the source: Marian's says ``scale_embeddings`` as a switch, others
+    as the number (``scale``).
+    """
+
+    specifications = ("TransformerSpec",)
+    scale: str = "flag"
+
+    def adapt(self, facts: Facts) -> CTranslate2Dialect:
+        return replace(self, scale="number" if facts.dialect in ("transformers", "fairseq") else "flag")
+
+    def specification(self, config: TransformerConfig) -> tuple[str, int]:
+        return "TransformerSpec", 7
+
+    def rules(self, config: TransformerConfig) -> list[Rule]:
+        c = config
+        if not c.normalize_keys:
+            raise DialectError(
+                "CTranslate2 always normalises keys and values; this model was trained without",
+                todo="use `warmstart translate` with the native engine, or train it further with normalize_keys: true",
+            )
+        rules = [
+            rule("decoder/embeddings/weight", "decoder.embedding.weight"),
+            rule("encoder/embeddings_0/weight", "encoder.embedding.weight"),
+            rule("decoder/projection/weight", "decoder.output.weight"),
+        ]
+        if c.output_bias:
+            rules.append(rule("decoder/projection/bias", "decoder.output.bias"))
+        if c.positions == "learned":
+            rules.append(rule(_ENCODINGS[0], "positions.weight"))
+            rules.append(rule(_ENCODINGS[1], "positions.weight", copy=True))
+        elif c.sinusoids != "from_one":
+            length = c.max_positions or MAX_POSITIONS
+            table = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model))
+            rules += [rule(name, (), table) for name in _ENCODINGS]
+        rules += [rule(name, (), constant(value)) for name, value in self._attributes(c).items()]
+        for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+            if c.norm == "pre":
+                rules += _norm(f"{side}/layer_norm", f"{side}.norm", {})
+            if c.layernorm_embedding:
+                rules += _norm(f"{side}/layernorm_embedding", f"{side}.embedding_norm", {})
+            rules += self._layer(side, {"i": layers})
+        return rules
+
+    def _layer(self, side: str, each: Mapping[str, int]) -> list[Rule]:
+        theirs, ours = f"{side}/layer_{{i}}", f"{side}.layers.{{i}}"
+        own, cross = f"{ours}.self_attention", f"{ours}.cross_attention"
+        rules: list[Rule] = []
+        for what in ("weight", "bias"):
+            qkv = [f"{own}.{p}.{what}" for p in ("query", "key", "value")]
+            rules += [
+                rule(f"{theirs}/self_attention/linear_0/{what}", qkv, Split(3), each=each),
+                rule(f"{theirs}/self_attention/linear_1/{what}", f"{own}.output.{what}", each=each),
+                rule(f"{theirs}/ffn/linear_0/{what}", f"{ours}.ffn.up.{what}", each=each),
+                rule(f"{theirs}/ffn/linear_1/{what}", f"{ours}.ffn.down.{what}", each=each),
+            ]
+            if side == "decoder":
+                kv = [f"{cross}.key.{what}", f"{cross}.value.{what}"]
+                rules += [
+                    rule(f"{theirs}/attention/linear_0/{what}", f"{cross}.query.{what}", each=each),
+                    rule(f"{theirs}/attention/linear_1/{what}", kv, Split(2), each=each),
+                    rule(f"{theirs}/attention/linear_2/{what}", f"{cross}.output.{what}", each=each),
+                ]
+        rules += _norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
+        rules += _norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
+        if side == "decoder":
+            rules += _norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attention_norm", each)
+        return rules
+
+    def _attributes(self, c: TransformerConfig) -> dict[str, np.generic]:
+        flags: dict[str, np.generic] = {
+            "encoder/embeddings_merge": np.int8(0),
+            "encoder/multi_query_attention": np.int8(0),
+            "decoder/alibi": np.int8(0),
+            "decoder/alibi_use_positive_positions": np.int8(0),
+            "decoder/scale_alibi": np.int8(0),
+            "decoder/alignment_layer": np.int16(c.alignment_layer),
+            "decoder/alignment_heads": np.int16(c.alignment_heads),
+            "decoder/start_from_zero_embedding": np.int8(c.decoder_start == "zero"),
+        }
+        number = np.float32(math.sqrt(c.d_model) if c.scale_embeddings else 1.0)
+        for side in ("encoder", "decoder"):
+            flags[f"{side}/activation"] = np.int8(ACTIVATIONS[c.activation])
+            flags[f"{side}/num_heads"] = np.int16(c.num_heads)
+            flags[f"{side}/pre_norm"] = np.int8(c.norm == "pre")
+            flags[f"{side}/scale_embeddings"] = np.int8(c.scale_embeddings) if self.scale == "flag" else number
+        return flags
+
+    def files(
+        self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
+    ) -> Mapping[str, bytes]:
+        target = vocabularies["target"]
+        eos, bos = target.tokens[target.eos_id], getattr(target, "bos", None) or "<s>"
+        start = {"zero": bos, "bos": bos, "eos": eos, "pad": getattr(target, "pad", None), "given": None}
+        content = {
+            "add_source_bos": config.source_bos,
+            "add_source_eos": config.source_eos,
+            "bos_token": bos,
+            "decoder_start_token": start[config.decoder_start],
+            "eos_token": eos,
+            "layer_norm_epsilon": None if config.layer_norm_epsilon == 1e-5 else config.layer_norm_epsilon,
+            "multi_query_attention": False,
+            "unk_token": "<unk>" if target.unk_id is None else target.tokens[target.unk_id],
+        }
+        tables = {side: vocabularies[side].tokens for side in ("source", "target")}
+        return {"config.json": json_file(content), **vocabulary_files(tables)}
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        tables = {"source": "encoder/embeddings_0/weight", "target": "decoder/embeddings/weight"}
+        there = self.view(checkpoint) if not isinstance(checkpoint, Floats) else checkpoint
+        sizes = {side: there.entries[name].shape[0] for side, name in tables.items() if name in there.entries}
+        return read_vocabularies(checkpoint, files, sizes)
+
+    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
+        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+        return _Reader(stored).config()
+
+
+def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    return [
+        rule(f"{theirs}/gamma", f"{ours}.weight", each=each),
+        rule(f"{theirs}/beta", f"{ours}.bias", each=each),
+    ]
+
+
+_FLAGS = {
+    "encoder/embeddings_merge": 0, "encoder/multi_query_attention": 0, "decoder/alibi": 0, "decoder/scale_alibi": 0,
+    "decoder/alibi_use_positive_positions": 0,
+}  # fmt: skip
+
+
+class _Reader:
+    """The configuration of a model.bin from its attributes, the shapes of its arrays and its config.json."""
+
+    def __init__(self, stored: Upgraded) -> None:
+        self.stored = stored
+        self.problems: list[Problem] = []
+
+    def config(self) -> TransformerConfig:
+        names, entries = set(self.stored.entries), self.stored.entries
+        for name, value in _FLAGS.items():
+            found = self.stored.attribute(name, value)
+            self._expect(found == value, f"{name}: {found} is not supported")
+        for name in ("encoder/embeddings_1/weight", "decoder/project_in/weight"):
+            self._expect(name not in names, f"{name} is not supported")
+        needed = [f"{side}/{part}" for side, part in _NEEDED]
+        self._expect(not (absent := [n for n in needed if n not in names]), f"arrays are missing: {', '.join(absent)}")
+        self._raise()
+        d_model = entries["decoder/embeddings/weight"].shape[-1]
+        self._widths(d_model)
+        values = dict(
+            source_vocab_size=entries["encoder/embeddings_0/weight"].shape[0],
+            target_vocab_size=entries["decoder/embeddings/weight"].shape[0],
+            d_model=d_model,
+            num_heads=self._both("num_heads", 8),
+            d_ff=entries["encoder/layer_0/ffn/linear_0/weight"].shape[0],
+            decoder_d_ff=self._decoder_d_ff(),
+            encoder_layers=self._layers("encoder"),
+            decoder_layers=self._layers("decoder"),
+            activation=self._activation(),
+            norm="pre" if self._both("pre_norm", 1) else "post",
+            tied_embeddings=self._tied(),
+            output_bias="decoder/projection/bias" in names,
+            scale_embeddings=self._scaled(d_model),
+            layernorm_embedding="decoder/layernorm_embedding/gamma" in names,
+            alignment_layer=self.stored.attribute("decoder/alignment_layer", -1),
+            alignment_heads=self.stored.attribute("decoder/alignment_heads", 1),
+            **self._positions(d_model),
+            **self._tokens(),
+        )
+        self._raise()
+        try:
+            return TransformerConfig.model_validate(values)
+        except ValueError as error:
+            self.problems.append(Problem(str(error)))
+            self._raise()
+            raise
+
+    def _raise(self) -> None:
+        if self.problems:
+            raise DialectError(
+                "this CTranslate2 model is not supported", where=self.stored.path, problems=self.problems
+            )
+
+    def _expect(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.problems.append(Problem(what))
+
+    def _both(self, attribute: str, default: int) -> int:
+        found = {self.stored.attribute(f"{side}/{attribute}", default) for side in ("encoder", "decoder")}
+        self._expect(len(found) == 1, f"{attribute} differs on the two sides: {sorted(found)}")
+        return int(min(found))
+
+    def _activation(self) -> Any:
+        number = self._both("activation", 0)
+        name = next((n for n, k in ACTIVATIONS.items() if k == number), None)
+        self._expect(name is not None, f"activation {number} is not supported")
+        return name
+
+    def _widths(self, d_model: int) -> None:
+        for name, entry in self.stored.entries.items():
+            wide = name.endswith(("embeddings/weight", "embeddings_0/weight", "projection/weight", "/gamma", "/beta"))
+            if wide and entry.shape[-1] != d_model:
+                self._expect(False, f"{name} is of shape {list(entry.shape)}, not {d_model} wide")
+
+    def _layers(self, side: str) -> int:
+        """Layers must follow each other: the engine stops at the first gap, in silence."""
+        found = {values[0]["i"] for n in self.stored.entries if (values := match(f"{side}/layer_{{i}}/**", n))}
+        missing = sorted(set(range(max(found, default=-1) + 1)) - found)
+        self._expect(not missing, f"{side}/layer_{missing[0] if missing else 0} is missing before later layers")
+        return len(found)
+
+    def _decoder_d_ff(self) -> int | None:
+        entries = self.stored.entries
+        width = entries["decoder/layer_0/ffn/linear_0/weight"].shape[0]
+        return None if width == entries["encoder/layer_0/ffn/linear_0/weight"].shape[0] else width
+
+    def _tied(self) -> Any:
+        names = ("encoder/embeddings_0/weight", "decoder/embeddings/weight", "decoder/projection/weight")
+        source, target, output = (self.stored.ties.get(name, name) for name in names)
+        return ("all" if source == target else "target") if target == output else "none"
+
+    def _scaled(self, d_model: int) -> bool:
+        found = {self._one_scale(side, d_model) for side in ("encoder", "decoder")}
+        self._expect(len(found) == 1 and None not in found, "scale_embeddings is neither 1 nor √d_model on both sides")
+        return True in found
+
+    def _one_scale(self, side: str, d_model: int) -> bool | None:
+        entry = self.stored.entries.get(f"{side}/scale_embeddings")
+        value = self.stored.attribute(f"{side}/scale_embeddings", 1)
+        if entry is None or entry.dtype == "int8":
+            return bool(value)
+        return {np.float32(math.sqrt(d_model)): True, np.float32(1): False}.get(np.float32(value))
+
+    def _positions(self, d_model: int) -> dict[str, Any]:
+        there = [name in self.stored.entries for name in _ENCODINGS]
+        self._expect(all(there) or not any(there), "one side alone brings a table of positions")
+        if not all(there):
+            return {"positions": "sinusoidal", "sinusoids": "from_one"}
+        table, other = (self.stored.read(name) for name in _ENCODINGS)
+        self._expect(np.array_equal(table, other), "the two sides have different tables of positions")
+        length = len(table)
+        for formula in ("marian", "transformers"):
+            if np.array_equal(sinusoids(length, d_model, formula).astype(table.dtype), table):
+                kept = None if length == MAX_POSITIONS else length
+                return {"positions": "sinusoidal", "sinusoids": formula, "max_positions": kept}
+        return {"positions": "learned", "max_positions": length}
+
+    def _tokens(self) -> dict[str, Any]:
+        """config.json, or before version 6 what stood among the variables; the engine's own defaults."""
+        given = self.stored.metadata.get("config") or {}
+        moved = self.stored.moved
+        bos, eos = given.get("bos_token", "<s>"), given.get("eos_token", "</s>")
+        start = given.get("decoder_start_token", moved.get("decoder_start_token", bos))
+        if self.stored.attribute("decoder/start_from_zero_embedding", 0):
+            kind = "zero"
+        elif start is None or moved.get("user_decoder_start_tokens"):
+            kind = "given"
+        else:
+            kind = "bos" if start == bos else "eos" if start == eos else "pad"
+        epsilon = given.get("layer_norm_epsilon")
+        return {
+            "decoder_start": kind,
+            "source_bos": bool(given.get("add_source_bos", moved.get("with_source_bos", False))),
+            "source_eos": bool(given.get("add_source_eos", moved.get("with_source_eos", False))),
+            "layer_norm_epsilon": 1e-5 if epsilon is None else epsilon,
+        }
+
+
+_NEEDED = [
+    ("encoder", "embeddings_0/weight"),
+    ("decoder", "embeddings/weight"),
+    ("decoder", "projection/weight"),
+    *((side, "layer_0/ffn/linear_0/weight") for side in ("encoder", "decoder")),
+]

@@ -1,0 +1,29 @@
+"""Tables of sinusoidal positions: three formulas that differ enough to change outputs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from warmstart.formats.checkpoint import Array
+
+
+def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
+    """Positions [length, d_model], float32: sin(p·f) beside cos(p·f).
+
+    * ``marian``: f_k = 10000^(-k/(d/2-1)), p from 0. Source: marian-dev ``src/tensors/cpu/tensor_operators.cpp``.
+    * ``transformers``: f_k = 10000^(-2k/d), p from 0, in float64 by division. Source: transformers,
+      ``modeling_marian.py`` (and ``ct2-marian-converter``, which takes it for Marian's).
+    * ``from_one``: as ``marian`` with p from 1: what CTranslate2 computes where a model brings no table. Source:
+      CTranslate2 ``src/layers/common.cc``; tensor2tensor and OpenNMT-tf.
+    """
+    half = d_model // 2
+    if formula == "transformers":
+        frequencies = np.power(10000, 2 * (np.arange(d_model) // 2) / d_model)
+        angles = np.arange(length)[:, None] / frequencies[None]
+        return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
+    start = 1 if formula == "from_one" else 0
+    increment = math.log(10000.0) / (half - 1) if half > 1 else 0.0
+    angles = np.arange(start, start + length)[:, None] * np.exp(np.arange(half) * -increment)[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -1,0 +1,28 @@
+"""What a conversion did, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = 5
+
+
+def conversion_text(facts: Mapping[str, Any]) -> str:
+    """One line on what was written, then what a careful person wants to know of the ledger, then losses."""
+    kind = "" if facts["quantization"] == "none" else f", {facts['quantization']}"
+    lines = [f"{facts['destination']}: {facts['dialect']}{kind}, {facts['bytes']:,} bytes"]
+    ledger = facts["ledger"]
+    for title, found in (("left behind", ledger["left_behind"]), ("cannot return", ledger["lossy"])):
+        names = list(found)
+        lines += [f"  {title}: {name}: {found[name]}" for name in names[:SHOWN]]
+        if len(names) > SHOWN:
+            lines.append(f"  {title}: {len(names) - SHOWN} more")
+    if "losses" in facts:
+        width = max((len(row["array"]) for row in facts["losses"]), default=5)
+        lines.append(f"{'array':{width}}  {'stored':8}  {'largest':>10}  {'relative':>10}")
+        lines += [
+            f"{row['array']:{width}}  {row['dtype']:8}  {row['largest']:10.3g}  {row['relative']:10.3g}"
+            for row in facts["losses"]
+        ]
+    return "\n".join(lines) + "\n"

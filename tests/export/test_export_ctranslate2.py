@@ -1,0 +1,228 @@
+"""model.bin of every version, read, requantized and taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from marian_models import OPTIONS, PRE, arrays, write
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.errors import ConfigError, DialectError, WarmstartError
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.model_bin import write_ctranslate2
+
+WORDS = ["آتزمون", "آتشيسون", "آزا"]
+FLOAT = [-0.15167, -0.13920, -0.15090]
+SCORES = {  # reference/ctranslate2.md §5, computed in float32
+    "v1/aren-transliteration": FLOAT,
+    "v1/aren-transliteration-i16": [-0.15142, -0.14023, -0.15095],
+    "aren-transliteration": FLOAT,
+    "aren-transliteration-i8": [-0.15538, -0.14204, -0.14787],
+    "aren-transliteration-i16": [-0.15142, -0.14023, -0.15095],
+}
+
+
+def engine(path: Path, compute: str = "float32"):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    return ctranslate2.Translator(str(path), compute_type=compute, intra_threads=1)
+
+
+def scores(path: Path, compute: str = "float32") -> list[float]:
+    results = engine(path, compute).translate_batch([list(w) for w in WORDS], beam_size=1, return_scores=True)
+    assert ["".join(r.hypotheses[0]) for r in results] == ["atzmon", "achison", "azza"]
+    return [r.scores[0] for r in results]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_older_versions_become_version_6(name, fixtures, tmp_path):
+    source = fixtures / "fixtures" / "ctranslate2-aren" / name
+    api.convert(source, tmp_path / "new", "ctranslate2")
+    assert open_checkpoint(tmp_path / "new").metadata["binary_version"] == 6
+    assert scores(tmp_path / "new") == pytest.approx(SCORES[name], abs=6e-6)
+    old, new = open_checkpoint(source), open_checkpoint(tmp_path / "new")
+    kinds = [sorted(e.dtype for e in c.entries.values() if e.shape) for c in (old, new)]
+    assert kinds[0] == kinds[1]  # nothing was rounded or widened
+
+
+def test_version_2_scored_token_by_token(fixtures, tmp_path):
+    api.convert(fixtures / "fixtures/ctranslate2-aren/aren-transliteration", tmp_path / "new", "ctranslate2")
+    found = engine(tmp_path / "new").score_batch([list(WORDS[0]), list(WORDS[1])], [list("atzmon"), list("achison")])
+    assert found[0].log_probs == pytest.approx(
+        [-0.106023, -0.065410, -0.056002, -0.447953, -0.230714, -0.092184, -0.063463], rel=1e-4
+    )
+    assert found[1].log_probs == pytest.approx(
+        [-0.072660, -0.300309, -0.181187, -0.395671, -0.025631, -0.123466, -0.002034, -0.012639], rel=1e-4
+    )
+
+
+def test_to_another_quantization(fixtures, tmp_path):
+    source = fixtures / "fixtures/ctranslate2-aren/aren-transliteration"
+    api.convert(source, tmp_path / "int8", "ctranslate2", quantize="int8")
+    assert scores(tmp_path / "int8") == pytest.approx(FLOAT, abs=6e-3)  # products of integers differ by processor
+    rounded = fixtures / "fixtures/ctranslate2-aren/aren-transliteration-i8"
+    with pytest.raises(ConfigError, match="rounded a second time") as caught:
+        api.convert(rounded, tmp_path / "int16", "ctranslate2", quantize="int16")
+    assert "--requantize" in str(caught.value)
+    facts = api.convert(rounded, tmp_path / "int16", "ctranslate2", quantize="int16", requantize=True, report=True)
+    assert scores(tmp_path / "int16") == pytest.approx(SCORES["aren-transliteration-i8"], abs=3e-3)
+    assert "at most one step" in next(iter(facts["ledger"]["lossy"].values()))
+    assert max(loss["relative"] for loss in facts["losses"]) < 3e-3
+
+
+def test_a_model_that_is_no_transformer_is_requantized_too(tmp_path):
+    """Nothing of a family is needed from model.bin to model.bin."""
+    rng = np.random.default_rng(0)
+    contents = {
+        "decoder/a/bias": rng.normal(size=5).astype(np.float32),
+        "decoder/a/weight": rng.normal(size=(5, 4)).astype(np.float32),
+        "decoder/num_heads": np.int16(2) * np.ones((), np.int16),
+    }
+    (tmp_path / "whisper").mkdir()
+    entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
+    write_ctranslate2(
+        tmp_path / "whisper/model.bin", "WhisperSpec", 3, entries, contents.values(), {"z": "decoder/a/bias"}
+    )
+    (tmp_path / "whisper/config.json").write_text('{"lang_ids": [1, 2]}')
+    (tmp_path / "whisper/vocabulary.json").write_text('["a", "b"]')
+    api.convert(tmp_path / "whisper", tmp_path / "new", "ctranslate2", quantize="int8_float16")
+    new = open_checkpoint(tmp_path / "new")
+    assert (new.metadata["specification"], new.metadata["revision"]) == ("WhisperSpec", 3)
+    assert {n: e.dtype for n, e in new.entries.items()} == {
+        "decoder/a/bias": "float16", "decoder/a/weight": "int8", "decoder/a/weight_scale": "float32",
+        "decoder/num_heads": "int16", "z": "float16",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "new/config.json").read_text()) == {"lang_ids": [1, 2]}
+    assert json.loads((tmp_path / "new/vocabulary.json").read_text()) == ["a", "b"]
+    with pytest.raises(DialectError, match="no family recognises"):
+        api.convert(tmp_path / "whisper", tmp_path / "bundle", "warmstart")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16", "float16", "bfloat16"])
+def test_back_from_a_quantized_model(quantization, tmp_path):
+    """To a bundle and to Marian: near the original by what the ledger states."""
+    options = {**OPTIONS, **PRE, "tied-embeddings": True}
+    contents = arrays(options)
+    folder = write(tmp_path / "marian", options, contents)
+    api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize=quantization)
+    facts = api.convert(tmp_path / "ct2", tmp_path / "back", "marian")
+    assert bool(facts["ledger"]["lossy"]) == quantization.startswith("int")
+    largest = max(np.abs(array).max() for name, array in contents.items() if "_W" in name)  # Q, K, V share a scale
+    with np.load(tmp_path / "back/model.npz") as found:
+        for name, array in contents.items():
+            bound = {"int8": 0.51 / 127, "int16": 0.51 / 1024, "float16": 2**-11, "bfloat16": 2**-8}[quantization]
+            assert np.abs(found[name] - array).max() <= bound * largest, name
+    again = api.convert(tmp_path / "back", tmp_path / "again", "ctranslate2", quantize=quantization)
+    assert again["quantization"] == quantization
+    assert (tmp_path / "again/model.bin").read_bytes() == (tmp_path / "ct2/model.bin").read_bytes()
+
+
+def test_their_converters_models_are_understood(tmp_path):
+    marian = pytest.importorskip("ctranslate2.converters.marian")
+    options = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
+    folder = write(tmp_path / "marian", options, arrays(options))
+    marian.MarianConverter(str(folder / "model.npz"), [str(folder / "vocab.yml")]).convert(str(tmp_path / "theirs"))
+    model = open_model(tmp_path / "theirs")
+    assert (model.config.sinusoids, model.config.layer_norm_epsilon) == ("transformers", 1e-5)
+    api.convert(tmp_path / "theirs", tmp_path / "bundle", "warmstart")
+    api.convert(tmp_path / "bundle", tmp_path / "ours", "ctranslate2")
+    for name in ("model.bin", "config.json", "shared_vocabulary.json"):
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
+    with pytest.raises(DialectError, match="sinusoids: 'transformers' is not what Marian computes"):
+        api.convert(tmp_path / "theirs", tmp_path / "no", "marian")
+
+
+def test_an_engine_model_says_why_it_is_not_run_here(fixtures, tmp_path):
+    source = fixtures / "fixtures/ctranslate2-aren/aren-transliteration"
+    api.convert(source, tmp_path / "bundle", "warmstart")
+    with pytest.raises(WarmstartError, match="not run or trained by the native engine"):
+        api.translate([tmp_path / "bundle"], ["a b"])
+    api.convert(tmp_path / "bundle", tmp_path / "ct2", "ctranslate2")
+    assert scores(tmp_path / "ct2") == pytest.approx(FLOAT, abs=6e-6)
+
+
+@pytest.fixture
+def exported(tmp_path) -> Path:
+    folder = write(tmp_path / "marian", {**OPTIONS, **PRE}, arrays({**OPTIONS, **PRE}))
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    return tmp_path / "ct2"
+
+
+def rewrite(folder: Path, change) -> None:
+    """The model of ``folder`` with its arrays and aliases changed."""
+    old = open_checkpoint(folder)
+    contents = {n: np.array(old.read(n)) for n in old.entries if n not in old.ties}
+    aliases = dict(old.ties)
+    change(contents, aliases)
+    entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
+    write_ctranslate2(folder / "model.bin", "TransformerSpec", 7, entries, contents.values(), aliases)
+
+
+LAX = {  # what the runtime loads without a word (reference §3)
+    "extra variable": (lambda a, _: a.update(mystery=np.ones(3, np.float32)), "mystery would be left behind"),
+    "missing bias": (
+        lambda a, _: a.pop("encoder/layer_0/ffn/linear_0/bias"),
+        "encoder/layer_0/ffn/linear_0/bias is missing",
+    ),
+    "missing beta": (
+        lambda a, _: a.pop("decoder/layer_1/ffn/layer_norm/beta"),
+        "decoder/layer_1/ffn/layer_norm/beta is missing",
+    ),
+    "missing middle layer": (
+        lambda a, _: [a.pop(n) for n in list(a) if n.startswith("decoder/layer_1/")],
+        "decoder/layer_1 is missing before later layers",
+    ),
+    "transposed weight": (
+        lambda a, _: a.update(
+            {"encoder/layer_1/ffn/linear_0/weight": a["encoder/layer_1/ffn/linear_0/weight"].T.copy()}
+        ),
+        r"encoder/layer_1/ffn/linear_0/weight has another shape",
+    ),
+    "unknown activation": (
+        lambda a, _: a.update({f"{s}/activation": np.full((), 9, np.int8) for s in ("encoder", "decoder")}),
+        "activation 9 is not supported",
+    ),
+    "heads that do not divide": (
+        lambda a, _: a.update({f"{s}/num_heads": np.full((), 3, np.int16) for s in ("encoder", "decoder")}),
+        "not a multiple of num_heads 3",
+    ),
+    "other positions on one side": (
+        lambda a, t: (t.clear(), a.update({"encoder/position_encodings/encodings": np.ones((2048, 16), np.float32)})),
+        "different tables of positions",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAX)
+def test_what_the_runtime_lets_pass_is_refused_by_name(case, exported, tmp_path):
+    change, match = LAX[case]
+    rewrite(exported, change)
+    with pytest.raises(DialectError, match=match):
+        api.convert(exported, tmp_path / "bundle", "warmstart")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_missing_last_layer_is_another_model(exported, tmp_path):
+    """Nothing in the file says how many layers there were."""
+    rewrite(exported, lambda a, _: [a.pop(n) for n in list(a) if n.startswith("decoder/layer_2/")])
+    api.convert(exported, tmp_path / "bundle", "warmstart")
+    assert open_model(tmp_path / "bundle").config.decoder_layers == 2
+
+
+def test_a_vocabulary_too_long(exported, tmp_path):
+    for file in (exported / "source_vocabulary.json", *(exported / "vocabularies").glob("*")):
+        file.unlink()
+    (exported / "source_vocabulary.json").write_text(json.dumps(["</s>", "<unk>", *map(str, range(60))]))
+    with pytest.raises(WarmstartError, match="source vocabulary does not fit"):
+        api.convert(exported, tmp_path / "bundle", "warmstart")
+
+
+def test_trailing_bytes(exported, tmp_path):
+    good = (exported / "model.bin").read_bytes()
+    (exported / "model.bin").write_bytes(good + b"more")
+    with pytest.raises(WarmstartError, match="the end of the file"):
+        api.convert(exported, tmp_path / "bundle", "warmstart")

@@ -1,0 +1,131 @@
+"""Whatever happens, the old output stays or the new one is complete; the source is never touched."""
+
+from __future__ import annotations
+
+import errno
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from marian_models import OPTIONS, arrays, write
+from warmstart import api, contains_model
+from warmstart.errors import SourceError, StorageError
+from warmstart.storage import atomic
+
+BIG = {**OPTIONS, "dim-emb": 128, "transformer-dim-ffn": 512, "enc-depth": 4, "dec-depth": 4}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def test_an_output_that_contains_its_source_is_refused(folder, tmp_path):
+    before = contents(tmp_path)
+    for destination in (folder, tmp_path, folder / "model.npz"):
+        with pytest.raises(SourceError, match="would replace its own source"):
+            api.convert(folder, destination, "ctranslate2", force=True)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with pytest.raises(SourceError, match="would replace its own source"):
+        api.convert(folder, link, "ctranslate2", force=True)
+    link.unlink()
+    assert contents(tmp_path) == before
+    api.convert(folder, folder / "ct2", "ctranslate2")  # below the source is beside it
+    assert contains_model(folder / "ct2")
+    assert not contains_model(folder)
+
+
+def test_an_existing_output(folder, tmp_path):
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    before = contents(tmp_path / "ct2")
+    with pytest.raises(StorageError, match="exists already"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8")
+    assert contents(tmp_path / "ct2") == before
+    api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8", force=True)
+    assert contents(tmp_path / "ct2") != before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ct2", "marian"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_full_disk_at_some_point(seed, folder, tmp_path, monkeypatch):
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    before = contents(tmp_path)
+    budget = random.Random(seed).randrange(0, 130_000)
+    opened = Path.open
+    spent = 0
+
+    class Full:
+        def __init__(self, file) -> None:
+            self._file = file
+
+        def write(self, data) -> int:
+            nonlocal spent
+            spent += memoryview(data).nbytes if not isinstance(data, str) else len(data)
+            if spent > budget:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self._file.write(data)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *details) -> None:
+            self._file.close()
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+    def full(path, mode="r", *args, **kwargs):
+        file = opened(path, mode, *args, **kwargs)
+        return Full(file) if "w" in mode or "x" in mode else file
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8", force=True)
+    monkeypatch.undo()
+    assert contents(tmp_path) == before
+
+
+def test_killed_at_some_point(tmp_path):
+    folder = write(tmp_path / "marian", BIG, arrays(BIG))
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    before = contents(tmp_path / "ct2")
+    api.convert(folder, tmp_path / "whole", "ctranslate2", quantize="int8")
+    after = contents(tmp_path / "whole")
+    code = "import sys; from warmstart import api; print('on', flush=True); " + (
+        "api.convert(sys.argv[1], sys.argv[2], 'ctranslate2', quantize='int8', force=True)"
+    )
+    rng, killed = random.Random(0), 0
+    for _ in range(6):
+        command = [sys.executable, "-c", code, str(folder), str(tmp_path / "ct2")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.1, 0.6))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        found = contents(tmp_path / "ct2")
+        assert found in (before, after)
+        visible = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
+        assert visible == {"marian", "ct2", "whole"}
+    assert killed
+
+
+def test_the_moment_of_replacement(folder, tmp_path, monkeypatch):
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    before = contents(tmp_path / "ct2")
+    monkeypatch.setattr(atomic, "_sync_tree", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(StorageError, match="Input/output error"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8", force=True)
+    assert contents(tmp_path / "ct2") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ct2", "marian"]

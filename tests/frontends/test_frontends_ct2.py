@@ -1,0 +1,115 @@
+"""CTranslate2's commands and classes, with their own flags."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import warmstart
+from marian_models import OPTIONS, arrays, write
+from warmstart import cli, converters
+from warmstart.frontends import ct2
+
+SHARED = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
+
+
+@pytest.fixture
+def opus(tmp_path) -> Path:
+    return write(tmp_path / "opus", SHARED, arrays(SHARED), opus=True)
+
+
+@pytest.fixture
+def expected(opus, tmp_path) -> bytes:
+    warmstart.convert(opus, tmp_path / "expected", "ctranslate2", quantize="int8")
+    return (tmp_path / "expected/model.bin").read_bytes()
+
+
+def test_commands(opus, expected, tmp_path):
+    (tmp_path / "map").write_text("a\tb\n")
+    ct2.run("ct2-opus-mt-converter", ["--model_dir", str(opus), "--output_dir", str(tmp_path / "a"),
+            "--quantization", "int8", "--vocab_mapping", str(tmp_path / "map")])  # fmt: skip
+    assert (tmp_path / "a/model.bin").read_bytes() == expected
+    assert (tmp_path / "a/vmap.txt").read_text() == "a\tb\n"
+    vocabulary = str(opus / "vocab.yml")
+    for paths in ([vocabulary], [vocabulary, vocabulary]):
+        ct2.run("ct2-marian-converter", ["--model_path", str(opus / "model.npz"), "--vocab_paths", *paths,
+                "--output_dir", str(tmp_path / "a"), "--quantization", "int8", "--force"])  # fmt: skip
+        assert (tmp_path / "a/model.bin").read_bytes() == expected
+
+
+def test_classes(opus, expected, tmp_path):
+    output = converters.OpusMTConverter(str(opus)).convert(str(tmp_path / "a"), quantization="int8")
+    assert output == str(tmp_path / "a")
+    assert (tmp_path / "a/model.bin").read_bytes() == expected
+    marian = converters.MarianConverter(str(opus / "model.npz"), [str(opus / "vocab.yml")])
+    marian.convert(str(tmp_path / "a"), None, "int8", True)
+    assert (tmp_path / "a/model.bin").read_bytes() == expected
+    import argparse
+
+    parser = converters.Converter.declare_arguments(argparse.ArgumentParser())
+    args = parser.parse_args(["--output_dir", str(tmp_path / "b"), "--quantization", "int8"])
+    assert converters.OpusMTConverter(opus).convert_from_args(args) == str(tmp_path / "b")
+    assert (tmp_path / "b/model.bin").read_bytes() == expected
+
+
+def test_the_package_offers_its_verbs_lazily(opus, tmp_path):
+    assert not warmstart.contains_model(opus)
+    assert warmstart.converters is converters
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = warmstart.nonsense
+    code = "import sys, warmstart; assert 'warmstart.api' not in sys.modules; warmstart.contains_model('.')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_command_is_offered():
+    names = {command.name for command in cli.app.registered_commands if command.name}
+    assert set(ct2.CONVERTERS) <= names
+
+
+@pytest.mark.parametrize("command", ct2.CONVERTERS)
+def test_upstream_takes_the_same_flags(command):
+    """Every flag of the installed release, spelt alike, required alike."""
+    import argparse
+    from importlib import import_module
+
+    module = command.removeprefix("ct2-").removesuffix("-converter").replace("-", "_")
+    theirs = import_module(f"ctranslate2.converters.{module}")
+    parsers = []
+    original = argparse.ArgumentParser.parse_args
+    argparse.ArgumentParser.parse_args = lambda self, *_: parsers.append(self) or sys.exit()  # type: ignore[method-assign]
+    try:
+        with pytest.raises(SystemExit):
+            theirs.main()
+    finally:
+        argparse.ArgumentParser.parse_args = original  # type: ignore[method-assign]
+
+    def flags(parser) -> dict[str, tuple[object, ...]]:
+        return {
+            a.option_strings[0]: (a.required, a.nargs, tuple(a.choices or ()))
+            for a in parser._actions
+            if a.dest != "help"
+        }
+
+    ours = ct2.parser_of(command)
+    assert flags(ours) == flags(parsers[0])
+
+
+def test_the_command_line(opus, tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "warmstart.cli", *arguments], capture_output=True, text=True, check=False
+        )
+
+    done = run("ct2-opus-mt-converter", "--model_dir", str(opus), "--output_dir", str(tmp_path / "a"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ctranslate2" in done.stdout
+    again = run("ct2-opus-mt-converter", "--model_dir", str(opus), "--output_dir", str(tmp_path / "a"))
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    helped = run("ct2-opus-mt-converter", "--help")
+    assert (helped.returncode, "--model_dir" in helped.stdout, "--quantization" in helped.stdout) == (0, True, True)
+    wrong = run("ct2-opus-mt-converter", "--model_dir", str(opus))
+    assert (wrong.returncode, "--output_dir" in wrong.stderr) == (2, True)
