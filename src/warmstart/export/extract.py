@@ -8,7 +8,7 @@ from typing import Any
 
 from warmstart.errors import FormatError, StorageError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
-from warmstart.formats.mapped import release
+from warmstart.formats.mapped import forget
 from warmstart.formats.writers import check_entries, writer_for
 from warmstart.storage.atomic import require_space
 from warmstart.values.names import matching
@@ -55,14 +55,14 @@ def extract_arrays(
 
         def arrays() -> Iterator[Array]:
             for name in chosen:
-                array = checkpoint.read(name)
+                array = checkpoint.read_checked(name)
                 yield array
-                release(array)
+                forget(array)
                 progress(checkpoint.entries[name].nbytes)
             for (parameter, slot), entry in zip(states, entries[len(chosen) :], strict=True):
                 array = checkpoint.read_slot(parameter, slot)
                 yield array
-                release(array)
+                forget(array)
                 progress(entry.nbytes)
 
         writer.write(destination, entries, arrays())

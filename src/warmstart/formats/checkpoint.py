@@ -129,8 +129,8 @@ class Checkpoint(ABC):
 
     def raw(self, name: str) -> Array:
         """As :meth:`read`, but never a copy of what could be a view: numpy may be slow in its elements where the file
-        does not align them. For who goes through an array once, piece by piece."""
-        return self.read(name)
+        does not align them. For who goes through an array once, piece by piece. Checked as by :meth:`read_checked`."""
+        return self.read_checked(name)
 
     def verify(self, name: str) -> None:
         """Check the array ``name`` against the checksum that the file keeps of it; without one, read it.

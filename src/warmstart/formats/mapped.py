@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -54,16 +54,6 @@ def valid_shape(shape: object) -> bool:
             return False
         bound *= max(length, 1)
     return bound < 2**56
-
-
-def release(array: Array) -> None:
-    """Says that ``array`` was read and is not needed soon: the pages of its memory map no longer count as memory of
-    this process. They are read again when they are needed."""
-    base: Any = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 def view(
@@ -118,7 +108,9 @@ def forget(array: Array) -> None:
         owner = owner.obj
     if not isinstance(owner, mmap.mmap) or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    low, high = np.lib.array_utils.byte_bounds(array)
+    steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]
+    low = array.ctypes.data + sum(step for step in steps if step < 0)
+    high = array.ctypes.data + sum(step for step in steps if step > 0) + array.itemsize
     base = np.frombuffer(owner, np.uint8, 1).ctypes.data
     first = -(-(low - base) // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (high - base) // mmap.PAGESIZE * mmap.PAGESIZE - first

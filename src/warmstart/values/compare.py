@@ -9,7 +9,7 @@ from typing import Any
 
 from warmstart.bundle.model import Model
 from warmstart.formats.checkpoint import Array, Entry
-from warmstart.formats.mapped import release
+from warmstart.formats.mapped import forget
 from warmstart.spec.mapping import Reading
 from warmstart.values.difference import difference
 from warmstart.values.names import matching
@@ -140,7 +140,7 @@ def _canonical(reading: Reading) -> _Side:
         lost += [f"slot {slot} of {name} is not compared: {why}" for slot, why in reading.lost_slots(name).items()]
     return _Side(
         {**entries, **others},
-        lambda name: reading.read(name) if name in entries else checkpoint.read(name),
+        lambda name: reading.read(name) if name in entries else checkpoint.read_checked(name),
         slots,
         lambda key: reading.read_slot(key[0], theirs[key]),
         lost,
@@ -169,7 +169,7 @@ def _verdict(
     arrays = read()
     found = difference(*arrays, tolerance=tolerance, relative=relative)
     for array in arrays:
-        release(array)
+        forget(array)
     if found.different:
         facts["verdict"] = "values"
     elif x.dtype != y.dtype and not (tolerance or relative):

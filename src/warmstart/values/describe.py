@@ -11,7 +11,7 @@ import numpy as np
 
 from warmstart.bundle.model import Model
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
-from warmstart.formats.mapped import release
+from warmstart.formats.mapped import forget
 from warmstart.values.names import matching
 from warmstart.values.progress import progress_of
 from warmstart.values.statistics import statistics
@@ -100,9 +100,9 @@ def _read_statistics(
     with progress_of("statistics", total) as progress:
         for e in entries:
             if checkpoint.entries[e["name"]].readable:
-                array = checkpoint.read(e["name"])
+                array = checkpoint.read_checked(e["name"])
                 found = statistics(array)
-                release(array)
+                forget(array)
                 e["stats"] = asdict(found)
                 if found.min != found.max:  # constants are alike without being tied
                     alike.setdefault((e["dtype"], tuple(e["shape"]), found), []).append(e["name"])

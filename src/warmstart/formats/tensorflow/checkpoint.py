@@ -61,6 +61,7 @@ class BundleCheckpoint(Checkpoint):
             if tensor.dtype == "string" and not (variables and tensor.name == GRAPH):
                 shown += tensor.piece.size
                 strings[tensor.name] = self._text(tensor, describe=shown > _SHOWN)
+        self._checked: set[str] = set()
         if strings:
             metadata["strings"] = strings
         quantized = {tensor.name: tensor.dtype for tensor in bundle.tensors.values() if tensor.dtype != tensor.numbers}
@@ -92,7 +93,9 @@ class BundleCheckpoint(Checkpoint):
         return self._bundle.array(self.entries[name].name)
 
     def read_checked(self, name: str) -> Array:
-        self.verify(name)
+        if name not in self._checked:
+            self.verify(name)
+            self._checked.add(name)
         return self.read(name)
 
     def read_slot(self, parameter: str, slot: str) -> Array:
