@@ -16,7 +16,8 @@ import torch
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
 from warmstart.formats.checkpoint import Entry
-from warmstart.formats.detect import looks_like, open_checkpoint, split_choice
+from warmstart.formats.detect import open_checkpoint, split_choice
+from warmstart.formats.looks import looks_like
 from warmstart.formats.safetensors import write_safetensors
 
 

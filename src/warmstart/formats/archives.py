@@ -20,7 +20,6 @@ from typing import IO, Any, cast
 from warmstart.errors import CorruptCheckpoint, FormatError, StorageError
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import first_member
-from warmstart.sources.cache import default_root
 from warmstart.storage.atomic import new_directory, require_space
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -85,6 +84,8 @@ def unpack(path: Path) -> Path:
 
 def _place(path: Path) -> Path:
     """One for each state of the file: its path, size and time."""
+    from warmstart.sources.cache import default_root
+
     at = path.resolve()
     status = at.stat()
     key = hashlib.sha256(f"{at}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}".encode()).hexdigest()

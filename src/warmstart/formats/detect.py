@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from warmstart.errors import FormatError, UnknownFormat
-from warmstart.formats import (
-    archives,
-    ctranslate2,
-    flax,
-    keras_hdf5,
-    marian,
-    npy,
-    npz,
-    orbax,
-    safetensors,
-    safetensors_index,
-    t5x,
-    tensorflow,
-    torch_file,
-)
+from warmstart.formats import archives
 from warmstart.formats.checkpoint import Candidate, Checkpoint
-from warmstart.formats.looks import describe, looks_like
 from warmstart.sources.uri import is_remote, resolve
 
 
@@ -42,12 +29,23 @@ class Format(Protocol):
         """The checkpoints of this format in ``directory``, not below it, in the order of their names."""
 
 
-FORMATS: tuple[Format, ...] = (
-    *(safetensors, safetensors_index, marian, npz, npy, ctranslate2, tensorflow, torch_file),
-    *(orbax, t5x, flax, keras_hdf5),
-)
+FORMATS = (
+    *("safetensors", "safetensors_index", "marian", "npz", "npy", "torch_file", "ctranslate2", "tensorflow"),
+    *("orbax", "t5x", "flax", "keras_hdf5"),
+)  # modules of this package, in the order in which they are asked
 
-__all__ = ["FORMATS", "Format", "arrive", "find_candidates", "locate", "looks_like", "open_checkpoint", "split_choice"]
+__all__ = ["FORMATS", "Format", "arrive", "find_candidates", "formats", "locate", "open_checkpoint", "split_choice"]
+
+
+def formats() -> Iterator[Format]:
+    """The formats, one after another, each imported when it is its turn."""
+    for name in FORMATS:
+        yield cast(Format, import_module(f"warmstart.formats.{name}"))
+
+
+def recognised(path: Path) -> Format | None:
+    """The format that ``path`` holds, by its content."""
+    return next((module for module in formats() if module.recognise(path)), None)
 
 
 def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Checkpoint:
@@ -66,10 +64,10 @@ def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None 
         FormatError: a directory holds several checkpoints, or an array cannot be represented.
     """
     path = locate(source, arrived)
-    for module in FORMATS:
-        if module.recognise(path):
-            return module.open(path)
-    raise _unknown(path, source)
+    module = recognised(path)
+    if module is None:
+        raise _unknown(path, source)
+    return module.open(path)
 
 
 def locate(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Path:
@@ -83,7 +81,7 @@ def locate(source: str | Path, arrived: tuple[Path, str | None] | None = None) -
         if choice is not None:
             raise FormatError("this is not a directory to choose from", where=path, found=f"@{choice}")
         return path
-    if choice is None and any(module.recognise(path) for module in FORMATS):
+    if choice is None and recognised(path):
         return path
     return _choose(path, choice, split_choice(source)[0])
 
@@ -120,17 +118,21 @@ def find_candidates(directory: Path) -> list[Candidate]:
     """Every checkpoint in ``directory``, of all formats; plain npz files, which are data as often, where there is no
     other."""
     found: dict[Path, Candidate] = {}
-    for module in FORMATS:
-        for candidate in module.candidates(directory) if module is not npz else ():
+    for module in formats():
+        for candidate in module.candidates(directory) if module.FORMAT != "npz" else ():
             found.setdefault(candidate.path, candidate)
-    return list(found.values()) or npz.candidates(directory)
+    if not found:
+        from warmstart.formats import npz
+
+        return npz.candidates(directory)
+    return list(found.values())
 
 
 def _resolve(place: str | Path) -> Path:
     """A path that exists, or the prefix of files that do (``model.ckpt-100`` for ``model.ckpt-100.index``)."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path at all, which resolve says better
         path = Path(place).expanduser()
-        if not (is_remote(str(place)) or path.exists()) and any(module.recognise(path) for module in FORMATS):
+        if not (is_remote(str(place)) or path.exists()) and recognised(path):
             return path
     return resolve(place)
 
@@ -167,10 +169,12 @@ def _names(several: list[Candidate]) -> list[str]:
 
 
 def _unknown(path: Path, shown: str | Path) -> UnknownFormat:
+    from warmstart.formats.looks import describe
+
     found, todo = describe(path)
     if path.is_dir() and (below := _below(path)):
         todo = f"give the path of one of the checkpoints below it: {', '.join(below)}"
-    tried = ", ".join(module.FORMAT for module in FORMATS)
+    tried = ", ".join(module.FORMAT for module in formats())
     return UnknownFormat("not a checkpoint of a known format", where=shown, expected=tried, found=found, todo=todo)
 
 
@@ -178,6 +182,6 @@ def _below(directory: Path) -> list[str]:
     """The directories in ``directory`` that hold checkpoints, as far as a few show it."""
     found = []
     for path in sorted(directory.iterdir())[:50]:
-        if path.is_dir() and (any(module.recognise(path) for module in FORMATS) or find_candidates(path)):
+        if path.is_dir() and (recognised(path) or find_candidates(path)):
             found.append(f"{path.name}/")
     return found
