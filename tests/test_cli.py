@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,23 @@ def test_errors_cannot_steer_the_terminal(call: Call, two: None) -> None:
     status, _, err = call("inspect", "\x1b]0;owned\x07.npz")
     assert status == 1
     assert err.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("given", "alone", "expected"),
+    [
+        ({}, True, "10000"),
+        ({}, False, "3000"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, True, None),
+        ({"GOMP_SPINCOUNT": "7"}, True, "7"),
+    ],
+)
+def test_how_threads_wait(monkeypatch, given, alone, expected):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "_alone", lambda: alone)
+    cli.wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
