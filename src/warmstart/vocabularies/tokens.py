@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from warmstart.errors import VocabularyError
@@ -13,12 +14,24 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 class TokenVocabulary(Vocabulary):
     """One token a row, separated by spaces in text; tokens may be any strings, and may repeat (the first counts).
 
-    ``eos`` and ``unk`` are tokens of the table. Raises ``VocabularyError`` when the table has no ``eos``.
+    ``eos`` and ``unk`` are tokens of the table; ``bos`` and ``pad`` what else a framework calls so (None: it has
+    none). ``files`` are those of the tool that cuts text, by name: they are carried along, not read.
+
+    Raises ``VocabularyError`` when the table has no ``eos``.
     """
 
     kind = "tokens"
 
-    def __init__(self, tokens: Iterable[str], eos: str = "</s>", unk: str | None = "<unk>") -> None:
+    def __init__(
+        self,
+        tokens: Iterable[str],
+        eos: str = "</s>",
+        unk: str | None = "<unk>",
+        *,
+        bos: str | None = "<s>",
+        pad: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.tokens = tuple(tokens)
         rows: dict[str, int] = {}
         for row, token in enumerate(self.tokens):
@@ -28,6 +41,8 @@ class TokenVocabulary(Vocabulary):
             raise VocabularyError("the vocabulary has no end token", expected=repr(eos))
         self.eos_id: int = rows[eos]
         self.unk_id: int | None = rows.get(unk) if unk is not None else None
+        self.bos, self.pad = bos, pad
+        self.files: dict[str, bytes] = dict(files or {})
 
     def encode(self, text: str) -> list[int]:
         rows = [self._rows.get(token, self.unk_id) for token in text.split(" ") if token]
@@ -40,17 +55,29 @@ class TokenVocabulary(Vocabulary):
         content: dict[str, object] = {"kind": self.kind, "tokens": list(self.tokens)}
         content["eos"] = self.tokens[self.eos_id]
         content["unk"] = None if self.unk_id is None else self.tokens[self.unk_id]
+        content["bos"], content["pad"] = self.bos, self.pad
+        content["files"] = {name: b64encode(data).decode("ascii") for name, data in sorted(self.files.items())}
         return ".json", (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_json(cls, content: dict[str, object], where: object = None) -> Self:
         """The vocabulary that ``file`` wrote; ``content`` is the parsed JSON."""
         tokens, eos, unk = content.get("tokens"), content.get("eos"), content.get("unk")
-        extra = sorted(set(content) - {"kind", "tokens", "eos", "unk"})
+        bos, pad, files = content.get("bos", "<s>"), content.get("pad"), content.get("files", {})
+        extra = sorted(set(content) - {"kind", "tokens", "eos", "unk", "bos", "pad", "files"})
         if extra:
             raise VocabularyError("a vocabulary of tokens has unknown keys", where=where, found=", ".join(extra))
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise VocabularyError("'tokens' is not a list of strings", where=where)
-        if not isinstance(eos, str) or not isinstance(unk, str | None):
-            raise VocabularyError("'eos' and 'unk' must be tokens", where=where)
-        return cls(tokens, eos, unk)
+        if not isinstance(eos, str) or not all(isinstance(token, str | None) for token in (unk, bos, pad)):
+            raise VocabularyError("'eos', 'unk', 'bos' and 'pad' must be tokens", where=where)
+        return cls(tokens, eos, unk, bos=bos, pad=pad, files=_decode(files, where))  # type: ignore[arg-type]
+
+
+def _decode(files: object, where: object) -> dict[str, bytes]:
+    if not isinstance(files, dict) or any("/" in name or not isinstance(data, str) for name, data in files.items()):
+        raise VocabularyError("'files' of a vocabulary must be names and base64", where=where)
+    try:
+        return {name: b64decode(data, validate=True) for name, data in files.items()}
+    except ValueError as error:
+        raise VocabularyError("'files' of a vocabulary must be base64", where=where, found=error) from None

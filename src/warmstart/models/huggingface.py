@@ -1,0 +1,304 @@
+"""What a directory of ``transformers`` holds beside its arrays: config.json and a tokenizer.
+
+Shared by every family's ``transformers`` dialect. Nothing of ``transformers`` is imported or run; a directory whose
+tokenizer or model is code of its own (``auto_map``) is read by its data, or refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("merges.txt", "vocab.txt", "target_vocab.json", "source.spm", "target.spm", "sentencepiece.bpe.model"),
+    *("spiece.model", "sentencepiece.model", "tokenizer.model", "chat_template.jinja", "normalizer.json"),
+)
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+# Keys of config.json (shell patterns) that say nothing of what the arrays mean, and why.
+IGNORED = {
+    "architectures": "which head was saved; the arrays tell",
+    "model_type": "what the dialect was recognised by",
+    "torch_dtype": "read with the arrays",
+    "dtype": "read with the arrays",
+    "*_version": "which library wrote it",
+    "_name_or_path": "where it was",
+    "_num_labels": "of classifiers",
+    "num_labels": "of classifiers",
+    "id2label": "of classifiers",
+    "label2id": "of classifiers",
+    "problem_type": "of classifiers",
+    "classif*": "of classifiers",
+    "finetuning_task": "history",
+    "task_specific_params": "settings of generation",
+    "prefix": "a setting of generation",
+    "*init*": "initialisation",
+    "gradient_checkpointing": "training",
+    "*_layerdrop": "training",
+    "use_cache": "a setting of generation",
+    "output_*": "what is returned beside the answers",
+    "return_dict*": "what is returned beside the answers",
+    "tokenizer_class": "read with the tokenizer",
+    "force_bos_token_to_be_generated": "a setting of generation",
+    "forced_*_token_id": "a setting of generation",
+    "suppress_tokens": "a setting of generation",
+    "begin_suppress_tokens": "a setting of generation",
+    "bad_words_ids": "a setting of generation",
+    "num_beam*": "a setting of generation",
+    "max_length": "a setting of generation",
+    "min_length": "a setting of generation",
+    "max_new_tokens": "a setting of generation",
+    "do_sample": "a setting of generation",
+    "early_stopping": "a setting of generation",
+    "length_penalty": "a setting of generation",
+    "repetition_penalty": "a setting of generation",
+    "encoder_no_repeat_ngram_size": "a setting of generation",
+    "no_repeat_ngram_size": "a setting of generation",
+    "diversity_penalty": "a setting of generation",
+    "num_return_sequences": "a setting of generation",
+    "exponential_decay_length_penalty": "a setting of generation",
+    "remove_invalid_values": "a setting of generation",
+    "temperature": "a setting of generation",
+    "top_[kp]": "a setting of generation",
+    "typical_p": "a setting of generation",
+    "chunk_size_feed_forward": "how it is computed",
+    "torchscript": "how it is computed",
+    "_attn_implementation*": "how it is computed",
+    "attn_implementation": "how it is computed",
+    "tf_legacy_loss": "training",
+    "use_bfloat16": "training",
+}
+_NOTHING = object()
+
+
+def folder_of(checkpoint: Checkpoint) -> Path:
+    """The directory that the arrays lie in."""
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``.
+
+    Raises:
+        DialectError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DialectError("this file cannot be read", where=path, expected="JSON", found=error) from None
+    if not isinstance(content, dict):
+        raise DialectError("this file does not hold a JSON object", where=path, found=type(content).__name__)
+    return content
+
+
+def model_type(checkpoint: Checkpoint) -> str | None:
+    """``model_type`` of the config.json beside the arrays; None where there is none."""
+    path = folder_of(checkpoint) / CONFIG
+    if checkpoint.format in ("ctranslate2", "marian") or not path.is_file():
+        return None
+    try:
+        return str(read_json(path).get("model_type"))
+    except DialectError:
+        return None
+
+
+class Options:
+    """The keys of a config.json, each of which is read, ignored for a reason, or refused. Problems are collected.
+
+    Args:
+        values: the parsed file.
+        where: it, for errors.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: object) -> None:
+        self.values, self.where = values, where
+        self.problems: list[Problem] = []
+        self._read: set[str] = set()
+
+    def get(self, key: str, default: Any = _NOTHING) -> Any:
+        """The value of ``key``, or what the library takes where it is missing. Without a default it must be there."""
+        self._read.add(key)
+        if key not in self.values and default is _NOTHING:
+            self.problem(f"{key} is missing")
+            return None
+        return self.values.get(key, default)
+
+    def whole(self, key: str, default: Any = _NOTHING) -> int:
+        """A positive whole number; 1 stands in for one that is reported."""
+        value = self.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if key in self.values:
+                self.problem(f"{key} is not a positive whole number", found=repr(value))
+            return 1
+        return value
+
+    def expect(self, key: str, *allowed: object) -> None:
+        """``key`` has one of ``allowed``, of which the first is the library's default."""
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            self.problem(f"{key}: {value!r} is not supported", expected=" or ".join(map(repr, allowed)))
+
+    def problem(self, what: str, *, expected: str | None = None, found: str | None = None) -> None:
+        self.problems.append(Problem(what, expected=expected, found=found))
+
+    def finish(self, what: str) -> None:
+        """
+        Raises:
+            DialectError: everything that was found, and every key that nothing has read.
+        """
+        self.problems += [
+            Problem(f"{key}: {value!r} is not an option that is known here")
+            for key, value in self.values.items()
+            if key not in self._read and not any(fnmatchcase(key, pattern) for pattern in IGNORED)
+        ]
+        if self.problems:
+            raise DialectError(f"this {what} is not supported", where=self.where, problems=self.problems)
+
+
+class Loaded(Checkpoint):
+    """Arrays as ``from_pretrained`` gives them: floats in the dtype that config.json says.
+
+    ``metadata`` holds the parsed ``config``, ``generation`` and the bytes of the tokenizer's files (``tokenizer``).
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        folder = folder_of(checkpoint)
+        config = read_json(folder / CONFIG)
+        wanted = config.get("dtype") or config.get("torch_dtype")
+        self.dtype = wanted if wanted in FLOATS else next(
+            (e.dtype for e in checkpoint.entries.values() if e.dtype in FLOATS), "float32"
+        )  # fmt: skip
+        self.original = checkpoint
+        there = {
+            name: Entry(name, e.shape, self.dtype) if e.dtype in FLOATS else e for name, e in checkpoint.entries.items()
+        }
+        beside = [name for name in (CONFIG, GENERATION, *TOKENIZER_FILES) if (folder / name).is_file()]
+        generation = folder / GENERATION
+        metadata = {
+            "config": config,
+            "generation": read_json(generation) if generation.is_file() else {},
+            "tokenizer": {name: (folder / name).read_bytes() for name in beside if name in TOKENIZER_FILES},
+        }
+        files = [*checkpoint.files, *(Path(name) for name in beside)]
+        super().__init__(checkpoint.path, checkpoint.format, there, metadata, files=files, ties=checkpoint.ties)
+
+    def read(self, name: str) -> Array:
+        array = self.original.read(name)
+        if array.dtype.name == self.entries[name].dtype:
+            return array
+        return np.asarray(array, dtype_of(self.entries[name].dtype))
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What a tokenizer's files say of its table.
+
+    Attributes:
+        tokens: by row, added ones among them: ``tokenizer.get_vocab()`` sorted by row.
+        special: ``bos_token`` and its fellows; what the class leaves out is not there.
+        additional: ``additional_special_tokens``.
+        settings: tokenizer_config.json.
+    """
+
+    tokens: tuple[str, ...]
+    special: Mapping[str, str]
+    additional: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_tokenizer(
+    files: Mapping[str, bytes], where: object, defaults: Mapping[str, str], prefer: Sequence[str] = ()
+) -> Tokenizer:
+    """The table of a tokenizer from its ``files`` (name → content).
+
+    Args:
+        defaults: special tokens of its class, where no file says others.
+        prefer: files to look at before ``tokenizer.json``.
+
+    Raises:
+        VocabularyError: no file holds a table, one is damaged, or rows have no token or two.
+    """
+    settings = _json(files, "tokenizer_config.json", where)
+    said = {**_json(files, "special_tokens_map.json", where), **settings}
+    special = {**defaults, **{k: _text(said[k]) for k in SPECIAL if said.get(k) is not None}}
+    more = said.get("additional_special_tokens") or said.get("extra_special_tokens") or ()
+    additional = tuple(_text(token) for token in more) if isinstance(more, list) else ()
+    rows = _table(files, where, prefer)
+    for row, token in (settings.get("added_tokens_decoder") or {}).items():
+        rows.setdefault(_text(token), int(row))
+    for token in (*(special[k] for k in SPECIAL if k in special), *additional):
+        rows.setdefault(token, max(rows.values(), default=-1) + 1)
+    return Tokenizer(_in_order(rows, where), special, additional, settings)
+
+
+def _table(files: Mapping[str, bytes], where: object, prefer: Sequence[str]) -> dict[str, int]:
+    for name in (*prefer, "tokenizer.json", "vocab.json", "vocab.txt"):
+        if name not in files:
+            continue
+        if name == "vocab.txt":
+            lines = files[name].decode("utf-8").splitlines()
+            return {token: row for row, token in enumerate(lines)}
+        content = _json(files, name, where)
+        rows: dict[str, int] = {}
+        if name != "tokenizer.json":
+            rows.update(content)
+            rows.update({t: int(row) for t, row in _json(files, "added_tokens.json", where).items()})
+            return rows
+        table = (content.get("model") or {}).get("vocab") or {}
+        pairs = table.items() if isinstance(table, dict) else ((entry[0], row) for row, entry in enumerate(table))
+        rows.update(pairs)
+        rows.update({token["content"]: token["id"] for token in content.get("added_tokens") or ()})
+        return rows
+    raise VocabularyError(
+        "no table of tokens lies beside the model",
+        where=where,
+        expected="tokenizer.json or vocab.json",
+        found=", ".join(sorted(files)) or "no file of a tokenizer",
+        todo="save the tokenizer once with today's transformers (`save_pretrained`), which writes tokenizer.json",
+    )
+
+
+def _in_order(rows: Mapping[str, int], where: object) -> tuple[str, ...]:
+    ordered = sorted(rows.items(), key=lambda item: item[1])
+    for place, (token, row) in enumerate(ordered):
+        if row != place:
+            raise VocabularyError(
+                f"row {place} of the vocabulary has {'two tokens' if row < place else 'no token'}",
+                where=where,
+                found=f"{token!r} is row {row}",
+            )
+    return tuple(token for token, _ in ordered)
+
+
+def _json(files: Mapping[str, bytes], name: str, where: object) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        content = json.loads(files[name].decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{name} is damaged", where=where, expected="JSON", found=error) from None
+    if not isinstance(content, dict):
+        raise VocabularyError(f"{name} does not hold a JSON object", where=where, found=type(content).__name__)
+    return content
+
+
+def _text(token: Any) -> str:
+    """A token that stands alone, or with how it is matched (``{"content": …}``)."""
+    return str(token["content"]) if isinstance(token, dict) else str(token)
+
+
+def json_file(value: object) -> bytes:
+    """JSON as ``save_pretrained`` writes a configuration."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("ascii")
