@@ -142,7 +142,8 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
             todo="give the files with --vocab SOURCE --vocab TARGET",
         )
     origin = model.origin or model.dialect or "warmstart"
-    facts = Facts(origin, model.checkpoint.metadata if model.dialect == to else {})
+    dtype = next((origin.dtype for origin in reading.origins.values()), "float32")
+    facts = Facts(origin, model.checkpoint.metadata if model.dialect == to else {}, dtype)
     source = None if model.dialect in (None, "warmstart") else dialect(family, str(model.dialect))
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))

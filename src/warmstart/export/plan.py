@@ -163,7 +163,7 @@ def plan_conversion(
             problems=problems,
             todo="--no-strict leaves behind what is listed so" if options.strict and len(problems) else None,
         )
-    _refuse_rounding_twice(rows, ledger, options, target)
+    _refuse_rounding_twice(ledger, options)
     ordered = tuple(sorted(rows, key=lambda row: row.name))
     return Conversion(
         ordered, ledger, options, target.layout, target.specification(config), target.header(config, facts)
@@ -258,14 +258,13 @@ def _ledger(
     return Ledger(used, checked, left, tuple(row.name for row in rows if row.generated), lossy)
 
 
-def _refuse_rounding_twice(rows: Sequence[Row], ledger: Ledger, options: Options, target: Dialect) -> None:
-    rounded = [row for row in rows if row.storage.scale != "none" and any(s in ledger.lossy for s in row.sources)]
-    dequantized = [name for name in ledger.lossy if name in ledger.used]
-    if options.requantize or options.quantization == "none" or not (rounded or dequantized):
+def _refuse_rounding_twice(ledger: Ledger, options: Options) -> None:
+    dequantized = [name for name in ledger.lossy if name in ledger.used]  # the source's names; ops have the family's
+    if options.requantize or options.quantization == "none" or not dequantized:
         return
     raise ConfigError(
         "the source is quantized already, and would be rounded a second time",
-        where=(rounded[0].name if rounded else dequantized[0]),
-        found=ledger.lossy[dequantized[0]] if dequantized else None,
+        where=dequantized[0],
+        found=ledger.lossy[dequantized[0]],
         todo="--requantize does it knowingly; the model in float32 would give a better one",
     )

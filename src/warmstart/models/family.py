@@ -63,6 +63,7 @@ class Facts:
 
     dialect: str = "warmstart"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
 
 
 class Dialect(ABC):

@@ -82,6 +82,12 @@ IGNORED = {
 }
 _NOTHING = object()
 
+# transformers' name → what it computes; the first name of a function is the one that is written.
+ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu_erf", "gelu_python": "gelu_erf", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "gelu", "swish": "swish", "silu": "swish",
+}  # fmt: skip
+
 
 def folder_of(checkpoint: Checkpoint) -> Path:
     """The directory that the arrays lie in."""
@@ -297,6 +303,14 @@ def _json(files: Mapping[str, bytes], name: str, where: object) -> dict[str, Any
 def _text(token: Any) -> str:
     """A token that stands alone, or with how it is matched (``{"content": …}``)."""
     return str(token["content"]) if isinstance(token, dict) else str(token)
+
+
+def activation_of(options: Options, key: str, default: str) -> str:
+    """What ``key`` of a config.json calls an activation, by the name of what it computes (``ACTIVATIONS``)."""
+    name = str(options.get(key, default))
+    if name not in ACTIVATIONS:
+        options.problem(f"{key}: {name!r} is not supported", expected=", ".join(ACTIVATIONS))
+    return ACTIVATIONS.get(name, "relu")
 
 
 def json_file(value: object) -> bytes:

@@ -336,6 +336,33 @@ class Sum(Op):
 
 
 @dataclass(frozen=True)
+class ExtraRows(Op):
+    """Lossy: foreign rows before and behind the canonical ones that nothing is computed with; written as zeros."""
+
+    kind: ClassVar[Kind] = "lossy"
+    first: int = 0
+    last: int = 0
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        for shape in shapes:
+            if not shape or shape[0] <= self.first + self.last:
+                raise ShapeMismatch(f"more than {self.first + self.last} rows are needed, not {list(shape)}")
+        return [(shape[0] - self.first - self.last, *shape[1:]) for shape in shapes]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [(shape[0] + self.first + self.last, *shape[1:]) for shape in shapes]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [a[self.first : len(a) - self.last] for a in arrays]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.pad(a, [(self.first, self.last), *[(0, 0)] * (a.ndim - 1)]) for a in arrays]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("rows that are dropped and written as zeros have no state")
+
+
+@dataclass(frozen=True)
 class Generated(Op):
     """An array that the canonical side computes: written on export, compared on import."""
 

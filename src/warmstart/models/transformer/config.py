@@ -19,7 +19,9 @@ class TransformerConfig(BaseModel):
     ``normalize_keys`` is False for pre-norm models trained by a Marian older than February 2022, whose
     self-attention took keys and values from the layer's input before normalisation.
     ``max_positions`` is the length of the table of learned positions (later positions share the last row), or, of
-    sinusoids, the length of the table that the model came with.
+    sinusoids, the length of the table that the model came with; ``positions_per_side`` gives each side a table of
+    its own, whose lengths may differ (``decoder_max_positions``).
+    ``tied_embeddings: inputs`` shares one table between the two sides, but not with the output.
     ``sinusoids`` names the formula (``positions.py``). ``layernorm_embedding`` normalises the sum of embeddings and
     positions. ``decoder_start`` is what the decoder is fed first: a zero embedding, a special token, or what the
     user gives; ``source_bos`` and ``source_eos`` frame the source. Decoder layer ``alignment_layer`` (-1 is the
@@ -39,11 +41,13 @@ class TransformerConfig(BaseModel):
     activation: Literal["relu", "swish", "gelu", "gelu_tanh", "gelu_erf"] = "relu"
     norm: Literal["pre", "post"] = "post"
     normalize_keys: bool = True
-    tied_embeddings: Literal["none", "target", "all"] = "none"
+    tied_embeddings: Literal["none", "target", "inputs", "all"] = "none"
     output_bias: bool = True
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_positions: Positive | None = None
-    sinusoids: Literal["marian", "transformers", "from_one"] = "marian"
+    decoder_max_positions: Positive | None = None
+    positions_per_side: bool = False
+    sinusoids: Literal["marian", "transformers", "from_one", "fairseq"] = "marian"
     layernorm_embedding: bool = False
     scale_embeddings: bool = True
     decoder_start: Literal["zero", "bos", "eos", "pad", "given"] = "zero"
@@ -70,9 +74,13 @@ class TransformerConfig(BaseModel):
             raise ValueError(f"alignment_layer {self.alignment_layer} is none of {self.decoder_layers} decoder layers")
         if not self.normalize_keys and self.norm == "post":
             raise ValueError("normalize_keys: false concerns pre-norm models only")
-        if self.tied_embeddings == "all" and self.source_vocab_size != self.target_vocab_size:
+        if self.decoder_max_positions is not None and not self.positions_per_side:
+            raise ValueError("decoder_max_positions goes with positions_per_side")
+        if self.positions_per_side and self.positions != "learned":
+            raise ValueError("positions_per_side goes with positions: learned")
+        if self.tied_embeddings in ("all", "inputs") and self.source_vocab_size != self.target_vocab_size:
             raise ValueError(
-                f"tied_embeddings: all needs one vocabulary; sizes are {self.source_vocab_size} and "
+                f"tied_embeddings: {self.tied_embeddings} needs one vocabulary; sizes are {self.source_vocab_size} and "
                 f"{self.target_vocab_size}"
             )
         return self

@@ -15,11 +15,11 @@ from warmstart.models.transformer.parameters import STAGES, parameters
 
 _BEHAVIOUR = (
     *("num_heads", "activation", "norm", "normalize_keys", "positions", "sinusoids", "scale_embeddings"),
-    *("layernorm_embedding", "decoder_start", "source_bos", "source_eos"),
+    *("positions_per_side", "layernorm_embedding", "decoder_start", "source_bos", "source_eos"),
 )
 _COMPUTED = {
-    "sinusoids": "marian", "layernorm_embedding": False, "decoder_start": "zero", "source_bos": False,
-    "source_eos": True,
+    "sinusoids": "marian", "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
+    "source_bos": False, "source_eos": True,
 }  # fmt: skip
 
 
@@ -28,7 +28,9 @@ class TransformerFamily:
     """Encoder-decoder Transformer. Its stages have names but no order: encoder and decoder are two roads."""
 
     name: str = "transformer"
-    revision: int = 2  # 2: sinusoids, layernorm_embedding, decoder_start, source_bos, source_eos, alignment_*
+    revision: int = (
+        2  # 2: sinusoids, positions_per_side, layernorm_embedding, decoder_start, source_bos, source_eos, alignment_*
+    )
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
@@ -44,9 +46,9 @@ class TransformerFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.transformer.dialects import CTranslate2Dialect, MarianDialect
+        from warmstart.models.transformer.dialects import CTranslate2Dialect, MarianDialect, TransformersDialect
 
-        return (MarianDialect(), CTranslate2Dialect())
+        return (MarianDialect(), TransformersDialect(), CTranslate2Dialect())
 
     def build(self, config: TransformerConfig) -> Any:
         problems = [

@@ -17,11 +17,12 @@ def parameters(config: TransformerConfig) -> tuple[Parameter, ...]:
 
 def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     d = c.d_model
-    shared = "encoder.embedding.weight" if c.tied_embeddings == "all" else "decoder.embedding.weight"
+    shared = "encoder.embedding.weight" if c.tied_embeddings in ("all", "inputs") else "decoder.embedding.weight"
     source, target = ("vocabulary:source", "d_model"), ("vocabulary:target", "d_model")
     yield Parameter("encoder.embedding.weight", (c.source_vocab_size, d), source, "source_embedding", "embedding")
     if c.positions == "learned" and c.max_positions:
-        yield Parameter("positions.weight", (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
+        own = "encoder.positions.weight" if c.positions_per_side else "positions.weight"
+        yield Parameter(own, (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
     if c.layernorm_embedding:
         yield from _norm("encoder.embedding_norm", "encoder", d)
     for i in range(c.encoder_layers):
@@ -31,6 +32,9 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     yield Parameter(
         "decoder.embedding.weight", (c.target_vocab_size, d), target, "target_embedding", "embedding", shared
     )
+    if c.positions_per_side and c.max_positions:
+        table = (c.decoder_max_positions or c.max_positions, d)
+        yield Parameter("decoder.positions.weight", table, ("positions", "d_model"), "decoder", "embedding")
     if c.layernorm_embedding:
         yield from _norm("decoder.embedding_norm", "decoder", d)
     for i in range(c.decoder_layers):
@@ -38,7 +42,7 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff or c.d_ff, attentions)
     if c.norm == "pre":
         yield from _norm("decoder.norm", "decoder", d)
-    tied = "" if c.tied_embeddings == "none" else shared
+    tied = shared if c.tied_embeddings in ("target", "all") else ""
     yield Parameter("decoder.output.weight", (c.target_vocab_size, d), target, "output", "glorot", tied)
     if c.output_bias:
         yield Parameter("decoder.output.bias", (c.target_vocab_size,), target[:1], "output", "zeros")

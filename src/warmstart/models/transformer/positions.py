@@ -1,4 +1,4 @@
-"""Tables of sinusoidal positions: three formulas that differ enough to change outputs."""
+"""Tables of sinusoidal positions: four formulas that differ enough to change outputs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
       ``modeling_marian.py`` (and ``ct2-marian-converter``, which takes it for Marian's).
     * ``from_one``: as ``marian`` with p from 1: what CTranslate2 computes where a model brings no table. Source:
       CTranslate2 ``src/layers/common.cc``; tensor2tensor and OpenNMT-tf.
+    * ``fairseq``: as ``marian`` with p from 2 (the first two rows are padding's), all in float32. Source: fairseq
+      ``sinusoidal_positional_embedding.py``; transformers ``modeling_m2m_100.py``. torch's sine is not correctly
+      rounded and depends on the processor; this is, and one value in twenty differs in its last bit.
     """
     half = d_model // 2
+    if formula == "fairseq":
+        return _fairseq(length, half)
     if formula == "transformers":
         frequencies = np.power(10000, 2 * (np.arange(d_model) // 2) / d_model)
         angles = np.arange(length)[:, None] / frequencies[None]
@@ -27,3 +32,12 @@ def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
     increment = math.log(10000.0) / (half - 1) if half > 1 else 0.0
     angles = np.arange(start, start + length)[:, None] * np.exp(np.arange(half) * -increment)[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def _fairseq(length: int, half: int) -> Array:
+    step = np.float32(-math.log(10000) / (half - 1)) if half > 1 else np.float32(0)
+    frequencies = np.exp((np.arange(half, dtype=np.float32) * step).astype(np.float64)).astype(np.float32)
+    angles = np.arange(2, 2 + length, dtype=np.float32)[:, None] * frequencies[None]  # [length, half]
+    return np.concatenate([np.sin(angles, dtype=np.float64), np.cos(angles, dtype=np.float64)], axis=1).astype(
+        np.float32
+    )

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from warmstart.models.transformer.dialects.ctranslate2 import CTranslate2Dialect
 from warmstart.models.transformer.dialects.marian import MarianDialect
+from warmstart.models.transformer.dialects.transformers import TransformersDialect
 
-__all__ = ["CTranslate2Dialect", "MarianDialect"]
+__all__ = ["CTranslate2Dialect", "MarianDialect", "TransformersDialect"]

@@ -31,14 +31,19 @@ class CTranslate2Dialect(ModelBin):
     """Weights [out, in], Q‖K‖V joined, positions written out.
 
     Its converters differ in details that follow the source: Marian's says ``scale_embeddings`` as a switch, others
-    as the number (``scale``).
+    as the number (``scale``). transformers' tokenizers frame a source themselves (``frames``), and what it computes is
+    in the model's own ``dtype``.
     """
 
     specifications = ("TransformerSpec",)
     scale: str = "flag"
+    frames: bool = True
+    dtype: str = "float32"
 
     def adapt(self, facts: Facts) -> CTranslate2Dialect:
-        return replace(self, scale="number" if facts.dialect in ("transformers", "fairseq") else "flag")
+        if facts.dialect == "transformers":
+            return replace(self, scale="number", frames=False, dtype=facts.dtype)
+        return replace(self, scale="number" if facts.dialect == "fairseq" else "flag")
 
     def specification(self, config: TransformerConfig) -> tuple[str, int]:
         return "TransformerSpec", 7
@@ -57,12 +62,16 @@ class CTranslate2Dialect(ModelBin):
         ]
         if c.output_bias:
             rules.append(rule("decoder/projection/bias", "decoder.output.bias"))
-        if c.positions == "learned":
+        if c.positions == "learned" and c.positions_per_side:
+            rules.append(rule(_ENCODINGS[0], "decoder.positions.weight"))
+            rules.append(rule(_ENCODINGS[1], "encoder.positions.weight"))
+        elif c.positions == "learned":
             rules.append(rule(_ENCODINGS[0], "positions.weight"))
             rules.append(rule(_ENCODINGS[1], "positions.weight", copy=True))
         elif c.sinusoids != "from_one":
             length = c.max_positions or MAX_POSITIONS
-            table = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model))
+            shape, formula = (length, c.d_model), c.sinusoids
+            table = Generated(partial(sinusoids, *shape, formula), shape, _tolerance(formula), self.dtype)
             rules += [rule(name, (), table) for name in _ENCODINGS]
         rules += [rule(name, (), constant(value)) for name, value in self._attributes(c).items()]
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
@@ -121,11 +130,12 @@ class CTranslate2Dialect(ModelBin):
         self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
         target = vocabularies["target"]
-        eos, bos = target.tokens[target.eos_id], getattr(target, "bos", None) or "<s>"
-        start = {"zero": bos, "bos": bos, "eos": eos, "pad": getattr(target, "pad", None), "given": None}
+        eos, bos = target.tokens[target.eos_id], getattr(target, "bos", "<s>")
+        zero = bos if self.frames else eos
+        start = {"zero": zero, "bos": bos, "eos": eos, "pad": getattr(target, "pad", None), "given": None}
         content = {
-            "add_source_bos": config.source_bos,
-            "add_source_eos": config.source_eos,
+            "add_source_bos": config.source_bos and self.frames,
+            "add_source_eos": config.source_eos and self.frames,
             "bos_token": bos,
             "decoder_start_token": start[config.decoder_start],
             "eos_token": eos,
@@ -145,6 +155,11 @@ class CTranslate2Dialect(ModelBin):
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
         return _Reader(stored).config()
+
+
+def _tolerance(formula: str) -> float:
+    """How far a table may be from ours: fairseq's and M2M100's are torch's float32, which differs by processor."""
+    return 2e-4 if formula == "fairseq" else 0.0
 
 
 def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
@@ -249,7 +264,9 @@ class _Reader:
     def _tied(self) -> Any:
         names = ("encoder/embeddings_0/weight", "decoder/embeddings/weight", "decoder/projection/weight")
         source, target, output = (self.stored.ties.get(name, name) for name in names)
-        return ("all" if source == target else "target") if target == output else "none"
+        if target == output:
+            return "all" if source == target else "target"
+        return "inputs" if source == target else "none"
 
     def _scaled(self, d_model: int) -> bool:
         found = {self._one_scale(side, d_model) for side in ("encoder", "decoder")}
@@ -268,11 +285,14 @@ class _Reader:
         self._expect(all(there) or not any(there), "one side alone brings a table of positions")
         if not all(there):
             return {"positions": "sinusoidal", "sinusoids": "from_one"}
-        table, other = (self.stored.read(name) for name in _ENCODINGS)
-        self._expect(np.array_equal(table, other), "the two sides have different tables of positions")
-        length = len(table)
-        for formula in ("marian", "transformers"):
-            if np.array_equal(sinusoids(length, d_model, formula).astype(table.dtype), table):
+        target, source = (self.stored.read(name) for name in _ENCODINGS)
+        if not np.array_equal(target, source):
+            longer = {} if len(target) == len(source) else {"decoder_max_positions": len(target)}
+            return {"positions": "learned", "max_positions": len(source), "positions_per_side": True, **longer}
+        length = len(target)
+        for formula in ("marian", "transformers", "fairseq"):
+            computed = sinusoids(length, d_model, formula).astype(target.dtype)
+            if np.allclose(computed, target, rtol=0, atol=_tolerance(formula)):
                 kept = None if length == MAX_POSITIONS else length
                 return {"positions": "sinusoidal", "sinusoids": formula, "max_positions": kept}
         return {"positions": "learned", "max_positions": length}

@@ -116,7 +116,7 @@ class MarianDialect(Dialect):
         else:
             rules.append(rule("encoder_Wemb", "encoder.embedding.weight"))
             rules.append(rule("decoder_Wemb", "decoder.embedding.weight"))
-        if c.tied_embeddings == "none":
+        if c.tied_embeddings in ("none", "inputs"):
             rules.append(rule("decoder_ff_logit_out_Wt", "decoder.output.weight"))
             older = rule("decoder_ff_logit_out_W", "decoder.output.weight", Transpose(), alternative=True)
             rules.append(older)

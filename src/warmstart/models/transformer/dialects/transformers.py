@@ -1,0 +1,409 @@
+"""How ``transformers`` spells the encoder-decoder Transformer: MarianMT, BART, mBART, Pegasus, M2M100 and NLLB.
+
+Five classes of one layout, told apart by norms, positions and how the decoder starts (``_Kind``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.family import Dialect, Facts
+from warmstart.models.huggingface import (
+    CONFIG,
+    GENERATION,
+    Loaded,
+    Options,
+    Tokenizer,
+    activation_of,
+    model_type,
+    read_tokenizer,
+)
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.positions import sinusoids
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import Chain, ExtraRows, Generated, Reshape
+from warmstart.vocabularies.tokens import TokenVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One class of ``transformers``: what of the family's configuration it fixes, and what else it is.
+
+    Attributes:
+        offset: rows before the first position in a table of learned positions.
+        pad_row: a row for ``<pad>`` behind the vocabulary, as Marian's models get.
+        writes_positions: computed positions are saved, too.
+        start: what the decoder is fed first, where it is no matter of the configuration.
+        special: what the class's tokenizer calls by which name, where no file says it.
+    """
+
+    architecture: str
+    tokenizer: str
+    norm: str
+    layernorm_embedding: bool
+    sinusoids: str | None
+    offset: int = 0
+    pad_row: bool = False
+    bias: bool = True
+    writes_positions: bool = False
+    special: Mapping[str, str] | None = None
+
+
+_USUAL = {
+    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
+    "cls_token": "<s>", "mask_token": "<mask>",
+}  # fmt: skip
+_FEW = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+KINDS = {
+    "marian": _Kind(
+        "MarianMTModel", "MarianTokenizer", "post", False, "transformers", pad_row=True, special=_FEW
+    ),
+    "bart": _Kind(
+        "BartForConditionalGeneration", "BartTokenizer", "post", True, None, offset=2, special=_USUAL
+    ),
+    "mbart": _Kind(
+        "MBartForConditionalGeneration", "MBartTokenizer", "pre", True, None, offset=2, special=_USUAL
+    ),
+    "pegasus": _Kind(
+        "PegasusForConditionalGeneration", "PegasusTokenizer", "pre", False, "transformers", writes_positions=True,
+        special={**_FEW, "mask_token": "<mask_2>"},
+    ),
+    "m2m_100": _Kind(
+        "M2M100ForConditionalGeneration", "NllbTokenizer", "pre", False, "fairseq", bias=False, special=_USUAL
+    ),
+}  # fmt: skip
+
+_TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+_PAD = "<pad>"
+_EPSILON = 1e-5
+
+
+class TransformersDialect(Dialect):
+    """Weights [out, in] as ``nn.Linear`` has them; names of BART, from which the others were copied."""
+
+    name = "transformers"
+    layout = "model.safetensors"
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        return model_type(checkpoint) in KINDS
+
+    def view(self, checkpoint: Checkpoint) -> Checkpoint:
+        return Loaded(checkpoint)
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        again = "model.shared.weight under another name: the library takes that one"
+        return {
+            "model.encoder.embed_tokens.weight": again,
+            "model.*.embed_positions.weights": "computed positions",
+            "model.*.version": "a mark of fairseq without meaning",
+        }
+
+    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
+        return {"format": "pt"}
+
+    # what is read
+
+    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
+        loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
+        options = Options(loaded.metadata["config"], loaded.path.with_name(CONFIG))
+        kind = KINDS[str(options.get("model_type"))]
+        shared = options.get("share_encoder_decoder_embeddings", True)
+        tied = bool(options.get("tie_word_embeddings", True))
+        width, heads = options.whole("d_model"), options.whole("encoder_attention_heads")
+        rows, positions = options.whole("vocab_size"), options.whole("max_position_embeddings", 1024)
+        target_rows = options.get("decoder_vocab_size", None) or rows
+        inner, decoder_inner = options.whole("encoder_ffn_dim"), options.whole("decoder_ffn_dim")
+        _legacy(options, kind, heads, int(bool(shared)))
+        values = {
+            "source_vocab_size": rows - kind.pad_row,
+            "target_vocab_size": (rows if shared else target_rows) - kind.pad_row,
+            "d_model": width,
+            "num_heads": heads,
+            "d_ff": inner,
+            "decoder_d_ff": None if inner == decoder_inner else decoder_inner,
+            "encoder_layers": options.whole("encoder_layers"),
+            "decoder_layers": options.whole("decoder_layers"),
+            "activation": activation_of(options, "activation_function", "relu" if not kind.bias else "gelu"),
+            "norm": kind.norm,
+            "tied_embeddings": ("all" if shared else "target") if tied else ("inputs" if shared else "none"),
+            "output_bias": _has_bias(loaded),
+            "layernorm_embedding": kind.layernorm_embedding,
+            "scale_embeddings": bool(options.get("scale_embedding", not kind.bias)),
+            "decoder_start": self._start(options, kind, loaded, rows),
+            "source_eos": kind.pad_row,  # the tokenizers of the others frame a source themselves
+            "layer_norm_epsilon": _EPSILON,
+            "dropout": options.get("dropout", 0.1),
+            "attention_dropout": options.get("attention_dropout", 0.0),
+            "ffn_dropout": options.get("activation_dropout", 0.0),
+            **_positions(loaded, kind, positions, width),
+        }
+        for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            options.get(key, None)
+        options.finish(f"{kind.architecture}")
+        try:
+            return TransformerConfig.model_validate(values)
+        except ValueError as error:
+            raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
+
+    @staticmethod
+    def _start(options: Options, kind: _Kind, loaded: Loaded, rows: int) -> str:
+        row = options.get("decoder_start_token_id", options.values.get("eos_token_id"))
+        if kind.pad_row:
+            pad = options.get("pad_token_id", rows - 1)
+            if row != pad or pad != rows - 1:
+                options.problem(
+                    "the decoder does not start from the row of <pad> behind the vocabulary",
+                    expected=f"decoder_start_token_id and pad_token_id {rows - 1}", found=f"{row} and {pad}",
+                )  # fmt: skip
+            return "zero"
+        if options.values.get("model_type") == "mbart":
+            # mBART-25 starts from the code of the language, its successor from the end token.
+            return "given" if options.values.get("tokenizer_class") in ("MBartTokenizer", None) else "eos"
+        if options.values.get("model_type") == "pegasus":
+            return "pad"
+        for start in ("eos", "bos", "pad"):
+            if row is not None and row == options.values.get(f"{start}_token_id"):
+                return start
+        options.problem("decoder_start_token_id is not the end, start or padding token", found=repr(row))
+        return "eos"
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
+        if files:
+            from warmstart.vocabularies.load import load_vocabulary
+
+            paths = [Path(f) for f in files] * (2 if len(files) == 1 else 1)
+            if len(paths) != 2:
+                raise VocabularyError("a translation model has two vocabularies", found=len(paths))
+            return dict(zip(("source", "target"), map(load_vocabulary, paths), strict=True))
+        config = loaded.metadata["config"]
+        kind = KINDS[config["model_type"]]
+        kept = dict(loaded.metadata["tokenizer"])
+        where = loaded.path.parent
+        own_table = ("vocab.json",) if "sentencepiece.bpe.model" in kept or kind.pad_row else ()
+        defaults = _defaults(kind, kept, config)
+        tokenizer = read_tokenizer(kept, where, defaults, own_table)
+        tables = {"source": _rows(tokenizer, kind, config, where)}
+        tables["target"] = tables["source"]
+        if tokenizer.settings.get("separate_vocabs"):
+            other = {**kept, "vocab.json": kept.get("target_vocab.json", b"{}")}
+            of_target = {**config, "vocab_size": config.get("decoder_vocab_size") or config.get("vocab_size")}
+            tables["target"] = _rows(read_tokenizer(other, where, defaults, own_table), kind, of_target, where)
+        for name in (CONFIG, GENERATION):
+            if (where / name).is_file():
+                kept[name] = (where / name).read_bytes()
+        special = tokenizer.special
+        bos = {"marian": "<s>", "pegasus": special.get("pad_token")}.get(config["model_type"], special.get("bos_token"))
+        eos, unk = special.get("eos_token", "</s>"), special.get("unk_token")
+        return {
+            side: TokenVocabulary(
+                table, eos, unk, bos=bos, pad=special.get("pad_token"), files=kept if side == "source" else None
+            )
+            for side, table in tables.items()
+        }
+
+    # what both directions share
+
+    def rules(self, config: TransformerConfig) -> list[Rule]:
+        c = config
+        kind = KINDS[kind_of(c)]
+        rows = ExtraRows(last=1) if kind.pad_row else None
+        sizes = {"encoder": c.source_vocab_size, "decoder": c.target_vocab_size}
+        shared = c.tied_embeddings in ("all", "inputs")
+        table = "model.shared.weight" if shared else "model.encoder.embed_tokens.weight"
+        rules = [
+            rule(table, "encoder.embedding.weight", rows),
+            rule("model.decoder.embed_tokens.weight", "decoder.embedding.weight", rows, alternative=shared),
+            rule("lm_head.weight", "decoder.output.weight", rows, alternative=c.tied_embeddings in ("all", "target")),
+        ]
+        if shared:
+            again = rule("model.encoder.embed_tokens.weight", "encoder.embedding.weight", rows, alternative=True)
+            rules.append(again)
+        if c.output_bias:
+            bias = Reshape((1, -1), (-1,))
+            rules.append(rule("final_logits_bias", "decoder.output.bias", Chain((bias, rows)) if rows else bias))
+        elif kind.bias:
+            shape = (1, sizes["decoder"] + kind.pad_row)
+            rules.append(rule("final_logits_bias", (), Generated(partial(np.zeros, shape, np.float32), shape)))
+        rules += _tables(c, kind)
+        for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+            if c.layernorm_embedding:
+                rules += _both(f"model.{side}.layernorm_embedding", f"{side}.embedding_norm", {})
+            if c.norm == "pre":
+                rules += _both(f"model.{side}.layer_norm", f"{side}.norm", {})
+            rules += _layer(side, {"i": layers})
+        return rules
+
+    # what is written
+
+    def files(
+        self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
+    ) -> Mapping[str, bytes]:
+        from warmstart.models.transformer.dialects.transformers_files import files_of
+
+        name = kind_of(config)
+        return files_of(config, name, KINDS[name], vocabularies, facts)
+
+
+def kind_of(config: TransformerConfig) -> str:
+    """The class (``model_type``) that computes what ``config`` says.
+
+    Raises:
+        DialectError: none does; what keeps the nearest from it is named.
+    """
+    faults = {name: _faults(config, name) for name in KINDS}
+    best = min(faults, key=lambda name: len(faults[name]))
+    if faults[best]:
+        raise DialectError(
+            "no class of transformers computes this model",
+            problems=[Problem(f"{KINDS[best].architecture}: {fault}") for fault in faults[best]],
+        )
+    return best
+
+
+def _faults(c: TransformerConfig, name: str) -> list[str]:
+    kind, faults = KINDS[name], []
+
+    def need(holds: bool, fault: str) -> None:
+        if not holds:
+            faults.append(fault)
+
+    need(c.norm == kind.norm, f"it is {kind.norm}-norm")
+    need(c.layernorm_embedding == kind.layernorm_embedding, "embeddings are normalised in one, not in the other")
+    need(c.normalize_keys, "it normalises keys and values")
+    need((c.decoder_start == "zero") == kind.pad_row, "its decoder starts from another embedding")
+    need(c.decoder_max_positions is None, "both sides have tables of positions of one length")
+    if kind.sinusoids is None or c.positions == "learned":
+        need(c.positions == "learned", "its positions are learned")
+        need(kind.pad_row or kind.writes_positions or kind.sinusoids is None, "it computes positions")
+    else:
+        known = (kind.sinusoids, "marian") if kind.pad_row else (kind.sinusoids,)
+        need(c.sinusoids in known, f"its positions are of the formula {kind.sinusoids}, not {c.sinusoids}")
+    need(kind.bias or not c.output_bias, "it has no bias of the output")
+    need(c.layer_norm_epsilon == _EPSILON or (kind.pad_row and c.layer_norm_epsilon == 1e-6), "epsilon is 1e-5")
+    need(c.tied_embeddings in ("all", "inputs") or kind.pad_row, "both sides share one table")
+    return faults
+
+
+def _legacy(options: Options, kind: _Kind, heads: int, shared: int) -> None:
+    """Keys that older versions wrote beside those that say the same, and what must be as the class fixes it."""
+    pre = kind.norm == "pre"
+    options.expect("decoder_attention_heads", heads)
+    options.expect("is_encoder_decoder", True)
+    options.expect("is_decoder", False)
+    options.expect("normalize_before", pre)
+    options.expect("normalize_embedding", kind.layernorm_embedding)
+    options.expect("add_final_layer_norm", pre, None)
+    options.expect("static_position_embeddings", kind.sinusoids is not None)
+    options.expect("add_bias_logits", False)
+    options.expect("num_hidden_layers", options.values.get("encoder_layers"))
+    options.expect("num_attention_heads", heads)
+    options.expect("hidden_size", options.values.get("d_model"))
+    options.expect("do_blenderbot_90_layernorm", False)
+    options.expect("extra_pos_embeddings", kind.offset, 0, 1, 2)
+
+
+def _has_bias(loaded: Loaded) -> bool:
+    return "final_logits_bias" in loaded.entries and bool(np.any(loaded.read("final_logits_bias")))
+
+
+def _positions(loaded: Loaded, kind: _Kind, length: int, width: int) -> dict[str, Any]:
+    if kind.sinusoids is None:
+        return {"positions": "learned", "max_positions": length, "positions_per_side": True}
+    for formula in dict.fromkeys((kind.sinusoids, "marian")):
+        computed = sinusoids(length, width, formula)
+        tables = [loaded.read(name) for name in _TABLES if name in loaded.entries]
+        if all(np.array_equal(table, computed.astype(table.dtype)) for table in tables):
+            return {"positions": "sinusoidal", "sinusoids": formula, "max_positions": length}
+    return {"positions": "learned", "max_positions": length, "positions_per_side": True}
+
+
+def _rows(tokenizer: Tokenizer, kind: _Kind, config: Mapping[str, Any], where: object) -> list[str]:
+    """The tokens of the rows that the model has."""
+    tokens, rows = list(tokenizer.tokens), int(config["vocab_size"])
+    if kind.pad_row:
+        if len(tokens) == rows and tokens[-1] == _PAD:
+            tokens.pop()
+        return tokens
+    if not kind.bias:
+        _languages(tokens, tokenizer)
+        made_up = int(tokenizer.settings.get("num_madeup_words", rows - len(tokens)))
+        return tokens + [f"madeupword{i}" for i in range(made_up)]
+    return tokens[:rows]
+
+
+def _languages(tokens: list[str], tokenizer: Tokenizer) -> None:
+    """M2M100's tokenizer knows its languages without a file: they stand behind the table."""
+    from warmstart.models.transformer.dialects.m2m100 import LANGUAGES
+
+    known = LANGUAGES.get(str(tokenizer.settings.get("language_codes")), "").split()
+    if tokenizer.settings.get("tokenizer_class") == "M2M100Tokenizer":
+        there = set(tokens)
+        tokens += [f"__{code}__" for code in known if f"__{code}__" not in there]
+    if tokens[-1] == tokenizer.special.get("unk_token"):  # added behind the table by some versions of the library
+        tokens.insert(_UNKNOWN_ROW, tokens.pop())
+
+
+def _defaults(kind: _Kind, files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens of the tokenizer's class, which differ among those that one model goes with."""
+    special = dict(kind.special or {})
+    if "sentencepiece.bpe.model" in files and "vocab.json" in files:  # M2M100Tokenizer
+        special = {k: v for k, v in special.items() if k not in ("cls_token", "mask_token")}
+    if config.get("tokenizer_class") == "MBart50Tokenizer":
+        special.pop("bos_token")
+    return special
+
+
+_UNKNOWN_ROW = 3
+
+
+def _tables(c: TransformerConfig, kind: _Kind) -> list[Rule]:
+    """Positions: learned ones, computed ones that are saved, and computed ones that are only met with."""
+    extra = ExtraRows(first=kind.offset) if kind.offset else None
+    if c.positions == "learned":
+        sides = ("encoder.", "decoder.") if c.positions_per_side else ("", "")
+        return [
+            rule(table, f"{side}positions.weight", extra, copy=not side and table != _TABLES[0])
+            for table, side in zip(_TABLES, sides, strict=True)
+        ]
+    length = positions_of(c)
+    computed = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model))
+    saved = kind.writes_positions or c.sinusoids != kind.sinusoids
+    return [rule(table, (), computed, alternative=not saved) for table in _TABLES]
+
+
+def positions_of(c: TransformerConfig) -> int:
+    """``max_position_embeddings``; Marian's own models say none, and get what OPUS-MT's are published with."""
+    return c.max_positions or 512
+
+
+def _layer(side: str, each: Mapping[str, int]) -> list[Rule]:
+    theirs, ours = f"model.{side}.layers.{{i}}", f"{side}.layers.{{i}}"
+    attentions = {"self_attn": "self_attention"}
+    if side == "decoder":
+        attentions["encoder_attn"] = "cross_attention"
+    rules: list[Rule] = []
+    for short, attention in attentions.items():
+        for letter, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "output")):
+            rules += _both(f"{theirs}.{short}.{letter}", f"{ours}.{attention}.{part}", each)
+        rules += _both(f"{theirs}.{short}_layer_norm", f"{ours}.{attention}_norm", each)
+    rules += _both(f"{theirs}.fc1", f"{ours}.ffn.up", each)
+    rules += _both(f"{theirs}.fc2", f"{ours}.ffn.down", each)
+    return rules + _both(f"{theirs}.final_layer_norm", f"{ours}.ffn_norm", each)
+
+
+def _both(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    return [rule(f"{theirs}.{what}", f"{ours}.{what}", each=each) for what in ("weight", "bias")]
+
+
+__all__ = ["KINDS", "TransformersDialect", "kind_of", "positions_of"]
