@@ -132,8 +132,8 @@ def test_their_converters_models_are_understood(tmp_path):
     api.convert(tmp_path / "bundle", tmp_path / "ours", "ctranslate2")
     for name in ("model.bin", "config.json", "shared_vocabulary.json"):
         assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes()
-    with pytest.raises(DialectError, match="sinusoids: 'transformers' is not what Marian computes"):
-        api.convert(tmp_path / "theirs", tmp_path / "no", "marian")
+    back = api.convert(tmp_path / "theirs", tmp_path / "back", "marian")
+    assert set(back["ledger"]["lossy"]) == {"positions", "layer_norm_epsilon"}  # Marian computes them its own way
 
 
 def test_an_engine_model_says_why_it_is_not_run_here(fixtures, tmp_path):
@@ -189,10 +189,6 @@ LAX = {  # what the runtime loads without a word (reference §3)
     "heads that do not divide": (
         lambda a, _: a.update({f"{s}/num_heads": np.full((), 3, np.int16) for s in ("encoder", "decoder")}),
         "not a multiple of num_heads 3",
-    ),
-    "other positions on one side": (
-        lambda a, t: (t.clear(), a.update({"encoder/position_encodings/encodings": np.ones((2048, 16), np.float32)})),
-        "different tables of positions",
     ),
 }
 

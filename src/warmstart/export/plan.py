@@ -152,7 +152,7 @@ def plan_conversion(
             rows += _rows(link, sources, reading, target, options)
         except ShapeMismatch as error:
             problems.append(Problem(f"{', '.join(link.foreign)} cannot be written", found=str(error)))
-    ledger = _ledger(config, reading, source, rows, spelt)
+    ledger = _ledger(config, reading, source, rows, spelt, target.approximations(config))
     if options.strict:
         unexplained = [n for n, why in ledger.left.items() if why == _NOBODY or n in reading.origins]
         problems += [Problem(f"{n} would be left behind", found=ledger.left[n]) for n in unexplained]
@@ -238,10 +238,15 @@ def _generated_dtype(op: Op) -> str:
 
 
 def _ledger(
-    config: BaseModel, reading: Reading, source: Dialect | None, rows: Sequence[Row], spelt: set[str]
+    config: BaseModel,
+    reading: Reading,
+    source: Dialect | None,
+    rows: Sequence[Row],
+    spelt: set[str],
+    approximations: Mapping[str, str],
 ) -> Ledger:
     used: dict[str, tuple[str, ...]] = {}
-    lossy: dict[str, str] = {}
+    lossy: dict[str, str] = dict(approximations)
     left: dict[str, str] = {}
     for name, origin in reading.origins.items():
         for foreign in origin.link.foreign:

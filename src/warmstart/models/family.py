@@ -125,6 +125,10 @@ class Dialect(ABC):
         nothing is lost with them."""
         return {}
 
+    def approximations(self, config: Any) -> Mapping[str, str]:
+        """What of the configuration this dialect, when written, computes a little otherwise → how. It is listed."""
+        return {}
+
     def adapt(self, facts: Facts) -> Dialect:
         """This dialect as the framework's own converter from ``facts.dialect`` writes it."""
         return self

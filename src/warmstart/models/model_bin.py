@@ -260,5 +260,5 @@ def read_vocabularies(checkpoint: Checkpoint, files: Sequence[str], sizes: Mappi
         unk = special["unk_token"]
         if unk not in tokens and len(tokens) == rows - 1:
             tokens = [*tokens, unk]
-        tables[side] = TokenVocabulary(tokens, special["eos_token"], unk)
+        tables[side] = TokenVocabulary(tokens, special["eos_token"], unk, bos=special.get("bos_token", "<s>"))
     return tables

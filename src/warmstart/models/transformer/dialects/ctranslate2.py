@@ -73,7 +73,10 @@ class CTranslate2Dialect(ModelBin):
             shape, formula = (length, c.d_model), c.sinusoids
             table = Generated(partial(sinusoids, *shape, formula), shape, _tolerance(formula), self.dtype)
             rules += [rule(name, (), table) for name in _ENCODINGS]
-        rules += [rule(name, (), constant(value)) for name, value in self._attributes(c).items()]
+        for name, value in self._attributes(c).items():
+            # both spellings of a scale are read (_Reader), one is written
+            loose = math.inf if name.endswith("/scale_embeddings") else 0.0
+            rules.append(rule(name, (), replace(constant(value), tolerance=loose)))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             if c.norm == "pre":
                 rules += _norm(f"{side}/layer_norm", f"{side}.norm", {})
@@ -130,7 +133,7 @@ class CTranslate2Dialect(ModelBin):
         self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
         target = vocabularies["target"]
-        eos, bos = target.tokens[target.eos_id], getattr(target, "bos", "<s>")
+        eos, bos = target.tokens[target.eos_id], getattr(target, "bos", None) or "<s>"
         zero = bos if self.frames else eos
         start = {"zero": zero, "bos": bos, "eos": eos, "pad": getattr(target, "pad", None), "given": None}
         content = {

@@ -108,8 +108,17 @@ class MarianDialect(Dialect):
                 "the model options are incomplete or wrong", where=checkpoint.path, found=error
             ) from None
 
+    def approximations(self, config: TransformerConfig) -> Mapping[str, str]:
+        found = {}
+        if config.positions == "sinusoidal" and config.sinusoids != "marian":
+            found["positions"] = "Marian's sinusoids, which the source's formula only comes near"
+        if config.layer_norm_epsilon != 1e-6:
+            found["layer_norm_epsilon"] = f"Marian's 1e-6, not {config.layer_norm_epsilon:g}"
+        return found
+
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
+        _expressible(c)
         rules: list[Rule] = []
         if c.tied_embeddings == "all":
             rules.append(rule("Wemb", "encoder.embedding.weight"))
@@ -189,17 +198,6 @@ class MarianDialect(Dialect):
     def options(self, config: TransformerConfig) -> dict[str, Any]:
         """Marian's model options for ``special:model.yml``."""
         c = config
-        problems = [
-            Problem(f"{key}: {getattr(c, key)!r} is not what Marian computes", expected=repr(value))
-            for key, value in _MARIAN_ONLY.items()
-            if getattr(c, key) != value
-        ]
-        if c.activation not in _MARIAN_ALLOWED["transformer-ffn-activation"]:
-            problems.append(Problem(f"activation: {c.activation!r} is not one of Marian's"))
-        if c.scale_embeddings == (c.positions == "learned"):
-            problems.append(Problem("Marian scales embeddings where positions are sinusoids, and only there"))
-        if problems:
-            raise DialectError("Marian cannot express this model", problems=problems)
         pre = c.norm == "pre"
         version = "v1.12.0" if c.normalize_keys else "v1.9.0"
         return {
@@ -225,6 +223,24 @@ class MarianDialect(Dialect):
             **_MARIAN_FIXED,
             "version": version,
         }
+
+
+def _expressible(c: TransformerConfig) -> None:
+    """
+    Raises:
+        DialectError: Marian does not compute what ``c`` says.
+    """
+    problems = [
+        Problem(f"{key}: {getattr(c, key)!r} is not what Marian computes", expected=" or ".join(map(repr, value)))
+        for key, value in _MARIAN_ONLY.items()
+        if getattr(c, key) not in value
+    ]
+    if c.activation not in _MARIAN_ALLOWED["transformer-ffn-activation"]:
+        problems.append(Problem(f"activation: {c.activation!r} is not one of Marian's"))
+    if c.scale_embeddings == (c.positions == "learned"):
+        problems.append(Problem("Marian scales embeddings where positions are sinusoids, and only there"))
+    if problems:
+        raise DialectError("Marian cannot express this model", problems=problems)
 
 
 _MARIAN_FIXED: dict[str, Any] = {
@@ -289,7 +305,10 @@ _MARIAN_IRRELEVANT = (
     *("transformer-flat", "enc-depth-", "precision", "cost-scaling", "output-sampling", "no-reload", "model-mmap"),
 )
 
-_MARIAN_ONLY = {"decoder_start": "zero", "sinusoids": "marian", "source_bos": False, "source_eos": True}
+_MARIAN_ONLY: dict[str, tuple[object, ...]] = {
+    "decoder_start": ("zero",), "sinusoids": ("marian", "transformers"), "positions_per_side": (False,),
+    "source_bos": (False,), "source_eos": (True,),
+}  # fmt: skip
 
 
 def _irrelevant(option: str) -> bool:

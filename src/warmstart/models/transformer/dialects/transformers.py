@@ -6,7 +6,7 @@ Five classes of one layout, told apart by norms, positions and how the decoder s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,19 @@ _PAD = "<pad>"
 _EPSILON = 1e-5
 
 
+@dataclass(frozen=True)
 class TransformersDialect(Dialect):
-    """Weights [out, in] as ``nn.Linear`` has them; names of BART, from which the others were copied."""
+    """Weights [out, in] as ``nn.Linear`` has them; names of BART, from which the others were copied.
+
+    ``dtype`` is that of arrays which the configuration says.
+    """
 
     name = "transformers"
     layout = "model.safetensors"
+    dtype: str = "float32"
+
+    def adapt(self, facts: Facts) -> TransformersDialect:
+        return replace(self, dtype=facts.dtype)
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         return model_type(checkpoint) in KINDS
@@ -107,6 +115,11 @@ class TransformersDialect(Dialect):
             "model.*.embed_positions.weights": "computed positions",
             "model.*.version": "a mark of fairseq without meaning",
         }
+
+    def approximations(self, config: TransformerConfig) -> Mapping[str, str]:
+        if config.layer_norm_epsilon == _EPSILON:
+            return {}
+        return {"layer_norm_epsilon": f"{_EPSILON:g}, not {config.layer_norm_epsilon:g}"}
 
     def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
         return {"format": "pt"}
@@ -234,8 +247,9 @@ class TransformersDialect(Dialect):
             rules.append(rule("final_logits_bias", "decoder.output.bias", Chain((bias, rows)) if rows else bias))
         elif kind.bias:
             shape = (1, sizes["decoder"] + kind.pad_row)
-            rules.append(rule("final_logits_bias", (), Generated(partial(np.zeros, shape, np.float32), shape)))
-        rules += _tables(c, kind)
+            nothing = Generated(partial(np.zeros, shape, np.float32), shape, dtype=self.dtype)
+            rules.append(rule("final_logits_bias", (), nothing))
+        rules += _tables(c, kind, self.dtype)
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             if c.layernorm_embedding:
                 rules += _both(f"model.{side}.layernorm_embedding", f"{side}.embedding_norm", {})
@@ -367,7 +381,7 @@ def _defaults(kind: _Kind, files: Mapping[str, bytes], config: Mapping[str, Any]
 _UNKNOWN_ROW = 3
 
 
-def _tables(c: TransformerConfig, kind: _Kind) -> list[Rule]:
+def _tables(c: TransformerConfig, kind: _Kind, dtype: str) -> list[Rule]:
     """Positions: learned ones, computed ones that are saved, and computed ones that are only met with."""
     extra = ExtraRows(first=kind.offset) if kind.offset else None
     if c.positions == "learned":
@@ -377,7 +391,7 @@ def _tables(c: TransformerConfig, kind: _Kind) -> list[Rule]:
             for table, side in zip(_TABLES, sides, strict=True)
         ]
     length = positions_of(c)
-    computed = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model))
+    computed = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model), dtype=dtype)
     saved = kind.writes_positions or c.sinusoids != kind.sinusoids
     return [rule(table, (), computed, alternative=not saved) for table in _TABLES]
 

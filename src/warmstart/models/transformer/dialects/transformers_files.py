@@ -69,6 +69,8 @@ def _config(
         "forced_eos_token_id": special["eos_token_id"],
         **special,
     }
+    if name == "mbart":  # the two of them start their decoders from different tokens
+        usual["tokenizer_class"] = "MBart50Tokenizer" if c.decoder_start == "eos" else "MBartTokenizer"
     activation = kept.get("activation_function")
     if ACTIVATIONS.get(str(activation)) != c.activation:
         activation = next(theirs for theirs, ours in ACTIVATIONS.items() if ours == c.activation)
@@ -90,7 +92,15 @@ def _config(
     if kind.pad_row:
         arrays["share_encoder_decoder_embeddings"] = c.tied_embeddings in ("all", "inputs")
         arrays["decoder_vocab_size"] = c.target_vocab_size + 1
-    return {**usual, **kept, **arrays} if kept.get("model_type") == name else {**usual, **arrays}
+    if kept.get("model_type") != name:
+        return {**usual, **arrays}
+    arrays["torch_dtype" if "torch_dtype" in kept else "dtype"] = facts.dtype
+    defaults = {
+        "tie_word_embeddings": True, "share_encoder_decoder_embeddings": True, "dtype": "float32",
+        "decoder_vocab_size": arrays["vocab_size"], "scale_embedding": not kind.bias,
+    }  # fmt: skip
+    unsaid = {key for key, value in defaults.items() if key not in kept and arrays.get(key) == value}
+    return {**kept, **{key: value for key, value in arrays.items() if key not in unsaid}}
 
 
 def _generation(special: Mapping[str, int | None], kept: dict[str, Any]) -> dict[str, Any]:
