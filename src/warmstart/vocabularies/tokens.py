@@ -14,8 +14,9 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 class TokenVocabulary(Vocabulary):
     """One token a row, separated by spaces in text; tokens may be any strings, and may repeat (the first counts).
 
-    ``eos`` and ``unk`` are tokens of the table; ``bos`` and ``pad`` what else a framework calls so (None: it has
-    none). ``files`` are those of the tool that cuts text, by name: they are carried along, not read.
+    ``eos`` and ``unk`` are tokens of the table (``eos``: None where sequences end without one, then ``eos_id`` is -1);
+    ``bos`` and ``pad`` what else a framework calls so (None: it has none). ``files`` are those of the tool that cuts
+    text, by name: they are carried along, not read.
 
     Raises ``VocabularyError`` when the table has no ``eos``.
     """
@@ -25,7 +26,7 @@ class TokenVocabulary(Vocabulary):
     def __init__(
         self,
         tokens: Iterable[str],
-        eos: str = "</s>",
+        eos: str | None = "</s>",
         unk: str | None = "<unk>",
         *,
         bos: str | None = "<s>",
@@ -37,9 +38,9 @@ class TokenVocabulary(Vocabulary):
         for row, token in enumerate(self.tokens):
             rows.setdefault(token, row)
         self._rows = rows
-        if eos not in rows:
+        if eos is not None and eos not in rows:
             raise VocabularyError("the vocabulary has no end token", expected=repr(eos))
-        self.eos_id: int = rows[eos]
+        self.eos_id: int = -1 if eos is None else rows[eos]
         self.unk_id: int | None = rows.get(unk) if unk is not None else None
         self.bos, self.pad = bos, pad
         self.files: dict[str, bytes] = dict(files or {})
@@ -53,7 +54,7 @@ class TokenVocabulary(Vocabulary):
 
     def file(self) -> tuple[str, bytes]:
         content: dict[str, object] = {"kind": self.kind, "tokens": list(self.tokens)}
-        content["eos"] = self.tokens[self.eos_id]
+        content["eos"] = None if self.eos_id < 0 else self.tokens[self.eos_id]
         content["unk"] = None if self.unk_id is None else self.tokens[self.unk_id]
         content["bos"], content["pad"] = self.bos, self.pad
         content["files"] = {name: b64encode(data).decode("ascii") for name, data in sorted(self.files.items())}
@@ -69,7 +70,7 @@ class TokenVocabulary(Vocabulary):
             raise VocabularyError("a vocabulary of tokens has unknown keys", where=where, found=", ".join(extra))
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise VocabularyError("'tokens' is not a list of strings", where=where)
-        if not isinstance(eos, str) or not all(isinstance(token, str | None) for token in (unk, bos, pad)):
+        if not all(isinstance(token, str | None) for token in (eos, unk, bos, pad)):
             raise VocabularyError("'eos', 'unk', 'bos' and 'pad' must be tokens", where=where)
         return cls(tokens, eos, unk, bos=bos, pad=pad, files=_decode(files, where))  # type: ignore[arg-type]
 

@@ -22,6 +22,7 @@ class TransformerConfig(BaseModel):
     sinusoids, the length of the table that the model came with; ``positions_per_side`` gives each side a table of
     its own, whose lengths may differ (``decoder_max_positions``).
     ``tied_embeddings: inputs`` shares one table between the two sides, but not with the output.
+    ``attention_bias`` and ``ffn_bias`` say whether the linear layers of attention and of feed-forward have biases.
     ``sinusoids`` names the formula (``positions.py``). ``layernorm_embedding`` normalises the sum of embeddings and
     positions. ``decoder_start`` is what the decoder is fed first: a zero embedding, a special token, or what the
     user gives; ``source_bos`` and ``source_eos`` frame the source. Decoder layer ``alignment_layer`` (-1 is the
@@ -43,6 +44,8 @@ class TransformerConfig(BaseModel):
     normalize_keys: bool = True
     tied_embeddings: Literal["none", "target", "inputs", "all"] = "none"
     output_bias: bool = True
+    attention_bias: bool = True
+    ffn_bias: bool = True
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
     max_positions: Positive | None = None
     decoder_max_positions: Positive | None = None
@@ -54,7 +57,7 @@ class TransformerConfig(BaseModel):
     source_bos: bool = False
     source_eos: bool = True
     alignment_layer: Annotated[int, Field(ge=-1)] = -1
-    alignment_heads: Positive = 1
+    alignment_heads: Annotated[int, Field(ge=0)] = 1
     layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
@@ -74,8 +77,8 @@ class TransformerConfig(BaseModel):
             raise ValueError(f"alignment_layer {self.alignment_layer} is none of {self.decoder_layers} decoder layers")
         if not self.normalize_keys and self.norm == "post":
             raise ValueError("normalize_keys: false concerns pre-norm models only")
-        if self.decoder_max_positions is not None and not self.positions_per_side:
-            raise ValueError("decoder_max_positions goes with positions_per_side")
+        if self.decoder_max_positions is not None and self.positions == "learned" and not self.positions_per_side:
+            raise ValueError("decoder_max_positions goes with two tables of positions")
         if self.positions_per_side and self.positions != "learned":
             raise ValueError("positions_per_side goes with positions: learned")
         if self.tied_embeddings in ("all", "inputs") and self.source_vocab_size != self.target_vocab_size:

@@ -19,7 +19,7 @@ _BEHAVIOUR = (
 )
 _COMPUTED = {
     "sinusoids": "marian", "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
-    "source_bos": False, "source_eos": True,
+    "source_bos": False, "source_eos": True, "attention_bias": True, "ffn_bias": True,
 }  # fmt: skip
 
 
@@ -28,9 +28,7 @@ class TransformerFamily:
     """Encoder-decoder Transformer. Its stages have names but no order: encoder and decoder are two roads."""
 
     name: str = "transformer"
-    revision: int = (
-        2  # 2: sinusoids, positions_per_side, layernorm_embedding, decoder_start, source_bos, source_eos, alignment_*
-    )
+    revision: int = 2  # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
@@ -46,9 +44,21 @@ class TransformerFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.transformer.dialects import CTranslate2Dialect, MarianDialect, TransformersDialect
+        from warmstart.models.transformer.dialects import (
+            CTranslate2Dialect,
+            FairseqDialect,
+            MarianDialect,
+            OpenNMTPyDialect,
+            TransformersDialect,
+        )
 
-        return (MarianDialect(), TransformersDialect(), CTranslate2Dialect())
+        return (
+            MarianDialect(),
+            TransformersDialect(),
+            OpenNMTPyDialect(),
+            FairseqDialect(),
+            CTranslate2Dialect(),
+        )
 
     def build(self, config: TransformerConfig) -> Any:
         problems = [

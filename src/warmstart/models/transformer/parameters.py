@@ -26,7 +26,7 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     if c.layernorm_embedding:
         yield from _norm("encoder.embedding_norm", "encoder", d)
     for i in range(c.encoder_layers):
-        yield from _layer(f"encoder.layers.{i}", "encoder", d, c.d_ff, ("self_attention",))
+        yield from _layer(c, f"encoder.layers.{i}", "encoder", c.d_ff, ("self_attention",))
     if c.norm == "pre":
         yield from _norm("encoder.norm", "encoder", d)
     yield Parameter(
@@ -39,7 +39,7 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         yield from _norm("decoder.embedding_norm", "decoder", d)
     for i in range(c.decoder_layers):
         attentions = ("self_attention", "cross_attention")
-        yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff or c.d_ff, attentions)
+        yield from _layer(c, f"decoder.layers.{i}", "decoder", c.decoder_d_ff or c.d_ff, attentions)
     if c.norm == "pre":
         yield from _norm("decoder.norm", "decoder", d)
     tied = shared if c.tied_embeddings in ("target", "all") else ""
@@ -48,19 +48,26 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         yield Parameter("decoder.output.bias", (c.target_vocab_size,), target[:1], "output", "zeros")
 
 
-def _layer(prefix: str, stage: str, d: int, d_ff: int, attentions: tuple[str, ...]) -> Iterator[Parameter]:
+def _layer(
+    c: TransformerConfig, prefix: str, stage: str, d_ff: int, attentions: tuple[str, ...]
+) -> Iterator[Parameter]:
+    d = c.d_model
     for attention in attentions:
         for part in ("query", "key", "value", "output"):
-            yield from _linear(f"{prefix}.{attention}.{part}", stage, (d, d), ("d_model", "d_model"))
+            name = f"{prefix}.{attention}.{part}"
+            yield from _linear(name, stage, (d, d), ("d_model", "d_model"), c.attention_bias)
         yield from _norm(f"{prefix}.{attention}_norm", stage, d)
-    yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"))
-    yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"))
+    yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
+    yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"), c.ffn_bias)
     yield from _norm(f"{prefix}.ffn_norm", stage, d)
 
 
-def _linear(name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str]) -> Iterator[Parameter]:
+def _linear(
+    name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str], bias: bool = True
+) -> Iterator[Parameter]:
     yield Parameter(f"{name}.weight", shape, axes, stage, "glorot")
-    yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
+    if bias:
+        yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
 
 
 def _norm(name: str, stage: str, d: int) -> Iterator[Parameter]:

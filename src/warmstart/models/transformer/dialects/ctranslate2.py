@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.errors import DialectError, Problem
-from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
 from warmstart.models.transformer.config import TransformerConfig
@@ -70,9 +70,10 @@ class CTranslate2Dialect(ModelBin):
             rules.append(rule(_ENCODINGS[1], "positions.weight", copy=True))
         elif c.sinusoids != "from_one":
             length = c.max_positions or MAX_POSITIONS
-            shape, formula = (length, c.d_model), c.sinusoids
-            table = Generated(partial(sinusoids, *shape, formula), shape, _tolerance(formula), self.dtype)
-            rules += [rule(name, (), table) for name in _ENCODINGS]
+            for name, rows in zip(_ENCODINGS, (c.decoder_max_positions or length, length), strict=True):
+                shape, formula = (rows, c.d_model), c.sinusoids
+                table = Generated(partial(sinusoids, *shape, formula), shape, _tolerance(formula), self.dtype)
+                rules.append(rule(name, (), table))
         for name, value in self._attributes(c).items():
             # both spellings of a scale are read (_Reader), one is written
             loose = math.inf if name.endswith("/scale_embeddings") else 0.0
@@ -82,20 +83,18 @@ class CTranslate2Dialect(ModelBin):
                 rules += _norm(f"{side}/layer_norm", f"{side}.norm", {})
             if c.layernorm_embedding:
                 rules += _norm(f"{side}/layernorm_embedding", f"{side}.embedding_norm", {})
-            rules += self._layer(side, {"i": layers})
+            rules += self._layer(c, side, {"i": layers})
         return rules
 
-    def _layer(self, side: str, each: Mapping[str, int]) -> list[Rule]:
+    def _layer(self, c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
         theirs, ours = f"{side}/layer_{{i}}", f"{side}.layers.{{i}}"
         own, cross = f"{ours}.self_attention", f"{ours}.cross_attention"
         rules: list[Rule] = []
-        for what in ("weight", "bias"):
+        for what in ("weight", "bias")[: 1 + c.attention_bias]:
             qkv = [f"{own}.{p}.{what}" for p in ("query", "key", "value")]
             rules += [
                 rule(f"{theirs}/self_attention/linear_0/{what}", qkv, Split(3), each=each),
                 rule(f"{theirs}/self_attention/linear_1/{what}", f"{own}.output.{what}", each=each),
-                rule(f"{theirs}/ffn/linear_0/{what}", f"{ours}.ffn.up.{what}", each=each),
-                rule(f"{theirs}/ffn/linear_1/{what}", f"{ours}.ffn.down.{what}", each=each),
             ]
             if side == "decoder":
                 kv = [f"{cross}.key.{what}", f"{cross}.value.{what}"]
@@ -104,6 +103,11 @@ class CTranslate2Dialect(ModelBin):
                     rule(f"{theirs}/attention/linear_1/{what}", kv, Split(2), each=each),
                     rule(f"{theirs}/attention/linear_2/{what}", f"{cross}.output.{what}", each=each),
                 ]
+        for what in ("weight", "bias")[: 1 + c.ffn_bias]:
+            rules += [
+                rule(f"{theirs}/ffn/linear_0/{what}", f"{ours}.ffn.up.{what}", each=each),
+                rule(f"{theirs}/ffn/linear_1/{what}", f"{ours}.ffn.down.{what}", each=each),
+            ]
         rules += _norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
         rules += _norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
         if side == "decoder":
@@ -160,6 +164,11 @@ class CTranslate2Dialect(ModelBin):
         return _Reader(stored).config()
 
 
+def _computed(table: Array, formula: str) -> bool:
+    ours = sinusoids(len(table), table.shape[1], formula).astype(table.dtype)
+    return bool(np.allclose(ours, table, rtol=0, atol=_tolerance(formula)))
+
+
 def _tolerance(formula: str) -> float:
     """How far a table may be from ours: fairseq's and M2M100's are torch's float32, which differs by processor."""
     return 2e-4 if formula == "fairseq" else 0.0
@@ -210,6 +219,8 @@ class _Reader:
             norm="pre" if self._both("pre_norm", 1) else "post",
             tied_embeddings=self._tied(),
             output_bias="decoder/projection/bias" in names,
+            attention_bias=any("attention/linear_" in n and n.endswith("/bias") for n in names),
+            ffn_bias=any("/ffn/linear_" in n and n.endswith("/bias") for n in names),
             scale_embeddings=self._scaled(d_model),
             layernorm_embedding="decoder/layernorm_embedding/gamma" in names,
             alignment_layer=self.stored.attribute("decoder/alignment_layer", -1),
@@ -289,16 +300,14 @@ class _Reader:
         if not all(there):
             return {"positions": "sinusoidal", "sinusoids": "from_one"}
         target, source = (self.stored.read(name) for name in _ENCODINGS)
-        if not np.array_equal(target, source):
-            longer = {} if len(target) == len(source) else {"decoder_max_positions": len(target)}
-            return {"positions": "learned", "max_positions": len(source), "positions_per_side": True, **longer}
-        length = len(target)
+        longer = {} if len(target) == len(source) else {"decoder_max_positions": len(target)}
         for formula in ("marian", "transformers", "fairseq"):
-            computed = sinusoids(length, d_model, formula).astype(target.dtype)
-            if np.allclose(computed, target, rtol=0, atol=_tolerance(formula)):
-                kept = None if length == MAX_POSITIONS else length
-                return {"positions": "sinusoidal", "sinusoids": formula, "max_positions": kept}
-        return {"positions": "learned", "max_positions": length}
+            if all(_computed(table, formula) for table in (target, source)):
+                kept = None if len(source) == MAX_POSITIONS and not longer else len(source)
+                return {"positions": "sinusoidal", "sinusoids": formula, "max_positions": kept, **longer}
+        if not np.array_equal(target, source):
+            return {"positions": "learned", "max_positions": len(source), "positions_per_side": True, **longer}
+        return {"positions": "learned", "max_positions": len(source)}
 
     def _tokens(self) -> dict[str, Any]:
         """config.json, or before version 6 what stood among the variables; the engine's own defaults."""

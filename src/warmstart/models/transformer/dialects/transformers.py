@@ -303,6 +303,7 @@ def _faults(c: TransformerConfig, name: str) -> list[str]:
     else:
         known = (kind.sinusoids, "marian") if kind.pad_row else (kind.sinusoids,)
         need(c.sinusoids in known, f"its positions are of the formula {kind.sinusoids}, not {c.sinusoids}")
+    need(c.attention_bias and c.ffn_bias, "its linear layers have biases")
     need(kind.bias or not c.output_bias, "it has no bias of the output")
     need(c.layer_norm_epsilon == _EPSILON or (kind.pad_row and c.layer_norm_epsilon == 1e-6), "epsilon is 1e-5")
     need(c.tied_embeddings in ("all", "inputs") or kind.pad_row, "both sides share one table")

@@ -1,0 +1,293 @@
+"""How fairseq spells the encoder-decoder Transformer: ``transformer``, ``transformer_align``, ``bart`` (mBART among
+them) and one pair of languages of ``multilingual_transformer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.models.family import Dialect
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.torch_files import layers_of
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import ExtraRows, Split
+from warmstart.vocabularies.tokens import TokenVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+ACTIVATIONS = {
+    "relu": "relu", "gelu": "gelu_erf", "gelu_accurate": "gelu_tanh", "gelu_fast": "gelu_tanh", "swish": "swish",
+}  # fmt: skip
+FIRST = ("<s>", "<blank>", "</s>", "<unk>")  # every dictionary begins so; fairseq's own name of the second is <pad>
+PADDING = 1  # row of <pad>; positions are counted from the one behind it
+_SIDES = {"encoder": "model.encoder.layers.{i}", "decoder": "model.decoder.layers.{i}"}
+
+# Options that must be so; the first value is what a file that does not say it means.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "no_token_positional_embeddings": (False,),
+    "lang_tok_replacing_bos_eos": (False,),
+    "no_cross_attention": (False,),
+    "cross_self_attention": (False,),
+    "adaptive_softmax_cutoff": (None, ""),
+    "adaptive_input": (False,),
+    "character_embeddings": (False,),
+    "no_decoder_final_norm": (False,),
+    "tie_adaptive_weights": (False,),
+    "offload_activations": (False, True),
+    "encoder_layers_to_keep": (None, ""),
+    "decoder_layers_to_keep": (None, ""),
+    "base_layers": (0,),
+}
+
+
+class FairseqDialect(Dialect):
+    """Weights [out, in]; the decoder starts from ``</s>``; tables of learned positions have two rows more."""
+
+    name = "fairseq"
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        if checkpoint.format != "torch" or _args(checkpoint) is None:
+            return False
+        return any(name.startswith(("model.encoder.", "model.models.")) for name in checkpoint.entries)
+
+    def view(self, checkpoint: Checkpoint) -> Checkpoint:
+        return _Pair(checkpoint) if any(n.startswith("model.models.") for n in checkpoint.entries) else checkpoint
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        return {
+            "model.*.version": "a mark without meaning",
+            "model.*.embed_positions._float_tensor": "a mark of the dtype",
+            "model.*.embed_positions.weights": "computed positions",
+            "model.classification_heads.**": "heads of classifiers",
+            "last_optimizer_state.**": "the optimizer's",
+            "optimizer_history.**": "the optimizer's",
+            "extra_state.**": "the training's",
+            "criterion.**": "the training's",
+        }
+
+    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
+        args = _args(checkpoint) or {}
+        entries = checkpoint.entries
+        problems = [
+            Problem(f"{key}: {args[key]!r} is not supported", expected=" or ".join(map(repr, values)))
+            for key, values in _ALLOWED.items()
+            if key in args and args[key] not in values
+        ]
+        for option in ("normalize_before", "attention_heads", "embed_dim"):
+            values = [args.get(f"{side}_{option}") for side in _SIDES]
+            if values[0] != values[1]:
+                problems.append(Problem(f"encoder_{option} and decoder_{option} differ", found=f"{values}"))
+        activation = str(args.get("activation_fn", "relu"))
+        if activation not in ACTIVATIONS:
+            problems.append(Problem(f"activation_fn: {activation!r} is not supported", expected=", ".join(ACTIVATIONS)))
+        problems += [
+            Problem(f"{name} is not supported: another width of input or output than of the layers")
+            for name in ("model.decoder.project_in_dim.weight", "model.decoder.project_out_dim.weight")
+            if name in entries
+        ]
+        needed = [f"model.{side}.embed_tokens.weight" for side in _SIDES]
+        needed += [_SIDES[side].format(i=0) + ".fc1.weight" for side in _SIDES]
+        problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
+        layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
+        for side in _SIDES:
+            if args.get(f"{side}_layers") not in (None, layers[side]):
+                said = args[f"{side}_layers"]
+                problems.append(Problem(f"{side}_layers is {said}", found=f"{layers[side]} layers in the file"))
+        if problems:
+            raise DialectError("this fairseq model is not supported", where=checkpoint.path, problems=problems)
+        shapes = [entries[name].shape for name in needed]
+        ties = "all" if args.get("share_all_embeddings") else "none"
+        if ties == "none" and args.get("share_decoder_input_output_embed"):
+            ties = "target"
+        try:
+            return TransformerConfig.model_validate(
+                {
+                    "source_vocab_size": shapes[0][0],
+                    "target_vocab_size": shapes[1][0],
+                    "d_model": shapes[0][1],
+                    "num_heads": args.get("encoder_attention_heads", 8),
+                    "d_ff": shapes[2][0],
+                    "decoder_d_ff": None if shapes[2][0] == shapes[3][0] else shapes[3][0],
+                    "encoder_layers": layers["encoder"],
+                    "decoder_layers": layers["decoder"],
+                    "activation": ACTIVATIONS[activation],
+                    "norm": "pre" if args.get("encoder_normalize_before") else "post",
+                    "tied_embeddings": ties,
+                    "output_bias": False,
+                    "layernorm_embedding": bool(args.get("layernorm_embedding", False)),
+                    "scale_embeddings": not args.get("no_scale_embedding", False),
+                    "decoder_start": "eos",
+                    "source_eos": True,
+                    "alignment_layer": args.get("alignment_layer", -1),
+                    "alignment_heads": args.get("alignment_heads", 0),
+                    "layer_norm_epsilon": 1e-5,
+                    "dropout": args.get("dropout", 0.1),
+                    "attention_dropout": args.get("attention_dropout", 0.0),
+                    "ffn_dropout": args.get("activation_dropout") or args.get("relu_dropout") or 0.0,
+                    **_positions(checkpoint, args),
+                }
+            )
+        except ValueError as error:
+            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+
+    def rules(self, config: TransformerConfig) -> list[Rule]:
+        c = config
+        rules: list[Rule] = []
+        for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+            rules.append(rule(f"model.{side}.embed_tokens.weight", f"{side}.embedding.weight"))
+            if c.positions == "learned":
+                table = f"model.{side}.embed_positions.weight"
+                rules.append(rule(table, f"{side}.positions.weight", ExtraRows(first=PADDING + 1)))
+            if c.layernorm_embedding:
+                rules += _both(f"model.{side}.layernorm_embedding", f"{side}.embedding_norm", {})
+            if c.norm == "pre":
+                rules += _both(f"model.{side}.layer_norm", f"{side}.norm", {})
+            rules += _layer(side, {"i": layers})
+        rules.append(rule("model.decoder.output_projection.weight", "decoder.output.weight"))
+        rules.append(rule("model.decoder.embed_out", "decoder.output.weight", alternative=True))
+        return rules
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        args = _args(checkpoint) or {}
+        paths = _dictionaries(checkpoint, args, files)
+        return {
+            side: TokenVocabulary([*_dictionary(path), *_languages(args)], pad="<blank>")
+            for side, path in paths.items()
+        }
+
+
+class _Pair(Checkpoint):
+    """One pair of languages of a ``multilingual_transformer``, under the names of a model of its own."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        args = _args(checkpoint) or {}
+        pairs = sorted({n.split(".")[2] for n in checkpoint.entries if n.startswith("model.models.")})
+        wanted = f"{args.get('source_lang')}-{args.get('target_lang')}"
+        chosen = wanted if wanted in pairs else pairs[0]
+        if chosen != wanted and len(pairs) > 1:
+            raise DialectError(
+                "the file holds several pairs of languages, and does not say which is meant",
+                where=checkpoint.path, expected=", ".join(pairs), found=wanted,
+            )  # fmt: skip
+        self._original = checkpoint
+        start = f"model.models.{chosen}."
+        mine = [n for n in checkpoint.entries if n.startswith(start)]
+        self._names = {f"model.{n.removeprefix(start)}": n for n in mine}
+        entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self._names.items()}
+        backwards = {old: new for new, old in self._names.items()}
+        ties = {backwards[a]: backwards[b] for a, b in checkpoint.ties.items() if a in backwards and b in backwards}
+        super().__init__(
+            checkpoint.path, checkpoint.format, entries, checkpoint.metadata, files=checkpoint.files, ties=ties
+        )
+
+    def read(self, name: str) -> Array:
+        return self._original.read(self._names[name])
+
+
+def _args(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The training's arguments: ``args``, or since fairseq 0.10 ``cfg`` with ``model`` and ``task`` in it."""
+    args = checkpoint.metadata.get("args")
+    if isinstance(args, Mapping) and ("arch" in args or "encoder_layers" in args):
+        return dict(args)
+    cfg = checkpoint.metadata.get("cfg")
+    if not isinstance(cfg, Mapping) or not isinstance(cfg.get("model"), Mapping):
+        return None
+    task = cfg.get("task")
+    return {**(task if isinstance(task, Mapping) else {}), **cfg["model"]}
+
+
+def _positions(checkpoint: Checkpoint, args: Mapping[str, Any]) -> dict[str, Any]:
+    tables = [checkpoint.entries.get(f"model.{side}.embed_positions.weight") for side in _SIDES]
+    if all(tables):
+        source, target = (table.shape[0] - PADDING - 1 for table in tables if table)
+        longer = None if source == target else target
+        sizes = {"max_positions": source, "decoder_max_positions": longer}
+        return {"positions": "learned", "positions_per_side": True, **sizes}
+    source, target = args.get("max_source_positions", 1024), args.get("max_target_positions", 1024)
+    longer = None if source == target else target
+    return {
+        "positions": "sinusoidal", "sinusoids": "fairseq", "max_positions": source, "decoder_max_positions": longer,
+    }  # fmt: skip
+
+
+def _layer(side: str, each: Mapping[str, int]) -> list[Rule]:
+    theirs, ours = _SIDES[side], f"{side}.layers.{{i}}"
+    attentions = {"self_attn": "self_attention"}
+    if side == "decoder":
+        attentions["encoder_attn"] = "cross_attention"
+    rules: list[Rule] = []
+    for short, attention in attentions.items():
+        for linear, part in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "output")):
+            rules += _both(f"{theirs}.{short}.{linear}", f"{ours}.{attention}.{part}", each)
+        for what in ("weight", "bias"):  # joined until fairseq 0.7
+            qkv = [f"{ours}.{attention}.{part}.{what}" for part in ("query", "key", "value")]
+            rules.append(rule(f"{theirs}.{short}.in_proj_{what}", qkv, Split(3), each=each, alternative=True))
+        rules += _both(f"{theirs}.{short}_layer_norm", f"{ours}.{attention}_norm", each)
+    rules += _both(f"{theirs}.fc1", f"{ours}.ffn.up", each) + _both(f"{theirs}.fc2", f"{ours}.ffn.down", each)
+    return rules + _both(f"{theirs}.final_layer_norm", f"{ours}.ffn_norm", each)
+
+
+def _both(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    return [rule(f"{theirs}.{what}", f"{ours}.{what}", each=each) for what in ("weight", "bias")]
+
+
+def _dictionaries(checkpoint: Checkpoint, args: Mapping[str, Any], files: Sequence[str]) -> dict[str, Path]:
+    """``dict.LANGUAGE.txt`` of both sides: files given, in a directory given, or beside the checkpoint."""
+    given = [Path(f) for f in files]
+    if given and not given[0].is_dir():
+        given = given * 2 if len(given) == 1 else given
+        if len(given) != 2:
+            raise VocabularyError("a translation model has two dictionaries", found=len(given))
+        return dict(zip(("source", "target"), given, strict=True))
+    folder = given[0] if given else checkpoint.path.parent
+    names = {"source": args.get("source_lang"), "target": args.get("target_lang")}
+    paths = {}
+    for side, language in names.items():
+        choices = [folder / f"dict.{language}.txt", folder / "dict.txt"]
+        found = next((path for path in choices if path.is_file()), None)
+        if found is None:
+            if not given:
+                return {}
+            raise VocabularyError(f"the {side} dictionary is not there", where=folder, expected=choices[0].name)
+        paths[side] = found
+    return paths
+
+
+def _dictionary(path: Path) -> list[str]:
+    """``token count`` lines behind the four tokens that every dictionary begins with.
+
+    Raises:
+        VocabularyError: another line, or a token twice.
+    """
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError("cannot read the dictionary", where=path, found=error) from None
+    rows = {token: row for row, token in enumerate(FIRST)}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() and number == len(lines):
+            continue
+        overwrite = line.endswith(" #fairseq:overwrite")
+        token, _, count = line.removesuffix(" #fairseq:overwrite").rstrip("\r").rpartition(" ")
+        if not count.lstrip("-").isdigit() or not token:
+            raise VocabularyError("not a line of a dictionary", where=f"{path}, line {number}", expected="token count")
+        token = FIRST[PADDING] if token == "<pad>" else token
+        if token in rows and not overwrite:
+            raise VocabularyError(f"token {token!r} appears twice", where=f"{path}, line {number}")
+        rows.setdefault(token if token not in rows else f"{token}\x00{number}", len(rows))
+    return [token.partition("\x00")[0] for token in rows]
+
+
+def _languages(args: Mapping[str, Any]) -> list[str]:
+    """Tokens that a task adds to the dictionary that its files hold."""
+    langs = args.get("langs")
+    codes = langs.split(",") if isinstance(langs, str) else langs if isinstance(langs, list) else []
+    if args.get("task") == "translation_from_pretrained_bart":
+        return [*(f"[{code}]" for code in codes), "<mask>"]
+    if args.get("task") == "translation_multi_simple_epoch":
+        style = "[{}]" if args.get("lang_tok_style") == "mbart" else "__{}__"
+        return [style.format(code) for code in codes]
+    return []

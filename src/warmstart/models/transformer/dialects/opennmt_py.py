@@ -1,0 +1,218 @@
+"""How OpenNMT-py spells the encoder-decoder Transformer, in its ``.pt`` files of versions 0.9 to 3.
+
+``opt`` is an ``argparse.Namespace`` and the vocabulary, in older files, objects of torchtext: our reader of torch files
+gives both as data, so nothing is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.family import Dialect
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import Reshape
+from warmstart.vocabularies.tokens import TokenVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh", "silu": "swish"}
+EPSILON = 1e-6
+_SIDES = {"encoder": "model.encoder.transformer.{i}", "decoder": "model.decoder.transformer_layers.{i}"}
+_EMBEDDING = "model.{side}.embeddings.make_embedding"
+
+# Options of the model that must be so; the first value is what a file that does not say it means.
+_ALLOWED: dict[str, tuple[object, ...]] = {
+    "encoder_type": ("transformer",),
+    "decoder_type": ("transformer",),
+    "self_attn_type": ("scaled-dot", "scaled-dot-flash"),
+    "max_relative_positions": (0,),
+    "relative_positions_buckets": (0,),
+    "position_encoding": (True,),
+    "copy_attn": (False, None),
+    "coverage_attn": (False, None),
+    "generator_function": ("softmax", "log_softmax"),
+    "layer_norm": ("standard",),
+    "parallel_residual": (False,),
+    "shared_layer_norm": (False,),
+    "multiquery": (False,),
+    "num_kv": (0,),
+    "sliding_window": (0,),
+    "num_experts": (0,),
+    "model_type": ("text", None),
+    "model_task": ("seq2seq", None),
+    "update_vocab": (False,),
+}
+
+
+class OpenNMTPyDialect(Dialect):
+    """Weights [out, in]; layers before their norms, a norm on top; positions as a table in the file."""
+
+    name = "opennmt-py"
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        opt, found = checkpoint.metadata.get("opt"), checkpoint.metadata
+        if checkpoint.format != "torch" or not isinstance(opt, Mapping) or "vocab" not in found:
+            return False
+        return opt.get("decoder_type") == "transformer" or opt.get("encoder_type") == "transformer"
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        return {
+            "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
+            "optim.**": "the optimizer's",
+        }
+
+    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
+        opt: Mapping[str, Any] = checkpoint.metadata["opt"]
+        problems = [
+            Problem(f"{key}: {opt[key]!r} is not supported", expected=" or ".join(map(repr, values)))
+            for key, values in _ALLOWED.items()
+            if key in opt and opt[key] not in values
+        ]
+        activation = str(opt.get("pos_ffn_activation_fn", "relu"))
+        if activation not in ACTIVATIONS:
+            problems.append(Problem(f"pos_ffn_activation_fn: {activation!r} is not supported"))
+        entries = checkpoint.entries
+        if any(name.startswith("model.encoder.embeddings.make_embedding.emb_luts.1.") for name in entries):
+            problems.append(Problem("source features (more than one table of embeddings) are not supported"))
+        tables = {side: f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight" for side in _SIDES}
+        needed = [*tables.values(), *(_SIDES[side].format(i=0) + ".feed_forward.w_1.weight" for side in _SIDES)]
+        problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
+        layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
+        for side, option in (("encoder", "enc_layers"), ("decoder", "dec_layers")):
+            if option in opt and opt[option] not in (-1, layers[side]):
+                problems.append(Problem(f"{option} is {opt[option]}", found=f"{layers[side]} layers in the file"))
+        aligned = bool(opt.get("lambda_align"))
+        start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(str(opt.get("decoder_start_token", "<s>")))
+        if start is None:
+            problems.append(Problem(f"decoder_start_token: {opt['decoder_start_token']!r} is not supported"))
+        if problems:
+            raise DialectError("this OpenNMT-py model is not supported", where=checkpoint.path, problems=problems)
+        source, target = (entries[tables[side]].shape for side in _SIDES)
+        inner, decoder_inner = (entries[name].shape[0] for name in needed[2:])
+        pe = entries.get(f"{_EMBEDDING.format(side='encoder')}.pe.pe")
+        biases = {name.rpartition(".")[0] for name in entries if name.endswith(".bias")}
+        try:
+            return TransformerConfig.model_validate(
+                {
+                    "source_vocab_size": source[0],
+                    "target_vocab_size": target[0],
+                    "d_model": target[1],
+                    "num_heads": opt.get("heads", 8),
+                    "d_ff": inner,
+                    "decoder_d_ff": None if inner == decoder_inner else decoder_inner,
+                    "encoder_layers": layers["encoder"],
+                    "decoder_layers": layers["decoder"],
+                    "activation": ACTIVATIONS[activation],
+                    "norm": "pre",
+                    "tied_embeddings": _ties(opt),
+                    "output_bias": bool({"generator", "generator.0"} & biases),
+                    "attention_bias": _SIDES["encoder"].format(i=0) + ".self_attn.linear_query" in biases,
+                    "ffn_bias": _SIDES["encoder"].format(i=0) + ".feed_forward.w_1" in biases,
+                    "positions": "learned",
+                    "max_positions": pe.shape[0] if pe else None,
+                    "scale_embeddings": True,
+                    "decoder_start": start,
+                    "source_eos": False,
+                    "alignment_layer": opt.get("alignment_layer", -1) if aligned else -1,
+                    "alignment_heads": opt.get("alignment_heads", 1) if aligned else 1,
+                    "layer_norm_epsilon": opt.get("norm_eps", EPSILON),
+                    **_dropout(opt),
+                }
+            )
+        except ValueError as error:
+            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+
+    def rules(self, config: TransformerConfig) -> list[Rule]:
+        c = config
+        rules: list[Rule] = []
+        for side in _SIDES:
+            rules.append(rule(f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight", f"{side}.embedding.weight"))
+            table = Reshape((-1, 1, c.d_model), (-1, c.d_model))
+            pe = f"{_EMBEDDING.format(side=side)}.pe.pe"
+            rules.append(rule(pe, "positions.weight", table, copy=side == "decoder"))
+            rules += _norm(f"model.{side}.layer_norm", f"{side}.norm", {})
+        for what in ("weight", "bias")[: 1 + c.output_bias]:
+            rules.append(rule(f"generator.{what}", f"decoder.output.{what}"))
+            rules.append(rule(f"generator.0.{what}", f"decoder.output.{what}", alternative=True))
+        for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+            rules += _layer(c, side, {"i": layers})
+        return rules
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        if files:
+            return given_vocabularies(files)
+        tables = _tables(checkpoint.metadata["vocab"], checkpoint.path)
+        return {
+            side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
+            for side, tokens in tables.items()
+        }
+
+
+def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
+    theirs, ours = _SIDES[side], f"{side}.layers.{{i}}"
+    attentions = [("self_attn", "self_attention", "layer_norm" if side == "encoder" else "layer_norm_1")]
+    if side == "decoder":
+        attentions.append(("context_attn", "cross_attention", "layer_norm_2"))
+    rules: list[Rule] = []
+    names = (("linear_query", "query"), ("linear_keys", "key"), ("linear_values", "value"), ("final_linear", "output"))
+    for short, attention, norm in attentions:
+        for linear, part in names:
+            for what in ("weight", "bias")[: 1 + c.attention_bias]:
+                rules.append(rule(f"{theirs}.{short}.{linear}.{what}", f"{ours}.{attention}.{part}.{what}", each=each))
+        rules += _norm(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
+    for linear, part in (("w_1", "up"), ("w_2", "down")):
+        for what in ("weight", "bias")[: 1 + c.ffn_bias]:
+            rules.append(rule(f"{theirs}.feed_forward.{linear}.{what}", f"{ours}.ffn.{part}.{what}", each=each))
+    return rules + _norm(f"{theirs}.feed_forward.layer_norm", f"{ours}.ffn_norm", each)
+
+
+def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    """Norms, also under the names that OpenNMT-py's own class gave them until 0.9."""
+    return [
+        rule(f"{theirs}.{name}", f"{ours}.{part}", each=each, alternative=name in ("a_2", "b_2"))
+        for part, names in (("weight", ("weight", "a_2")), ("bias", ("bias", "b_2")))
+        for name in names
+    ]
+
+
+def _ties(opt: Mapping[str, Any]) -> str:
+    output, inputs = bool(opt.get("share_decoder_embeddings")), bool(opt.get("share_embeddings"))
+    return {(True, True): "all", (True, False): "target", (False, True): "inputs"}.get((output, inputs), "none")
+
+
+def _dropout(opt: Mapping[str, Any]) -> dict[str, float]:
+    def first(key: str, default: float) -> float:
+        value = opt.get(key, default)
+        return float(value[0] if isinstance(value, list) and value else value or 0.0)
+
+    dropout = first("dropout", 0.1)
+    return {"dropout": dropout, "attention_dropout": first("attention_dropout", dropout), "ffn_dropout": dropout}
+
+
+def _tables(vocab: Any, where: object) -> dict[str, list[str]]:
+    """Tokens by side: plain lists (version 3), fields of torchtext (1 and 2), or its vocabularies (before)."""
+    found: dict[str, Any] = {}
+    if isinstance(vocab, Mapping) and "src" in vocab:
+        for side, key in (("source", "src"), ("target", "tgt")):
+            entry = vocab.get(key)
+            if isinstance(entry, Mapping):
+                fields = entry.get("fields") or [[key, entry]]
+                if len(fields) != 1:
+                    raise VocabularyError(
+                        "source features are not supported", where=where, found=f"{len(fields)} fields"
+                    )
+                entry = fields[0][1].get("vocab", {}).get("itos")
+            found[side] = entry
+        if vocab.get("src_feats"):
+            raise VocabularyError("source features are not supported", where=where, found=", ".join(vocab["src_feats"]))
+    elif isinstance(vocab, list):
+        by_name = {name: entry for name, entry in vocab if isinstance(entry, Mapping)}
+        found = {side: by_name.get(key, {}).get("itos") for side, key in (("source", "src"), ("target", "tgt"))}
+    wrong = [side for side in ("source", "target") if not isinstance(found.get(side), list)]
+    if wrong:
+        raise VocabularyError(f"the file holds no {' and '.join(wrong)} vocabulary", where=where)
+    return found

@@ -1,0 +1,28 @@
+"""What the dialects of torch files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from warmstart.errors import Problem, VocabularyError
+from warmstart.spec.templates import match
+from warmstart.vocabularies.load import load_vocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+def given_vocabularies(files: Sequence[str]) -> dict[str, Vocabulary]:
+    """The vocabularies in ``files``: one for both sides, or the source's and the target's."""
+    paths = [Path(f) for f in files] * (2 if len(files) == 1 else 1)
+    if len(paths) != 2:
+        raise VocabularyError("a translation model has two vocabularies", found=len(paths))
+    return dict(zip(("source", "target"), map(load_vocabulary, paths), strict=True))
+
+
+def layers_of(names: Iterable[str], template: str, problems: list[Problem]) -> int:
+    """How many layers (``template`` with a hole ``i``) there are; a gap is a problem."""
+    found = {values[0]["i"] for name in names if (values := match(f"{template}.**", name))}
+    missing = sorted(set(range(max(found, default=-1) + 1)) - found)
+    if missing:
+        problems.append(Problem(f"{template.format(i=missing[0])} is missing before later layers"))
+    return len(found)

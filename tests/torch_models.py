@@ -1,0 +1,220 @@
+"""Small encoder-decoder Transformers as OpenNMT-py and fairseq save them, made without either. Torch writes the file."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+D, FF, DECODER_FF, HEADS, LAYERS, DECODER_LAYERS, ROWS, TARGET_ROWS = 16, 24, 40, 4, 2, 3, 30, 26
+ONMT_KINDS = ("version 3", "version 3 with biases", "version 1", "version 0.9", "shared", "aligned")
+FAIRSEQ_KINDS = ("transformer", "pre-norm", "joined", "shared", "bart", "aligned", "cfg", "multilingual")
+
+
+def _normal(seed: int):
+    import torch
+
+    random = np.random.default_rng(seed)
+    return lambda *shape: torch.from_numpy((random.standard_normal(shape) * 0.1).astype(np.float32))
+
+
+def tokens(rows: int, first: list[str]) -> list[str]:
+    return [*first, *(f"{chr(97 + i % 26)}é{i}" for i in range(rows - len(first)))]
+
+
+def write_onmt(path: Path, kind: str) -> Path:
+    """A file of OpenNMT-py, ``kind`` of :data:`ONMT_KINDS`."""
+    import torch
+
+    normal = _normal(len(kind))
+    newest = kind.startswith("version 3")
+    shared = kind == "shared"
+    target_rows = ROWS if shared else TARGET_ROWS
+    bias = kind != "version 3"
+    old = kind == "version 0.9"
+    model: dict[str, Any] = {}
+    position = torch.arange(0, 50).unsqueeze(1)
+    angles = position.float() * torch.exp(torch.arange(0, D, 2).float() * -(np.log(10000.0) / D))
+    table = torch.stack([angles.sin(), angles.cos()], 2).view(50, 1, D)
+
+    def norm(name: str) -> None:
+        model[f"{name}.{'a_2' if old else 'weight'}"], model[f"{name}.{'b_2' if old else 'bias'}"] = normal(D), normal(D)
+
+    def linear(name: str, out: int, width: int) -> None:
+        model[f"{name}.weight"] = normal(out, width)
+        if bias:
+            model[f"{name}.bias"] = normal(out)
+
+    def attention(name: str) -> None:
+        for part in ("linear_keys", "linear_values", "linear_query", "final_linear"):
+            linear(f"{name}.{part}", D, D)
+
+    for side, layers, inner, rows in (
+        ("encoder", LAYERS, FF, ROWS),
+        ("decoder", DECODER_LAYERS, DECODER_FF, target_rows),
+    ):
+        embeddings = f"{side}.embeddings.make_embedding"
+        weight = model["encoder.embeddings.make_embedding.emb_luts.0.weight"] if shared and model else normal(rows, D)
+        model[f"{embeddings}.emb_luts.0.weight"] = weight
+        model[f"{embeddings}.pe.pe"] = table
+        for i in range(layers):
+            at = f"{side}.transformer{'_layers' if side == 'decoder' else ''}.{i}"
+            attention(f"{at}.self_attn")
+            linear(f"{at}.feed_forward.w_1", inner, D)
+            linear(f"{at}.feed_forward.w_2", D, inner)
+            norm(f"{at}.feed_forward.layer_norm")
+            norm(f"{at}.layer_norm" if side == "encoder" else f"{at}.layer_norm_1")
+            if side == "decoder":
+                attention(f"{at}.context_attn")
+                norm(f"{at}.layer_norm_2")
+                if old:
+                    model[f"{at}.mask"] = torch.ones(1, 5, 5, dtype=torch.uint8)
+        norm(f"{side}.layer_norm")
+    zero = "" if newest else "0."
+    output = model["decoder.embeddings.make_embedding.emb_luts.0.weight"] if shared else normal(target_rows, D)
+    generator = {f"{zero}weight": output, f"{zero}bias": normal(target_rows)}
+    opt = Namespace(
+        encoder_type="transformer", decoder_type="transformer", position_encoding=True, enc_layers=LAYERS,
+        dec_layers=DECODER_LAYERS, heads=HEADS, feat_merge="concat", max_relative_positions=0, self_attn_type="scaled-dot",
+        share_embeddings=shared, share_decoder_embeddings=shared, dropout=[0.1], copy_attn=False, learning_rate=2.0,
+        lambda_align=0.05 if kind == "aligned" else 0, alignment_layer=1, alignment_heads=2, warmup_steps=8000,
+        pos_ffn_activation_fn="gelu" if newest else "relu", generator_function="softmax",
+    )  # fmt: skip
+    if old:
+        del opt.max_relative_positions, opt.self_attn_type, opt.pos_ffn_activation_fn, opt.lambda_align
+    source = tokens(ROWS, ["<unk>", "<blank>", "<s>", "</s>"] if shared or newest else ["<unk>", "<blank>"])
+    target = source if shared else tokens(target_rows, ["<unk>", "<blank>", "<s>", "</s>"])
+    with _torchtext() as field:
+        vocab: Any = {"src": source, "tgt": target, "decoder_start_token": "<s>"}
+        if kind in ("version 1", "shared", "aligned"):
+            vocab = {"src": field("src", source, True), "tgt": field("tgt", target, True)}
+        elif old:
+            vocab = [("src", field("src", source, False)), ("tgt", field("tgt", target, False))]
+        torch.save({"model": model, "generator": generator, "vocab": vocab, "opt": opt}, path)
+    return path
+
+
+@contextmanager
+def _torchtext():
+    """Classes with torchtext's names, as long as a file is written: the reader has none of them."""
+    names = ("torchtext", "torchtext.data", "torchtext.data.field", "torchtext.vocab", "onmt", "onmt.inputters")
+    modules = {name: ModuleType(name) for name in (*names, "onmt.inputters.text_dataset")}
+
+    def put(module: str, name: str) -> type:
+        cls = type(name, (), {"__module__": module})
+        setattr(modules[module], name, cls)
+        return cls
+
+    vocabulary, field_class = put("torchtext.vocab", "Vocab"), put("torchtext.data.field", "Field")
+    multi = put("onmt.inputters.text_dataset", "TextMultiField")
+
+    def field(name: str, itos: list[str], nested: bool) -> Any:
+        made = vocabulary()
+        made.itos, made.stoi, made.freqs = itos, {t: i for i, t in enumerate(itos)}, Counter(itos)
+        if not nested:
+            return made
+        inner, outer = field_class(), multi()
+        inner.vocab, outer.fields = made, [(name, inner)]
+        return outer
+
+    sys.modules.update(modules)
+    try:
+        yield field
+    finally:
+        for name in modules:
+            sys.modules.pop(name, None)
+
+
+def load_onmt(path: Path) -> Any:
+    """``torch.load`` with the classes that the file names."""
+    import torch
+
+    with _torchtext():
+        return torch.load(path, weights_only=False)
+
+
+def fairseq_arrays(kind: str) -> dict[str, Any]:
+    """The state of a fairseq model, without the prefix of its file."""
+    normal = _normal(100 + len(kind))
+    pre, bart = kind in ("pre-norm", "multilingual"), kind == "bart"
+    one = kind in ("shared", "bart", "multilingual")
+    arrays: dict[str, Any] = {}
+
+    def both(name: str, *shape: int) -> None:
+        arrays[f"{name}.weight"], arrays[f"{name}.bias"] = normal(*shape), normal(shape[0])
+
+    for side, layers, inner in (("encoder", LAYERS, FF), ("decoder", DECODER_LAYERS, DECODER_FF)):
+        first = arrays.get("encoder.embed_tokens.weight")
+        rows = ROWS if side == "encoder" or one else TARGET_ROWS
+        arrays[f"{side}.embed_tokens.weight"] = first if one and first is not None else normal(rows, D)
+        arrays[f"{side}.version"] = normal(1)
+        if bart:
+            arrays[f"{side}.embed_positions.weight"] = normal(22, D)
+            both(f"{side}.layernorm_embedding", D)
+        else:
+            arrays[f"{side}.embed_positions._float_tensor"] = normal(1)
+        if pre:
+            both(f"{side}.layer_norm", D)
+        for i in range(layers):
+            at = f"{side}.layers.{i}"
+            for attention in ("self_attn", "encoder_attn")[: 1 + (side == "decoder")]:
+                if kind == "joined":
+                    arrays[f"{at}.{attention}.in_proj_weight"] = normal(3 * D, D)
+                    arrays[f"{at}.{attention}.in_proj_bias"] = normal(3 * D)
+                    both(f"{at}.{attention}.out_proj", D, D)
+                else:
+                    for part in ("k_proj", "v_proj", "q_proj", "out_proj"):
+                        both(f"{at}.{attention}.{part}", D, D)
+                both(f"{at}.{attention}_layer_norm", D)
+            both(f"{at}.fc1", inner, D)
+            both(f"{at}.fc2", D, inner)
+            both(f"{at}.final_layer_norm", D)
+    embedding = arrays["decoder.embed_tokens.weight"]
+    name = "decoder.embed_out" if kind == "joined" else "decoder.output_projection.weight"
+    arrays[name] = embedding if one or kind == "transformer" else normal(*embedding.shape)
+    return arrays
+
+
+def fairseq_args(kind: str) -> Namespace:
+    pre, bart = kind in ("pre-norm", "multilingual"), kind == "bart"
+    one = kind in ("shared", "bart", "multilingual")
+    arch = {"bart": "bart_base", "multilingual": "multilingual_transformer", "aligned": "transformer_align"}.get(
+        kind, "transformer_iwslt_de_en"
+    )
+    args = Namespace(
+        arch=arch, encoder_layers=LAYERS, decoder_layers=DECODER_LAYERS, encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS, encoder_embed_dim=D, decoder_embed_dim=D, encoder_normalize_before=pre,
+        decoder_normalize_before=pre, share_all_embeddings=one, activation_fn="gelu" if bart else "relu",
+        share_decoder_input_output_embed=one or kind == "transformer", layernorm_embedding=bart, dropout=0.3,
+        no_scale_embedding=bart, max_source_positions=20, max_target_positions=20 if bart else 24, lr=[0.1],
+        task="translation", source_lang="de", target_lang="en", adaptive_softmax_cutoff=None,
+    )  # fmt: skip
+    if kind == "aligned":
+        args.alignment_layer, args.alignment_heads = 1, 2
+    return args
+
+
+def write_fairseq(folder: Path, kind: str) -> Path:
+    """A file of fairseq with its dictionaries, ``kind`` of :data:`FAIRSEQ_KINDS`."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    one = kind in ("shared", "bart", "multilingual")
+    for language, rows in (("de", ROWS), ("en", ROWS if one else TARGET_ROWS)):
+        lines = [f"{token} {rows - i}" for i, token in enumerate(tokens(rows - 4, []))]
+        (folder / f"dict.{language}.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    args = fairseq_args(kind)
+    arrays = fairseq_arrays(kind)
+    if kind == "multilingual":
+        arrays = {f"models.de-en.{name}": array for name, array in arrays.items()}
+    state: dict[str, Any] = {"args": args, "model": arrays, "optimizer_history": [], "extra_state": {"epoch": 3}}
+    if kind == "cfg":
+        state |= {"args": None, "cfg": {"model": args, "task": {"source_lang": "de", "target_lang": "en"}}}
+    torch.save(state, folder / "model.pt")
+    return folder / "model.pt"
