@@ -1,4 +1,4 @@
-"""Small encoder-decoder Transformers as OpenNMT-py and fairseq save them, made without either. Torch writes the file."""
+"""Small encoder-decoder Transformers as OpenNMT-py and fairseq save them, made without either."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ def write_onmt(path: Path, kind: str) -> Path:
     bias = kind != "version 3"
     old = kind == "version 0.9"
     model: dict[str, Any] = {}
-    position = torch.arange(0, 50).unsqueeze(1)
-    angles = position.float() * torch.exp(torch.arange(0, D, 2).float() * -(np.log(10000.0) / D))
-    table = torch.stack([angles.sin(), angles.cos()], 2).view(50, 1, D)
+    angles = np.arange(50)[:, None] * np.exp(np.arange(0, D, 2) * -(np.log(10000.0) / D))
+    interleaved = np.stack([np.sin(angles), np.cos(angles)], 2).reshape(50, 1, D)
+    table = torch.from_numpy(interleaved.astype(np.float32))
 
     def norm(name: str) -> None:
-        model[f"{name}.{'a_2' if old else 'weight'}"], model[f"{name}.{'b_2' if old else 'bias'}"] = normal(D), normal(D)
+        model[f"{name}.{'a_2' if old else 'weight'}"], model[f"{name}.{'b_2' if old else 'bias'}"] = (
+            normal(D),
+            normal(D),
+        )
 
     def linear(name: str, out: int, width: int) -> None:
         model[f"{name}.weight"] = normal(out, width)
@@ -81,16 +84,16 @@ def write_onmt(path: Path, kind: str) -> Path:
     generator = {f"{zero}weight": output, f"{zero}bias": normal(target_rows)}
     opt = Namespace(
         encoder_type="transformer", decoder_type="transformer", position_encoding=True, enc_layers=LAYERS,
-        dec_layers=DECODER_LAYERS, heads=HEADS, feat_merge="concat", max_relative_positions=0, self_attn_type="scaled-dot",
-        share_embeddings=shared, share_decoder_embeddings=shared, dropout=[0.1], copy_attn=False, learning_rate=2.0,
-        lambda_align=0.05 if kind == "aligned" else 0, alignment_layer=1, alignment_heads=2, warmup_steps=8000,
+        dec_layers=DECODER_LAYERS, heads=HEADS, feat_merge="concat", max_relative_positions=0,
+        self_attn_type="scaled-dot", share_embeddings=shared, share_decoder_embeddings=shared, dropout=[0.1],
+        copy_attn=False, lambda_align=0.05 if kind == "aligned" else 0, alignment_layer=1, alignment_heads=2,
         pos_ffn_activation_fn="gelu" if newest else "relu", generator_function="softmax",
     )  # fmt: skip
     if old:
         del opt.max_relative_positions, opt.self_attn_type, opt.pos_ffn_activation_fn, opt.lambda_align
     source = tokens(ROWS, ["<unk>", "<blank>", "<s>", "</s>"] if shared or newest else ["<unk>", "<blank>"])
     target = source if shared else tokens(target_rows, ["<unk>", "<blank>", "<s>", "</s>"])
-    with _torchtext() as field:
+    with torchtext() as field:
         vocab: Any = {"src": source, "tgt": target, "decoder_start_token": "<s>"}
         if kind in ("version 1", "shared", "aligned"):
             vocab = {"src": field("src", source, True), "tgt": field("tgt", target, True)}
@@ -101,7 +104,7 @@ def write_onmt(path: Path, kind: str) -> Path:
 
 
 @contextmanager
-def _torchtext():
+def torchtext():
     """Classes with torchtext's names, as long as a file is written: the reader has none of them."""
     names = ("torchtext", "torchtext.data", "torchtext.data.field", "torchtext.vocab", "onmt", "onmt.inputters")
     modules = {name: ModuleType(name) for name in (*names, "onmt.inputters.text_dataset")}
@@ -135,7 +138,7 @@ def load_onmt(path: Path) -> Any:
     """``torch.load`` with the classes that the file names."""
     import torch
 
-    with _torchtext():
+    with torchtext():
         return torch.load(path, weights_only=False)
 
 

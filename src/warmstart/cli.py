@@ -250,8 +250,8 @@ def _declare_converter(command: str) -> None:
 
 
 # Their names stand here too, so that `--help` need not load the table of flags.
-for _name in ("ct2-marian-converter", "ct2-opus-mt-converter"):
-    _declare_converter(_name)
+for _name in ("marian", "opus-mt", "transformers", "opennmt-py", "fairseq"):
+    _declare_converter(f"ct2-{_name}-converter")
 
 
 @app.command()

@@ -11,9 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmstart import api
-from warmstart.frontends.ct2 import COMMON, Request
+from warmstart.errors import ConfigError, Problem
+from warmstart.frontends.ct2 import COMMON, CONVERTERS, Request
 
-__all__ = ["Converter", "MarianConverter", "OpusMTConverter"]
+__all__ = [
+    "Converter",
+    "FairseqConverter",
+    "MarianConverter",
+    "OpenNMTPyConverter",
+    "OpusMTConverter",
+    "TransformersConverter",
+]
 
 
 class Converter:
@@ -68,3 +76,76 @@ class OpusMTConverter(Converter):
 
     def __init__(self, model_dir: str | Path) -> None:
         super().__init__(Request(str(model_dir), {"from_": "marian"}))
+
+
+def _request(command: str, **flags: object) -> Request:
+    """What ``command`` asks with ``flags``.
+
+    Raises:
+        ConfigError: a flag that is not followed, with the reason.
+    """
+    converter = CONVERTERS[command]
+    problems = [
+        Problem(f"{flag.name} is not followed", todo=flag.refused)
+        for flag in converter.flags
+        if flag.refused and flags.get(flag.name)
+    ]
+    if problems:
+        raise ConfigError(f"{command}: arguments that are not followed", problems=problems)
+    return converter.request(argparse.Namespace(**flags))
+
+
+class TransformersConverter(Converter):
+    """Models of transformers: a directory, or a name on the Hub. Weights are never rounded before they are scaled
+    (``load_as_float16`` changes nothing)."""
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        activation_scales: str | None = None,
+        copy_files: Sequence[str] | None = None,
+        load_as_float16: bool = False,
+        revision: str | None = None,
+        low_cpu_mem_usage: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        flags: dict[str, object] = {
+            "activation_scales": activation_scales,
+            "copy_files": copy_files,
+            "revision": revision,
+        }
+        flags |= {"trust_remote_code": trust_remote_code, "model": str(model_name_or_path)}
+        super().__init__(_request("ct2-transformers-converter", **flags))
+
+
+class OpenNMTPyConverter(Converter):
+    """Models of OpenNMT-py, old ones too; nothing in the file is run."""
+
+    def __init__(self, model_path: str | Path, unsafe_deserialization: bool = False) -> None:
+        flags: dict[str, object] = {"model_path": str(model_path), "unsafe_deserialization": unsafe_deserialization}
+        super().__init__(_request("ct2-opennmt-py-converter", **flags))
+
+
+class FairseqConverter(Converter):
+    """Models of fairseq; ``data_dir`` holds ``dict.LANGUAGE.txt``."""
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        data_dir: str | Path,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        fixed_dictionary: str | None = None,
+        no_default_special_tokens: bool = False,
+        user_dir: str | None = None,
+        unsafe_deserialization: bool = False,
+    ) -> None:
+        flags: dict[str, object] = {
+            "model_path": str(model_path),
+            "data_dir": str(data_dir),
+            "source_lang": source_lang,
+        }
+        flags |= {"target_lang": target_lang, "fixed_dictionary": fixed_dictionary, "user_dir": user_dir}
+        flags |= {"no_default_special_tokens": no_default_special_tokens}
+        flags |= {"unsafe_deserialization": unsafe_deserialization}
+        super().__init__(_request("ct2-fairseq-converter", **flags))

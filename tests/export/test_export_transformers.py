@@ -22,7 +22,7 @@ from warmstart.formats.safetensors import write_safetensors
 
 # Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of huggingface_models.py; recorded and compared again
 # by tests/interop/test_interop_convert_seq2seq.py. The positions of M2M100 and NLLB are ours (last bit of a sine).
-DIGESTS = json.loads((Path(__file__).parents[1] / "golden/ctranslate2-transformers/digests.json").read_text())
+DIGESTS = json.loads((Path(__file__).parents[1] / "golden/ctranslate2-converters/transformers.json").read_text())
 
 
 @pytest.mark.parametrize("kind", KINDS)

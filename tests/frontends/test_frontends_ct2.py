@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import huggingface_models
 import warmstart
 from marian_models import OPTIONS, arrays, write
 from warmstart import cli, converters
+from warmstart.errors import ConfigError
 from warmstart.frontends import ct2
 
 SHARED = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
@@ -113,3 +116,49 @@ def test_the_command_line(opus, tmp_path):
     assert (helped.returncode, "--model_dir" in helped.stdout, "--quantization" in helped.stdout) == (0, True, True)
     wrong = run("ct2-opus-mt-converter", "--model_dir", str(opus))
     assert (wrong.returncode, "--output_dir" in wrong.stderr) == (2, True)
+
+
+def test_other_commands_have_their_own_flags(tmp_path):
+    source = huggingface_models.write(tmp_path / "bart", "bart")
+    ct2.run("ct2-transformers-converter", ["--model", str(source), "--output_dir", str(tmp_path / "a"),
+            "--copy_files", "tokenizer.json", "--low_cpu_mem_usage", "--quantization", "int8"])  # fmt: skip
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    converters.TransformersConverter(source, copy_files=["tokenizer.json"]).convert(tmp_path / "b", quantization="int8")
+    assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
+
+
+def test_commands_of_torch_files(tmp_path):
+    pytest.importorskip("torch")
+    import torch_models
+
+    onmt = torch_models.write_onmt(tmp_path / "model.pt", "version 0.9")
+    ct2.run("ct2-opennmt-py-converter", ["--model_path", str(onmt), "--output_dir", str(tmp_path / "a")])
+    converters.OpenNMTPyConverter(onmt).convert(tmp_path / "b")
+    assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
+    fairseq = torch_models.write_fairseq(tmp_path / "fairseq", "transformer")
+    flags = ["--model_path", str(fairseq), "--data_dir", str(fairseq.parent), "--force"]
+    written = {}
+    for name, more in {
+        "languages": ["--source_lang", "de", "--target_lang", "en"],
+        "found": [],
+        "plain": ["--no_default_special_tokens"],
+    }.items():
+        ct2.run("ct2-fairseq-converter", [*flags, *more, "--output_dir", str(tmp_path / "c")])
+        written[name] = (tmp_path / "c/config.json").read_text()
+    assert written["languages"] == written["found"]
+    plain = json.loads(written["plain"])
+    assert (plain["decoder_start_token"], plain["add_source_eos"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "reason"),
+    [
+        ("ct2-transformers-converter", ["--model", "x", "--trust_remote_code"], "no code of a model is run"),
+        ("ct2-transformers-converter", ["--model", "x", "--activation_scales", "y"], "not applied on the way"),
+        ("ct2-opennmt-py-converter", ["--model_path", "x", "--unsafe_deserialization"], "without running"),
+        ("ct2-fairseq-converter", ["--model_path", "x", "--data_dir", "y", "--user_dir", "z"], "no code is run"),
+    ],
+)
+def test_flags_that_would_run_code_are_refused_with_the_safe_way(command, arguments, reason, tmp_path):
+    with pytest.raises(ConfigError, match=reason):
+        ct2.run(command, [*arguments, "--output_dir", str(tmp_path / "no")])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem
@@ -58,6 +59,29 @@ COMMON = (
     Flag("force", "replace the output directory if it exists", kind="switch"),
 )
 
+_NO_PICKLES = (
+    "leave it out: files of torch are read here without running what is in them, old ones (argparse.Namespace, "
+    "torchtext) too"
+)
+
+
+def _of_transformers(args: argparse.Namespace) -> Request:
+    there = Path(args.model).expanduser().exists() or ":" in args.model
+    source = args.model if there else f"hf:{args.model}" + (f"@{args.revision}" if args.revision else "")
+    return Request(source, {"from_": "transformers", "copy_files": args.copy_files or ()})
+
+
+def _of_fairseq(args: argparse.Namespace) -> Request:
+    folder = Path(args.data_dir)
+    vocabularies = [str(folder)]
+    if args.fixed_dictionary:
+        vocabularies = [args.fixed_dictionary]
+    elif args.source_lang and args.target_lang:
+        vocabularies = [str(folder / f"dict.{language}.txt") for language in (args.source_lang, args.target_lang)]
+    dialect = "fairseq-plain" if args.no_default_special_tokens else "fairseq"
+    return Request(args.model_path, {"from_": dialect, "vocabularies": vocabularies})
+
+
 CONVERTERS: dict[str, Converter] = {
     "ct2-marian-converter": Converter(
         "convert a model trained with Marian",
@@ -71,6 +95,59 @@ CONVERTERS: dict[str, Converter] = {
         "convert a model of OPUS-MT",
         (Flag("model_dir", "path to the OPUS-MT model directory", required=True),),
         lambda args: Request(args.model_dir, {"from_": "marian"}),
+    ),
+    "ct2-transformers-converter": Converter(
+        "convert a model of transformers",
+        (
+            Flag("model", "name of the model on the Hugging Face Hub, or a directory", required=True),
+            Flag(
+                "activation_scales",
+                "path to activation scales (SmoothQuant)",
+                refused="scale the model before it is converted: scales are not applied on the way yet",
+            ),
+            Flag("copy_files", "names of files of the model to copy", kind="many"),
+            Flag("revision", "revision of the model on the Hub"),
+            Flag("low_cpu_mem_usage", "nothing: memory is always bounded by the largest array", kind="switch"),
+            Flag(
+                "trust_remote_code",
+                "refused",
+                kind="switch",
+                refused="leave it out: no code of a model is run here; its arrays and its configuration are read",
+            ),
+            Flag("dry-run", "refused", kind="switch", refused="`warmstart inspect` shows a model; this is of Drama 3"),
+            Flag("report", "refused", refused="every conversion writes conversion.json; this is of Drama 3"),
+        ),
+        _of_transformers,
+    ),
+    "ct2-opennmt-py-converter": Converter(
+        "convert a model of OpenNMT-py",
+        (
+            Flag("model_path", "path to the model", required=True),
+            Flag("unsafe_deserialization", "refused", kind="switch", refused=_NO_PICKLES),
+        ),
+        lambda args: Request(args.model_path, {"from_": "opennmt-py"}),
+    ),
+    "ct2-fairseq-converter": Converter(
+        "convert a model of fairseq",
+        (
+            Flag("model_path", "path to the model", required=True),
+            Flag("data_dir", "directory of the source and target dictionaries", required=True),
+            Flag(
+                "user_dir",
+                "refused",
+                refused="leave it out: no code is run here; architectures of one's own that only name sizes are read",
+            ),
+            Flag("fixed_dictionary", "the dictionary of a multilingual model"),
+            Flag("source_lang", "source language: names a dictionary of the directory"),
+            Flag("target_lang", "target language: names a dictionary of the directory"),
+            Flag(
+                "no_default_special_tokens",
+                "the user gives every special token, also what the decoder starts from",
+                kind="switch",
+            ),
+            Flag("unsafe_deserialization", "refused", kind="switch", refused=_NO_PICKLES),
+        ),
+        _of_fairseq,
     ),
 }
 
@@ -103,10 +180,10 @@ def run(command: str, arguments: Sequence[str]) -> dict[str, object]:
     refused = [
         Problem(f"--{flag.name} is not followed", todo=flag.refused)
         for flag in CONVERTERS[command].flags
-        if flag.refused and getattr(args, flag.name)
+        if flag.refused and getattr(args, flag.name.replace("-", "_"))
     ]
     if refused:
-        raise ConfigError(f"{command}: flags that would run foreign code", problems=refused)
+        raise ConfigError(f"{command}: flags that are not followed", problems=refused)
     request = CONVERTERS[command].request(args)
     return api.convert(
         request.source,

@@ -57,6 +57,7 @@ class TransformerFamily:
             TransformersDialect(),
             OpenNMTPyDialect(),
             FairseqDialect(),
+            FairseqDialect("fairseq-plain", special_tokens=False),
             CTranslate2Dialect(),
         )
 

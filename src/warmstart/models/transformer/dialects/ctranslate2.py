@@ -43,7 +43,7 @@ class CTranslate2Dialect(ModelBin):
     def adapt(self, facts: Facts) -> CTranslate2Dialect:
         if facts.dialect == "transformers":
             return replace(self, scale="number", frames=False, dtype=facts.dtype)
-        return replace(self, scale="number" if facts.dialect == "fairseq" else "flag")
+        return replace(self, scale="number" if facts.dialect.startswith("fairseq") else "flag")
 
     def specification(self, config: TransformerConfig) -> tuple[str, int]:
         return "TransformerSpec", 7

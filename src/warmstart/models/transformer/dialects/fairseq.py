@@ -4,7 +4,7 @@ them) and one pair of languages of ``multilingual_transformer``."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import layers_of
+from warmstart.models.transformer.dialects.torch_files import layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import ExtraRows, Split
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -43,10 +43,15 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
 }
 
 
+@dataclass(frozen=True)
 class FairseqDialect(Dialect):
-    """Weights [out, in]; the decoder starts from ``</s>``; tables of learned positions have two rows more."""
+    """Weights [out, in]; the decoder starts from ``</s>``; tables of learned positions have two rows more.
 
-    name = "fairseq"
+    ``fairseq-plain`` is the same without ``special_tokens``: the user frames the source and starts the decoder.
+    """
+
+    name: str = "fairseq"
+    special_tokens: bool = True
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.format != "torch" or _args(checkpoint) is None:
@@ -62,6 +67,7 @@ class FairseqDialect(Dialect):
             "model.*.embed_positions._float_tensor": "a mark of the dtype",
             "model.*.embed_positions.weights": "computed positions",
             "model.classification_heads.**": "heads of classifiers",
+            "model.models.**": "another pair of languages",
             "last_optimizer_state.**": "the optimizer's",
             "optimizer_history.**": "the optimizer's",
             "extra_state.**": "the training's",
@@ -119,8 +125,8 @@ class FairseqDialect(Dialect):
                     "output_bias": False,
                     "layernorm_embedding": bool(args.get("layernorm_embedding", False)),
                     "scale_embeddings": not args.get("no_scale_embedding", False),
-                    "decoder_start": "eos",
-                    "source_eos": True,
+                    "decoder_start": "eos" if self.special_tokens else "given",
+                    "source_eos": self.special_tokens,
                     "alignment_layer": args.get("alignment_layer", -1),
                     "alignment_heads": args.get("alignment_heads", 0),
                     "layer_norm_epsilon": 1e-5,
@@ -135,6 +141,11 @@ class FairseqDialect(Dialect):
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
+        learned = c.positions == "learned"
+        require(
+            c, "fairseq", normalize_keys=(True,), attention_bias=(True,), ffn_bias=(True,), output_bias=(False,),
+            positions_per_side=(learned,), sinusoids=(c.sinusoids,) if learned else ("fairseq",),
+        )  # fmt: skip
         rules: list[Rule] = []
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             rules.append(rule(f"model.{side}.embed_tokens.weight", f"{side}.embedding.weight"))
@@ -174,11 +185,10 @@ class _Pair(Checkpoint):
             )  # fmt: skip
         self._original = checkpoint
         start = f"model.models.{chosen}."
-        mine = [n for n in checkpoint.entries if n.startswith(start)]
-        self._names = {f"model.{n.removeprefix(start)}": n for n in mine}
+        self._names = {f"model.{n.removeprefix(start)}" if n.startswith(start) else n: n for n in checkpoint.entries}
         entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self._names.items()}
         backwards = {old: new for new, old in self._names.items()}
-        ties = {backwards[a]: backwards[b] for a, b in checkpoint.ties.items() if a in backwards and b in backwards}
+        ties = {backwards[a]: backwards[b] for a, b in checkpoint.ties.items()}
         super().__init__(
             checkpoint.path, checkpoint.format, entries, checkpoint.metadata, files=checkpoint.files, ties=ties
         )

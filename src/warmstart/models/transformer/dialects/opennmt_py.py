@@ -13,7 +13,7 @@ from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of
+from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -128,6 +128,10 @@ class OpenNMTPyDialect(Dialect):
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
+        require(
+            c, "OpenNMT-py", norm=("pre",), normalize_keys=(True,), positions=("learned",), positions_per_side=(False,),
+            layernorm_embedding=(False,),
+        )  # fmt: skip
         rules: list[Rule] = []
         for side in _SIDES:
             rules.append(rule(f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight", f"{side}.embedding.weight"))

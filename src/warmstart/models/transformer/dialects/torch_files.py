@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from warmstart.errors import Problem, VocabularyError
+from pydantic import BaseModel
+
+from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.spec.templates import match
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -26,3 +28,17 @@ def layers_of(names: Iterable[str], template: str, problems: list[Problem]) -> i
     if missing:
         problems.append(Problem(f"{template.format(i=missing[0])} is missing before later layers"))
     return len(found)
+
+
+def require(config: BaseModel, framework: str, **allowed: tuple[object, ...]) -> None:
+    """
+    Raises:
+        DialectError: ``config`` says other than what ``framework`` computes; every key is named.
+    """
+    problems = [
+        Problem(f"{key}: {getattr(config, key)!r} is not what {framework} computes", expected=" or ".join(map(repr, v)))
+        for key, v in allowed.items()
+        if getattr(config, key) not in v
+    ]
+    if problems:
+        raise DialectError(f"{framework} cannot express this model", problems=problems)

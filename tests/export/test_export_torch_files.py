@@ -1,0 +1,132 @@
+"""OpenNMT-py and fairseq: the reference converters' bytes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_models import FAIRSEQ_KINDS, ONMT_KINDS, torchtext, write_fairseq, write_onmt
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError
+from warmstart.export.quantize import QUANTIZATIONS
+
+# Of ctranslate2 4.8.5, for the files of torch_models.py; recorded and compared again by
+# tests/interop/test_interop_convert_seq2seq.py. Sinusoids are ours (last bit), norms' epsilon is the truth.
+GOLDEN = Path(__file__).parents[1] / "golden/ctranslate2-converters"
+ONMT, FAIRSEQ = (json.loads((GOLDEN / f"{name}.json").read_text()) for name in ("opennmt-py", "fairseq"))
+
+
+def assert_same(source: Path, digests: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    for quantization in QUANTIZATIONS:
+        ours = tmp_path / quantization
+        api.convert(source, ours, "ctranslate2", quantize=quantization)
+        for name, digest in digests[quantization].items():
+            assert sha256((ours / name).read_bytes()).hexdigest() == digest, (quantization, name)
+
+
+@pytest.mark.parametrize("kind", ONMT_KINDS)
+def test_opennmt_py_as_its_converter_writes_it(kind, tmp_path):
+    assert_same(write_onmt(tmp_path / "model.pt", kind), ONMT[kind], tmp_path)
+
+
+@pytest.mark.parametrize("kind", FAIRSEQ_KINDS)
+def test_fairseq_as_its_converter_writes_it(kind, tmp_path):
+    assert_same(write_fairseq(tmp_path / "source", kind), FAIRSEQ[kind], tmp_path)
+
+
+@pytest.mark.parametrize("way", ["warmstart", "ctranslate2"])
+def test_both_return_from_their_copies_unchanged(way, tmp_path):
+    for name, source in (
+        ("onmt", write_onmt(tmp_path / "model.pt", "version 1")),
+        ("fairseq", write_fairseq(tmp_path / "source", "pre-norm")),
+    ):
+        api.convert(source, tmp_path / f"{name}-way", way)
+        api.convert(source, tmp_path / f"{name}-direct", "ctranslate2")
+        api.convert(tmp_path / f"{name}-way", tmp_path / f"{name}-again", "ctranslate2")
+        for file in ("model.bin", "config.json", "source_vocabulary.json", "target_vocabulary.json"):
+            direct, again = ((tmp_path / f"{name}-{which}" / file).read_bytes() for which in ("direct", "again"))
+            assert direct == again, (name, file)
+
+
+def edited(path: Path, key: str, **values: object) -> Path:
+    with torchtext():
+        content = torch.load(path, weights_only=False)
+        vars(content[key]).update(values)
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"self_attn_type": "average"}, "self_attn_type: 'average' is not supported"),
+        ({"max_relative_positions": 20, "position_encoding": False}, "max_relative_positions: 20 is not supported"),
+        ({"encoder_type": "mean"}, "encoder_type: 'mean' is not supported"),
+        ({"pos_ffn_activation_fn": "prelu"}, "pos_ffn_activation_fn: 'prelu' is not supported"),
+        ({"copy_attn": True}, "copy_attn: True is not supported"),
+        ({"enc_layers": 6}, "enc_layers is 6"),
+        ({"heads": 5}, "not a multiple of num_heads 5"),
+        ({"decoder_start_token": "<go>"}, "decoder_start_token: '<go>' is not supported"),
+    ],
+)
+def test_options_of_opennmt_py_are_understood_or_refused(values, found, tmp_path):
+    with pytest.raises(DialectError, match=found):
+        open_model(edited(write_onmt(tmp_path / "model.pt", "version 1"), "opt", **values))
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"decoder_attention_heads": 2}, "encoder_attention_heads and decoder_attention_heads differ"),
+        ({"decoder_normalize_before": True}, "encoder_normalize_before and decoder_normalize_before differ"),
+        ({"activation_fn": "tanh"}, "activation_fn: 'tanh' is not supported"),
+        ({"no_token_positional_embeddings": True}, "no_token_positional_embeddings: True is not supported"),
+        ({"lang_tok_replacing_bos_eos": True}, "lang_tok_replacing_bos_eos: True is not supported"),
+        ({"adaptive_softmax_cutoff": "10,20"}, "adaptive_softmax_cutoff: '10,20' is not supported"),
+        ({"encoder_layers": 6}, "encoder_layers is 6"),
+    ],
+)
+def test_options_of_fairseq_are_understood_or_refused(values, found, tmp_path):
+    with pytest.raises(DialectError, match=found):
+        open_model(edited(write_fairseq(tmp_path, "transformer"), "args", **values))
+
+
+def test_dictionaries_are_found_given_or_asked_for(tmp_path):
+    source = write_fairseq(tmp_path / "source", "transformer")
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "source").glob("dict.*"):
+        path.rename(tmp_path / "data" / path.name)
+    with pytest.raises(VocabularyError, match="the source and target vocabulary is not known"):
+        api.convert(source, tmp_path / "no", "ctranslate2")
+    api.convert(source, tmp_path / "a", "ctranslate2", vocabularies=[tmp_path / "data"])
+    files = [tmp_path / f"data/dict.{language}.txt" for language in ("de", "en")]
+    api.convert(source, tmp_path / "b", "ctranslate2", vocabularies=files)
+    assert (tmp_path / "a/source_vocabulary.json").read_bytes() == (tmp_path / "b/source_vocabulary.json").read_bytes()
+    with pytest.raises(BundleError, match="vocabulary does not fit the model"):
+        api.convert(source, tmp_path / "no", "ctranslate2", vocabularies=files[::-1])
+    files[0].write_text("one line without count\n")
+    with pytest.raises(VocabularyError, match="not a line of a dictionary"):
+        api.convert(source, tmp_path / "no", "ctranslate2", vocabularies=files)
+
+
+def test_several_pairs_must_be_chosen_from(tmp_path):
+    path = write_fairseq(tmp_path, "multilingual")
+    content = torch.load(path, weights_only=False)
+    content["model"] |= {n.replace("de-en", "fr-en"): array for n, array in content["model"].items()}
+    torch.save(content, path)
+    left = api.convert(path, tmp_path / "out", "ctranslate2")["ledger"]["left_behind"]
+    assert left["model.models.fr-en.encoder.embed_tokens.weight"] == "another pair of languages"
+    edited(path, "args", source_lang=None)
+    with pytest.raises(DialectError, match="several pairs of languages"):
+        open_model(path)
+
+
+def test_what_is_only_read_says_so(tmp_path):
+    source = write_onmt(tmp_path / "model.pt", "version 1")
+    with pytest.raises(ConfigError, match="opennmt-py"):
+        api.convert(source, tmp_path / "no", "opennmt-py")
