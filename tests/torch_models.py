@@ -221,3 +221,76 @@ def write_fairseq(folder: Path, kind: str) -> Path:
         state |= {"args": None, "cfg": {"model": args, "task": {"source_lang": "de", "target_lang": "en"}}}
     torch.save(state, folder / "model.pt")
     return folder / "model.pt"
+
+
+EOLE_KINDS = ("usual", "biases", "shared")
+
+
+def write_eole(folder: Path, kind: str) -> Path:
+    """A directory of EOLE, ``kind`` of :data:`EOLE_KINDS`."""
+    import json
+
+    from warmstart.formats.checkpoint import Entry
+    from warmstart.formats.safetensors import write_safetensors
+
+    folder.mkdir(parents=True)
+    arrays = eole_arrays(kind)
+    if kind == "shared":
+        del arrays["tgt_emb.embeddings.weight"], arrays["generator.weight"]
+    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    write_safetensors(folder / "model.00.safetensors", entries, arrays.values(), {})
+    source = tokens(ROWS, ["<unk>", "<blank>", "<s>", "</s>"])
+    target = source if kind == "shared" else tokens(TARGET_ROWS, ["<unk>", "<blank>", "<s>", "</s>"])
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
+    vocabulary = {"src": source, "tgt": target, "decoder_start_token": "<s>", "specials": special}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=2, ensure_ascii=False), "utf-8")
+    model = {
+        "architecture": "transformer", "hidden_size": D, "heads": HEADS, "mlp_activation_fn": "gelu", "norm_eps": 1e-6,
+        "encoder": {"encoder_type": "transformer", "layers": LAYERS},
+        "decoder": {"decoder_type": "transformer", "layers": DECODER_LAYERS},
+        "embeddings": {"position_encoding_type": "SinusoidalInterleaved", "word_vec_size": D},
+        "share_embeddings": kind == "shared", "share_decoder_embeddings": kind == "shared",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"model": model, "training": {"batch_size": 64}}), "utf-8")
+    return folder
+
+
+def eole_arrays(kind: str) -> dict[str, np.ndarray]:
+    """The state of an EOLE model, tied arrays under each of their names."""
+    random = np.random.default_rng(200 + len(kind))
+    biases, shared = kind == "biases", kind == "shared"
+    arrays: dict[str, np.ndarray] = {}
+
+    def normal(*shape: int) -> np.ndarray:
+        return (random.standard_normal(shape) * 0.1).astype(np.float32)
+
+    def linear(name: str, out: int, width: int, bias: bool = biases) -> None:
+        arrays[f"{name}.weight"] = normal(out, width)
+        if bias:
+            arrays[f"{name}.bias"] = normal(out)
+
+    def norm(name: str) -> None:
+        arrays[f"{name}.weight"], arrays[f"{name}.bias"] = normal(D), normal(D)
+
+    target_rows = ROWS if shared else TARGET_ROWS
+    for place, rows in (("src_emb", ROWS), ("tgt_emb", target_rows)):
+        first = arrays.get("src_emb.embeddings.weight")
+        arrays[f"{place}.embeddings.weight"] = first if shared and first is not None else normal(rows, D)
+        arrays[f"{place}.pe.pe"] = np.sin(np.arange(50 * D, dtype=np.float32)).reshape(50, 1, D)
+    for side, layers, inner in (("encoder", LAYERS, FF), ("decoder", DECODER_LAYERS, DECODER_FF)):
+        norm(f"{side}.layer_norm")
+        for i in range(layers):
+            at = f"{side}.transformer_layers.{i}"
+            for attention in ("self_attn", "context_attn")[: 1 + (side == "decoder")]:
+                for part in ("linear_keys", "linear_values", "linear_query", "final_linear"):
+                    linear(f"{at}.{attention}.{part}", D, D)
+            for name in ("input_layernorm", "post_attention_layernorm", "precontext_layernorm")[
+                : 2 + (side == "decoder")
+            ]:
+                norm(f"{at}.{name}")
+            linear(f"{at}.mlp.gate_up_proj", inner, D)
+            linear(f"{at}.mlp.down_proj", D, inner)
+    linear("generator", target_rows, D, True)
+    if shared:
+        arrays["generator.weight"] = arrays["tgt_emb.embeddings.weight"]
+    return arrays

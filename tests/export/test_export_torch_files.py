@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_models import FAIRSEQ_KINDS, ONMT_KINDS, torchtext, write_fairseq, write_onmt
+from torch_models import EOLE_KINDS, FAIRSEQ_KINDS, ONMT_KINDS, torchtext, write_eole, write_fairseq, write_onmt
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError
@@ -18,7 +18,7 @@ from warmstart.export.quantize import QUANTIZATIONS
 # Of ctranslate2 4.8.5, for the files of torch_models.py; recorded and compared again by
 # tests/interop/test_interop_convert_seq2seq.py. Sinusoids are ours (last bit), norms' epsilon is the truth.
 GOLDEN = Path(__file__).parents[1] / "golden/ctranslate2-converters"
-ONMT, FAIRSEQ = (json.loads((GOLDEN / f"{name}.json").read_text()) for name in ("opennmt-py", "fairseq"))
+ONMT, FAIRSEQ, EOLE = (json.loads((GOLDEN / f"{name}.json").read_text()) for name in ("opennmt-py", "fairseq", "eole"))
 
 
 def assert_same(source: Path, digests: dict[str, dict[str, str]], tmp_path: Path) -> None:
@@ -37,6 +37,30 @@ def test_opennmt_py_as_its_converter_writes_it(kind, tmp_path):
 @pytest.mark.parametrize("kind", FAIRSEQ_KINDS)
 def test_fairseq_as_its_converter_writes_it(kind, tmp_path):
     assert_same(write_fairseq(tmp_path / "source", kind), FAIRSEQ[kind], tmp_path)
+
+
+@pytest.mark.parametrize("kind", EOLE_KINDS)
+def test_eole_as_its_converter_writes_it(kind, tmp_path):
+    assert_same(write_eole(tmp_path / "source", kind), EOLE[kind], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"position_encoding_type": "Rotary"}, "model.position_encoding_type: 'Rotary' is not supported"),
+        ({"mlp_activation_fn": "gated-silu"}, "mlp_activation_fn: 'gated-silu' is not supported"),
+        ({"layer_norm": "rms"}, "model.layer_norm: 'rms' is not supported"),
+        ({"heads_kv": 2}, "heads_kv: 2 is not supported"),
+        ({"encoder_layer_style": "postnorm"}, "encoder_layer_style: 'postnorm' is not supported"),
+    ],
+)
+def test_options_of_eole_are_understood_or_refused(values, found, tmp_path):
+    folder = write_eole(tmp_path / "source", "usual")
+    content = json.loads((folder / "config.json").read_text())
+    content["model"].update(values)
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DialectError, match=found):
+        open_model(folder)
 
 
 @pytest.mark.parametrize("way", ["warmstart", "ctranslate2"])

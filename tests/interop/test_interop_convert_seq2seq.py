@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import ctranslate2
 import numpy as np
@@ -107,6 +108,40 @@ def test_fairseq(kind: str, tmp_path: Path) -> None:
             ).convert(output, quantization=quantization)
 
     compare_all(source, convert, "fairseq", kind, kind != "bart")
+
+
+@pytest.mark.parametrize("kind", torch_models.EOLE_KINDS)
+def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their builder of specifications on the arrays of the directory; EOLE itself is not installed."""
+    source = torch_models.write_eole(tmp_path / "source", kind)
+    for name in ("eole", "eole.config", "eole.config.run", "eole.constants", "eole.inputters", "eole.models"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for name in ("eole.inputters.inputter", "eole.models.model"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["eole.config.run"].PredictConfig = None
+    sys.modules["eole.constants"].PositionEncodingType = SimpleNamespace(Relative=1, Rotary=2, Alibi=3)
+    sys.modules["eole.inputters.inputter"].vocabs_to_dict = None
+    sys.modules["eole.models.model"].get_model_class = None
+    from ctranslate2.converters import eole_ct2
+
+    model = json.loads((source / "config.json").read_text())["model"]
+    vocabulary = json.loads((source / "vocab.json").read_text())
+    config = SimpleNamespace(
+        embeddings=SimpleNamespace(position_encoding_type=None), mlp_activation_fn="gelu", layer_norm="standard",
+        encoder=SimpleNamespace(**model["encoder"]), decoder=SimpleNamespace(**model["decoder"], heads=model["heads"]),
+    )  # fmt: skip
+
+    class Filled(eole_ct2.EoleConverter):
+        def _load(self):
+            variables = {name: torch.from_numpy(array) for name, array in torch_models.eole_arrays(kind).items()}
+            spec = eole_ct2._get_model_spec_seq2seq(config, variables, [vocabulary["src"]], [vocabulary["tgt"]], 1)
+            spec.config.decoder_start_token = vocabulary["decoder_start_token"]
+            for key in ("bos_token", "eos_token", "unk_token"):
+                setattr(spec.config, key, vocabulary["specials"][key])
+            spec.config.layer_norm_epsilon = 1e-6
+            return spec
+
+    compare_all(source, Filled("").convert, "eole", kind, False)
 
 
 @pytest.mark.parametrize("kind", huggingface_models.KINDS)

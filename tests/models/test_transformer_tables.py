@@ -60,6 +60,11 @@ FIXED = {
          "attention_bias": bias, "ffn_bias": not bias}
         for bias in (True, False)
     ],
+    "eole": [
+        {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
+         "attention_bias": bias, "ffn_bias": not bias}
+        for bias in (True, False)
+    ],
     "fairseq": [
         {**_START, "output_bias": False, **_TABLES, "decoder_max_positions": 4},
         {**_START, "output_bias": False, **_SINES, "sinusoids": "fairseq"},

@@ -46,6 +46,7 @@ class TransformerFamily:
     def dialects(self) -> Sequence[Dialect]:
         from warmstart.models.transformer.dialects import (
             CTranslate2Dialect,
+            EoleDialect,
             FairseqDialect,
             MarianDialect,
             OpenNMTPyDialect,
@@ -58,6 +59,7 @@ class TransformerFamily:
             OpenNMTPyDialect(),
             FairseqDialect(),
             FairseqDialect("fairseq-plain", special_tokens=False),
+            EoleDialect(),
             CTranslate2Dialect(),
         )
 

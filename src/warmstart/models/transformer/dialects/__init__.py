@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from warmstart.models.transformer.dialects.ctranslate2 import CTranslate2Dialect
+from warmstart.models.transformer.dialects.eole import EoleDialect
 from warmstart.models.transformer.dialects.fairseq import FairseqDialect
 from warmstart.models.transformer.dialects.marian import MarianDialect
 from warmstart.models.transformer.dialects.opennmt_py import OpenNMTPyDialect
 from warmstart.models.transformer.dialects.transformers import TransformersDialect
 
-__all__ = ["CTranslate2Dialect", "FairseqDialect", "MarianDialect", "OpenNMTPyDialect", "TransformersDialect"]
+__all__ = [
+    "CTranslate2Dialect",
+    "EoleDialect",
+    "FairseqDialect",
+    "MarianDialect",
+    "OpenNMTPyDialect",
+    "TransformersDialect",
+]
