@@ -65,6 +65,10 @@ FIXED = {
          "attention_bias": bias, "ffn_bias": not bias}
         for bias in (True, False)
     ],
+    "opennmt-tf": [
+        {**_START, **_TABLES, "layernorm_embedding": False, "attention_bias": False},
+        {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False},
+    ],
     "fairseq": [
         {**_START, "output_bias": False, **_TABLES, "decoder_max_positions": 4},
         {**_START, "output_bias": False, **_SINES, "sinusoids": "fairseq"},

@@ -101,7 +101,8 @@ def open_model(
     Args:
         source: a path or URL.
         vocabularies: files to use instead of those the framework names.
-        dialect: the one it must be in; by default whichever recognises it.
+        dialect: the one it must be in; by default whichever recognises it. ``NAME:WHAT`` says of the model what its
+            files do not (``opennmt-tf:TransformerBase``).
         with_state: for a run, its last checkpoint with the optimizer instead of the finished bundle.
 
     Raises:
@@ -162,12 +163,14 @@ def _open_foreign(
     only: str | None = None,
 ) -> Model:
     path, checkpoint = arrived[0], open_checkpoint(source, arrived)
+    name, _, what = (only or "").partition(":")
     for family in FAMILIES:
         for dialect in family.dialects():
-            if dialect.readable and only in (None, dialect.name) and dialect.recognise(checkpoint):
-                view = dialect.view(checkpoint)
-                model = Model(redact(source), path, view, family, dialect.name, origin=dialect.name)
-                return _through(model, dialect, files, notes)
+            if dialect.readable and name in ("", dialect.name) and dialect.recognise(checkpoint):
+                chosen = dialect.told(what) if what else dialect
+                view = chosen.view(checkpoint)
+                model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name)
+                return _through(model, chosen, files, notes)
     if only is not None:
         known = ", ".join(sorted({d.name for f in FAMILIES for d in f.dialects() if d.readable}))
         raise DialectError(f"this is no model of {only}", where=path, found=checkpoint.format, expected=known)

@@ -82,6 +82,45 @@ def _of_fairseq(args: argparse.Namespace) -> Request:
     return Request(args.model_path, {"from_": dialect, "vocabularies": vocabularies})
 
 
+def _of_opennmt_tf(args: argparse.Namespace) -> Request:
+    """
+    Raises:
+        ConfigError: the configuration cannot be read, or says what the converter would need OpenNMT-tf for.
+    """
+    import yaml
+
+    config: dict[str, Any] = {}
+    if args.config:
+        try:
+            config = yaml.safe_load(Path(args.config).read_text("utf-8")) or {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError("the configuration cannot be read", where=args.config, found=error) from None
+    data = config.get("data") or {}
+    controls = [key for key in ("sequence_controls", "source_sequence_controls") if data.get(key)]
+    if controls:
+        raise ConfigError(
+            f"{', '.join(controls)} is not followed yet",
+            where=args.config,
+            todo='leave it out, and set "add_source_bos" and "add_source_eos" in the config.json that is written',
+        )
+    folder = Path(str(config.get("model_dir", "")))
+    files = []
+    for given, key in ((args.src_vocab, "source_vocabulary"), (args.tgt_vocab, "target_vocabulary")):
+        name = given or data.get(key)
+        if name is not None:
+            files.append(str(folder / name if not given and (folder / name).exists() else name))
+    source = args.model_path or (f"{folder}@last" if config else None)
+    if source is None:
+        raise ConfigError("nothing says which checkpoint is meant", todo="give --config or --model_path")
+    if (args.model_type or "").endswith(".py"):
+        raise ConfigError(
+            "--model_type names a program, which is not run",
+            todo="put it beside the checkpoint as model_description.py: it is read as text there",
+        )
+    dialect = f"opennmt-tf:{args.model_type}" if args.model_type else "opennmt-tf"
+    return Request(str(source), {"from_": dialect, "vocabularies": files})
+
+
 CONVERTERS: dict[str, Converter] = {
     "ct2-marian-converter": Converter(
         "convert a model trained with Marian",
@@ -126,6 +165,18 @@ CONVERTERS: dict[str, Converter] = {
             Flag("unsafe_deserialization", "refused", kind="switch", refused=_NO_PICKLES),
         ),
         lambda args: Request(args.model_path, {"from_": "opennmt-py"}),
+    ),
+    "ct2-opennmt-tf-converter": Converter(
+        "convert a model of OpenNMT-tf",
+        (
+            Flag("config", "path to the YAML configuration"),
+            Flag("auto_config", "nothing: it concerns training", kind="switch"),
+            Flag("model_path", "path to the checkpoint, or to a directory of them; else the latest of the model's"),
+            Flag("model_type", "name of the model in the catalogue, where no model_description.py lies beside it"),
+            Flag("src_vocab", "path to the source vocabulary"),
+            Flag("tgt_vocab", "path to the target vocabulary"),
+        ),
+        _of_opennmt_tf,
     ),
     "ct2-fairseq-converter": Converter(
         "convert a model of fairseq",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from warmstart.errors import DialectError
+from warmstart.errors import ConfigError, DialectError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -99,6 +99,14 @@ class Dialect(ABC):
     def recognise(self, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint is written in this dialect (headers and metadata only)."""
         return False
+
+    def told(self, what: str) -> Dialect:
+        """This dialect knowing ``what`` a person says of the model, as in ``--from NAME:WHAT``.
+
+        Raises:
+            ConfigError: there is nothing to be said.
+        """
+        raise ConfigError(f"nothing is to be said of models of {self.name}", found=what, expected=f"--from {self.name}")
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint as the rules speak of it: older names renamed, quantized arrays dequantized when read."""

@@ -50,6 +50,7 @@ class TransformerFamily:
             FairseqDialect,
             MarianDialect,
             OpenNMTPyDialect,
+            OpenNMTTFDialect,
             TransformersDialect,
         )
 
@@ -59,6 +60,7 @@ class TransformerFamily:
             OpenNMTPyDialect(),
             FairseqDialect(),
             FairseqDialect("fairseq-plain", special_tokens=False),
+            OpenNMTTFDialect(),
             EoleDialect(),
             CTranslate2Dialect(),
         )

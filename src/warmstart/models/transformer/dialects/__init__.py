@@ -7,6 +7,7 @@ from warmstart.models.transformer.dialects.eole import EoleDialect
 from warmstart.models.transformer.dialects.fairseq import FairseqDialect
 from warmstart.models.transformer.dialects.marian import MarianDialect
 from warmstart.models.transformer.dialects.opennmt_py import OpenNMTPyDialect
+from warmstart.models.transformer.dialects.opennmt_tf import OpenNMTTFDialect
 from warmstart.models.transformer.dialects.transformers import TransformersDialect
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "FairseqDialect",
     "MarianDialect",
     "OpenNMTPyDialect",
+    "OpenNMTTFDialect",
     "TransformersDialect",
 ]

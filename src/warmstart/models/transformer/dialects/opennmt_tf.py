@@ -1,0 +1,282 @@
+"""How OpenNMT-tf 2 spells the encoder-decoder Transformer: TensorFlow checkpoints named by attributes of objects.
+
+What no array tells (heads, activation) stands in ``model_description.py`` beside the checkpoint, which is Python. It is
+read as text: the name of a model of the catalogue, or the literals that ``Transformer(...)`` is called with.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.family import Dialect
+from warmstart.models.huggingface import folder_of
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.torch_files import layers_of, require
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import ExtraRows, Transpose
+from warmstart.vocabularies.tokens import TokenVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+DESCRIPTION = "model_description.py"
+EPSILON = 1e-3  # Keras's default, which OpenNMT-tf leaves
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu_tanh", "swish": "swish", "silu": "swish"}
+# Models of the catalogue → heads. Source: OpenNMT-tf 2.32, ``opennmt/models/catalog.py``.
+CATALOG = {
+    "Transformer": 8, "TransformerBase": 8, "TransformerBaseSharedEmbeddings": 8, "TransformerBig": 16,
+    "TransformerBigSharedEmbeddings": 16, "TransformerTiny": 2, "ScalingNmtEnDe": 16, "ScalingNmtEnFr": 16,
+}  # fmt: skip
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_TABLES = {side: f"model/examples_inputter/{name}/embedding" for side, name in
+           (("encoder", "features_inputter"), ("decoder", "labels_inputter"))}  # fmt: skip
+_LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")}
+_LITERALS = {
+    "num_heads", "ffn_activation", "attention_reduction", "position_encoder_class", "maximum_relative_position",
+    "num_layers", "num_units", "ffn_inner_dim", "dropout", "attention_dropout", "ffn_dropout", "pre_norm",
+    "share_embeddings", "output_layer_bias", "mha_bias", "share_encoders", "embedding_size",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OpenNMTTFDialect(Dialect):
+    """Kernels [in, out]; a table of learned positions has one row more. ``model_type`` names a model of the catalogue
+    where no description lies beside the checkpoint (``--from opennmt-tf:TransformerBase``)."""
+
+    name = "opennmt-tf"
+    model_type: str = ""
+
+    def told(self, what: str) -> OpenNMTTFDialect:
+        return replace(self, model_type=what)
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        needed = (
+            f"{_TABLES['encoder']}{_VALUE}",
+            f"model/decoder/layers/0/attention/0/layer/linear_queries/kernel{_VALUE}",
+        )
+        return checkpoint.format == "tensorflow" and all(name in checkpoint.entries for name in needed)
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        return {"optimizer/**": "the optimizer's", "save_counter/**": "how often it was saved"}
+
+    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
+        problems: list[Problem] = []
+        said = self._description(checkpoint, problems)
+        activation = str(said.get("ffn_activation", "relu"))
+        if activation not in ACTIVATIONS:
+            problems.append(Problem(f"ffn_activation: {activation!r} is not supported"))
+        reduction = str(said.get("attention_reduction", "FIRST_HEAD_LAST_LAYER"))
+        if reduction not in ("FIRST_HEAD_LAST_LAYER", "AVERAGE_LAST_LAYER"):
+            problems.append(Problem(f"attention_reduction: {reduction} is not supported"))
+        names = [name.removesuffix(_VALUE) for name in checkpoint.entries]
+        if any("relative_position" in name for name in names):
+            problems.append(Problem("relative positions are not supported"))
+        layers = {side: _count(names, side, problems) for side in _LAYERS}
+        if problems:
+            raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
+        there = set(names)
+
+        def shape(name: str) -> tuple[int, ...]:
+            return checkpoint.entries[name + _VALUE].shape
+
+        source = shape(_TABLES["encoder"])
+        shared = _TABLES["decoder"] not in there
+        target = source if shared else shape(_TABLES["decoder"])
+        output = "model/decoder/output_layer/kernel" not in there
+        inner, decoder_inner = (shape(_LAYERS[side].format(i=0) + "/ffn/layer/inner/kernel")[1] for side in _LAYERS)
+        first = _LAYERS["encoder"].format(i=0)
+        try:
+            return TransformerConfig.model_validate(
+                {
+                    "source_vocab_size": source[0],
+                    "target_vocab_size": target[0],
+                    "d_model": source[1],
+                    "num_heads": said["num_heads"],
+                    "d_ff": inner,
+                    "decoder_d_ff": None if inner == decoder_inner else decoder_inner,
+                    "encoder_layers": layers["encoder"],
+                    "decoder_layers": layers["decoder"],
+                    "activation": ACTIVATIONS[activation],
+                    "norm": "pre" if "model/encoder/layer_norm/gamma" in there else "post",
+                    "tied_embeddings": {(True, True): "all", (True, False): "inputs", (False, True): "target"}.get(
+                        (shared, output), "none"
+                    ),
+                    "output_bias": "model/decoder/output_layer/bias" in there,
+                    "attention_bias": f"{first}/self_attention/layer/linear_queries/bias" in there,
+                    "ffn_bias": f"{first}/ffn/layer/inner/bias" in there,
+                    "decoder_start": "bos",
+                    "source_eos": False,
+                    "alignment_heads": 0 if reduction == "AVERAGE_LAST_LAYER" else 1,
+                    "layer_norm_epsilon": EPSILON,
+                    **_positions(there, shape),
+                }
+            )
+        except ValueError as error:
+            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+
+    def _description(self, checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, Any]:
+        """What the model's class is called with, by the names of its arguments."""
+        path = folder_of(checkpoint) / DESCRIPTION
+        known = ", ".join(CATALOG)
+        if self.model_type:
+            if self.model_type not in CATALOG:
+                problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
+            return {"num_heads": CATALOG.get(self.model_type, 8)}
+        if not path.is_file():
+            problems.append(
+                Problem(
+                    "nothing says how many heads the attention has",
+                    expected=f"{DESCRIPTION} beside the checkpoint, or the model's name: --from opennmt-tf:NAME",
+                    found=f"NAME is one of {known}",
+                )
+            )
+            return {}
+        return describe(path.read_text("utf-8"), path, problems)
+
+    def rules(self, config: TransformerConfig) -> list[Rule]:
+        c = config
+        learned = c.positions == "learned"
+        require(
+            c, "OpenNMT-tf", normalize_keys=(True,), layernorm_embedding=(False,), positions_per_side=(learned,),
+            sinusoids=(c.sinusoids,) if learned else ("from_one",),
+        )  # fmt: skip
+        shared = c.tied_embeddings in ("all", "inputs")
+        output = "model/decoder/output_layer"
+        rules = [
+            rule(_TABLES["encoder"] + _VALUE, "encoder.embedding.weight"),
+            rule(_TABLES["decoder"] + _VALUE, "decoder.embedding.weight", alternative=shared),
+            rule(
+                f"{output}/kernel{_VALUE}",
+                "decoder.output.weight",
+                Transpose(),
+                alternative=c.tied_embeddings in ("all", "target"),
+            ),
+        ]
+        if c.output_bias:
+            rules.append(rule(f"{output}/bias{_VALUE}", "decoder.output.bias"))
+        for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
+            if learned:
+                table = f"model/{side}/position_encoder/position_embedding{_VALUE}"
+                rules.append(rule(table, f"{side}.positions.weight", ExtraRows(first=1)))
+            if c.norm == "pre":
+                rules += _norm(f"model/{side}/layer_norm", f"{side}.norm", {})
+            rules += _layer(c, side, {"i": layers})
+        return rules
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        if not files:
+            return {}
+        paths = [Path(f) for f in files] * (2 if len(files) == 1 else 1)
+        if len(paths) != 2:
+            raise VocabularyError("a translation model has two vocabularies", found=len(paths))
+        tables = {side: _tokens(path) for side, path in zip(("source", "target"), paths, strict=True)}
+        return {
+            side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
+            for side, tokens in tables.items()
+        }
+
+
+def describe(text: str, where: object, problems: list[Problem]) -> dict[str, Any]:
+    """What ``model_description.py`` says, read as text: literals, and the last part of dotted names."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        problems.append(Problem(f"{DESCRIPTION} is not Python", where=str(where), found=str(error)))
+        return {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = _last(node.func)
+        if called == "get_model_from_catalog" and node.args and isinstance(node.args[0], ast.Constant):
+            called = str(node.args[0].value)
+            if called not in CATALOG:
+                problems.append(Problem(f"{called} is not a model that is known here", expected=", ".join(CATALOG)))
+            return {"num_heads": CATALOG.get(called, 8)}
+        if called in CATALOG:
+            said: dict[str, Any] = {"num_heads": CATALOG[called]}
+            for keyword in node.keywords:
+                if keyword.arg in _LITERALS:
+                    said[keyword.arg] = _literal(keyword.value)
+            if not isinstance(said["num_heads"], int):
+                problems.append(Problem("num_heads is not a number that stands in the text", where=str(where)))
+            return said
+    problems.append(
+        Problem(f"{DESCRIPTION} calls no Transformer", where=str(where), todo="name it: --from opennmt-tf:NAME")
+    )
+    return {}
+
+
+def _last(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _literal(node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    return _last(node) or ast.dump(node)
+
+
+def _count(names: Sequence[str], side: str, problems: list[Problem]) -> int:
+    start = f"model/{side}/layers/"
+    numbers = {name.removeprefix(start).partition("/")[0] for name in names if name.startswith(start)}
+    return layers_of([f"{n}.x" for n in numbers], "{i}", problems)
+
+
+def _positions(there: set[str], shape: Any) -> dict[str, Any]:
+    tables = [f"model/{side}/position_encoder/position_embedding" for side in _LAYERS]
+    if not all(table in there for table in tables):
+        return {"positions": "sinusoidal", "sinusoids": "from_one"}
+    source, target = (shape(table)[0] - 1 for table in tables)
+    longer = None if source == target else target
+    sizes = {"max_positions": source, "decoder_max_positions": longer}
+    return {"positions": "learned", "positions_per_side": True, **sizes}
+
+
+def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
+    theirs, ours = _LAYERS[side], f"{side}.layers.{{i}}"
+    norm = f"{'input' if c.norm == 'pre' else 'output'}_layer_norm"
+    attentions = {"self_attention": "self_attention"}
+    if side == "decoder":
+        attentions["attention/0"] = "cross_attention"
+    rules: list[Rule] = []
+    names = (
+        ("linear_queries", "query"),
+        ("linear_keys", "key"),
+        ("linear_values", "value"),
+        ("linear_output", "output"),
+    )
+    for place, attention in attentions.items():
+        for linear, part in names:
+            rules += _linear(f"{theirs}/{place}/layer/{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
+        rules += _norm(f"{theirs}/{place}/{norm}", f"{ours}.{attention}_norm", each)
+    rules += _linear(f"{theirs}/ffn/layer/inner", f"{ours}.ffn.up", each, c.ffn_bias)
+    rules += _linear(f"{theirs}/ffn/layer/outer", f"{ours}.ffn.down", each, c.ffn_bias)
+    return rules + _norm(f"{theirs}/ffn/{norm}", f"{ours}.ffn_norm", each)
+
+
+def _linear(theirs: str, ours: str, each: Mapping[str, int], bias: bool) -> list[Rule]:
+    rules = [rule(f"{theirs}/kernel{_VALUE}", f"{ours}.weight", Transpose(), each=each)]
+    return [*rules, rule(f"{theirs}/bias{_VALUE}", f"{ours}.bias", each=each)] if bias else rules
+
+
+def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    return [
+        rule(f"{theirs}/{name}{_VALUE}", f"{ours}.{part}", each=each)
+        for name, part in (("gamma", "weight"), ("beta", "bias"))
+    ]
+
+
+def _tokens(path: Path) -> list[str]:
+    """One token in each line; ``<unk>`` stands behind them where they have none."""
+    try:
+        tokens = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError("cannot read the vocabulary", where=path, found=error) from None
+    if tokens[-1] == "":
+        tokens.pop()
+    tokens = [token.removesuffix("\r") for token in tokens]
+    return tokens if "<unk>" in tokens else [*tokens, "<unk>"]

@@ -1,0 +1,103 @@
+"""OpenNMT-tf: the reference converter's bytes, and what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.errors import ConfigError, DialectError
+from warmstart.formats.tensorflow.writer import write_bundle
+from warmstart.frontends import ct2
+
+TESTS = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("record", TESTS / "interop/record_opennmt_tf.py")
+record = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(record)
+
+# Of OpenNMT-tf 2.32.0, TensorFlow 2.13.1 and ctranslate2 4.8.5; config.json with Keras's epsilon, which it leaves out.
+KINDS = json.loads((TESTS / "golden/ctranslate2-converters/opennmt-tf.json").read_text())
+
+
+def write(folder: Path, kind: str, description: str | None = None) -> Path:
+    folder.mkdir()
+    for side, rows in KINDS[kind]["rows"].items():
+        (folder / f"{side}.txt").write_text("\n".join(record.tokens(rows)) + "\n", "utf-8")
+    names = {f"{name}{record.VALUE}": tuple(shape) for name, shape in KINDS[kind]["shapes"].items()}
+    write_bundle(folder / "ckpt-5", ((name, record.value(name, shape)) for name, shape in sorted(names.items())))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "ckpt-5"\n')
+    (folder / "model_description.py").write_text(record.description(kind) if description is None else description)
+    return folder
+
+
+def vocabularies(folder: Path) -> list[str]:
+    return [str(folder / f"{side}.txt") for side in ("source", "target")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_its_converter_writes_it(kind, tmp_path):
+    source = write(tmp_path / "source", kind)
+    for quantization, digests in KINDS[kind]["digests"].items():
+        ours = tmp_path / quantization
+        files = vocabularies(source)
+        api.convert(source / "ckpt-5", ours, "ctranslate2", quantize=quantization, vocabularies=files)
+        for name, digest in digests.items():
+            assert sha256((ours / name).read_bytes()).hexdigest() == digest, (quantization, name)
+
+
+def test_the_command(tmp_path):
+    source = write(tmp_path / "source", "before")
+    files = vocabularies(source)
+    api.convert(source / "ckpt-5", tmp_path / "expected", "ctranslate2", vocabularies=files)
+    config = tmp_path / "data.yml"
+    config.write_text(f"model_dir: {source}\ndata:\n  source_vocabulary: source.txt\n  target_vocabulary: target.txt\n")
+    ways = {
+        "config": ["--config", str(config), "--auto_config"],
+        "path": ["--model_path", str(source / "ckpt-5"), "--src_vocab", files[0], "--tgt_vocab", files[1]],
+    }
+    for name, flags in ways.items():
+        ct2.run("ct2-opennmt-tf-converter", [*flags, "--output_dir", str(tmp_path / name)])
+        expected = (tmp_path / "expected/model.bin").read_bytes()
+        assert (tmp_path / name / "model.bin").read_bytes() == expected
+    config.write_text(f"model_dir: {source}\ndata:\n  source_sequence_controls: {{start: true}}\n")
+    with pytest.raises(ConfigError, match="source_sequence_controls is not followed"):
+        ct2.run("ct2-opennmt-tf-converter", ["--config", str(config), "--output_dir", str(tmp_path / "no")])
+
+
+def test_heads_come_from_a_description_or_from_a_name(tmp_path):
+    source = write(tmp_path / "source", "before")
+    (source / "model_description.py").unlink()
+    with pytest.raises(DialectError, match="nothing says how many heads"):
+        open_model(source / "ckpt-5")
+    assert open_model(source / "ckpt-5", dialect="opennmt-tf:TransformerBase").config.num_heads == 8
+    with pytest.raises(DialectError, match="LuongAttention is not a model that is known here"):
+        open_model(source / "ckpt-5", dialect="opennmt-tf:LuongAttention")
+    (source / "model_description.py").write_text(
+        'from opennmt import models\nmodel = lambda: models.get_model_from_catalog("TransformerTiny")\n'
+    )
+    assert open_model(source / "ckpt-5").config.num_heads == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("num_heads=HEADS * 2", "num_heads is not a number"),
+        ("ffn_activation=tf.nn.elu", "ffn_activation: 'elu' is not supported"),
+        ("attention_reduction=R.AVERAGE_ALL_LAYERS", "attention_reduction: AVERAGE_ALL_LAYERS is not supported"),
+        (") or open('never', 'w'", None),
+    ],
+)
+def test_a_description_is_read_and_never_run(arguments, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "source", "before", f"model = lambda: onmt.models.Transformer({arguments})\n")
+    if found is None:
+        assert open_model(source / "ckpt-5").config.num_heads == 8
+        assert not (tmp_path / "never").exists()
+        return
+    with pytest.raises(DialectError, match=found):
+        open_model(source / "ckpt-5")
