@@ -178,3 +178,19 @@ def test_the_engine_scores_as_the_library_does(kind: str, tmp_path: Path) -> Non
     expected = [float(known[i, t]) for i, t in enumerate([*target, config.eos_token_id])]
     scored = translator.score_batch([[tokens[i] for i in ids]], [[tokens[i] for i in target]])[0]
     assert scored.log_probs == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["marian", "marian-untied"])
+def test_the_native_engine_computes_marianmt(kind: str, tmp_path: Path) -> None:
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.translate import load_module
+
+    source = huggingface_models.write(tmp_path / "source", kind)
+    ours = load_module(open_model(source)).eval()
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(source).eval()
+    ids, target = torch.tensor([[5, 6, 7, 8, 0]]), torch.tensor([[9, 10, 11, 0]])
+    with torch.no_grad():
+        start = torch.cat([torch.tensor([[theirs.config.decoder_start_token_id]]), target[:, :-1]], 1)
+        expected = theirs(input_ids=ids, decoder_input_ids=start).logits[:, :, :-1]
+        found = ours(ids, torch.tensor([5]), target)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)

@@ -18,7 +18,7 @@ _BEHAVIOUR = (
     *("positions_per_side", "layernorm_embedding", "decoder_start", "source_bos", "source_eos"),
 )
 _COMPUTED = {
-    "sinusoids": "marian", "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
+    "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
     "source_bos": False, "source_eos": True, "attention_bias": True, "ffn_bias": True,
 }  # fmt: skip
 
@@ -69,10 +69,8 @@ class TransformerFamily:
         problems = [
             Problem(f"{key}: {getattr(config, key)!r} is converted, but not computed here", expected=repr(value))
             for key, value in _COMPUTED.items()
-            if getattr(config, key) != value and not (key == "sinusoids" and config.positions == "learned")
+            if getattr(config, key) != value
         ]
-        if config.activation not in ("relu", "swish", "gelu"):
-            problems.append(Problem(f"activation: {config.activation!r} is converted, but not computed here"))
         if problems:
             raise DialectError(
                 "this model can be converted, but not run or trained by the native engine",

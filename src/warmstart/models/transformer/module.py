@@ -19,6 +19,7 @@ from warmstart.models.layers.dropout import Noise, add_dropout, dropout
 from warmstart.models.layers.linear import linear
 from warmstart.models.layers.norm import layer_norm
 from warmstart.models.layers.rows import Rows
+from warmstart.models.transformer import positions
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import parameters
 
@@ -26,6 +27,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
     "swish": functional.silu,
     "gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "gelu_erf": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
 
 
@@ -246,14 +249,17 @@ class Transformer(nn.Module):
         table = self._sinusoids.get(steps.device)
         if table is None or len(table) < end:
             with torch.inference_mode(False):  # a table first needed in inference must serve training too
-                table = sinusoids(max(end, 64, 2 * len(table) if table is not None else 0), self.config.d_model)
+                length = max(end, 64, 2 * len(table) if table is not None else 0)
+                table = sinusoids(length, self.config.d_model, self.config.sinusoids)
                 table = self._sinusoids[steps.device] = table.to(steps.device)
         return functional.embedding(steps, table)
 
 
-def sinusoids(length: int, d_model: int) -> Tensor:
-    """Position vectors float32 [length, d_model]: sin(p·f) in the first half and cos(p·f) in the second, with
+def sinusoids(length: int, d_model: int, formula: str = "marian") -> Tensor:
+    """Position vectors float32 [length, d_model]: sin(p·f) in the first half and cos(p·f) in the second; Marian's
     f = exp(-i·ln(10000) / (d_model/2 - 1)) for i in 0 … d_model/2 - 1."""
+    if formula != "marian":
+        return torch.from_numpy(positions.sinusoids(length, d_model, formula))
     half = d_model // 2
     with torch.device("cpu"):
         frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / max(half - 1, 1)))
