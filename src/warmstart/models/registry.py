@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from warmstart.errors import ConfigError
+from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
 from warmstart.models.transformer.family import TransformerFamily
 
-FAMILIES: tuple[Family, ...] = (TransformerFamily(),)
+FAMILIES: tuple[Family, ...] = (TransformerFamily(), EncoderFamily())
 
 
 def family(name: str) -> Family:

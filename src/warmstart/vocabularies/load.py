@@ -13,6 +13,7 @@ from warmstart.errors import VocabularyError
 from warmstart.vocabularies.characters import CharacterVocabulary
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
+from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -100,11 +101,13 @@ def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
         if isinstance(content, dict) and isinstance(content.get("kind"), str):
             if content["kind"] == TokenVocabulary.kind:
                 return TokenVocabulary.from_json(content, where)
+            if content["kind"] == SubwordVocabulary.kind:
+                return SubwordVocabulary.from_json(content, where)
             if content["kind"] != CharacterVocabulary.kind:
                 raise VocabularyError(
                     "a vocabulary of a kind this version does not know",
                     where=where,
-                    expected=f"{CharacterVocabulary.kind} or {TokenVocabulary.kind}",
+                    expected=f"{CharacterVocabulary.kind}, {SubwordVocabulary.kind} or {TokenVocabulary.kind}",
                     found=content["kind"],
                 )
             return CharacterVocabulary.from_json(content, where)

@@ -1,0 +1,1 @@
+"""Encoder-only Transformers: BERT and its descendants."""

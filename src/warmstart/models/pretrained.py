@@ -1,0 +1,166 @@
+"""What the ``transformers`` dialects of models without a decoder of text, and of speech models, have in common.
+
+A directory keeps everything that lies beside its arrays in its vocabulary's ``files``: what the family does not need
+returns as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from warmstart.errors import DialectError, VocabularyError
+from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.models.family import Dialect, Facts
+from warmstart.models.huggingface import CONFIG, GENERATION, Loaded, Options, folder_of, json_file, model_type
+from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.ops import Op
+from warmstart.vocabularies.load import load_vocabulary
+from warmstart.vocabularies.subwords import SubwordVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+PREPROCESSOR = "preprocessor_config.json"
+BESIDE = (CONFIG, GENERATION, PREPROCESSOR, "processor_config.json")
+SIDE = "text"
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class Renamed(Checkpoint):
+    """Arrays as ``from_pretrained`` gives them, under the names that ``rename`` makes of those in the file."""
+
+    def __init__(self, checkpoint: Checkpoint, rename: Callable[[str], str]) -> None:
+        loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
+        self.original = loaded
+        self._names: dict[str, str] = {}
+        for name in loaded.entries:
+            new = rename(name)
+            if new in self._names:
+                raise DialectError(
+                    "two arrays have one name in today's version of the library",
+                    where=loaded.path,
+                    expected=new,
+                    found=f"{self._names[new]} and {name}",
+                )
+            self._names[new] = name
+        back = {old: new for new, old in self._names.items()}
+        super().__init__(
+            loaded.path,
+            loaded.format,
+            {new: replace(loaded.entries[old], name=new) for new, old in self._names.items()},
+            loaded.metadata,
+            files=loaded.files,
+            ties={back[a]: back[b] for a, b in loaded.ties.items()},
+        )
+
+    def read(self, name: str) -> Array:
+        return self.original.read(self._names[name])
+
+
+class PretrainedDialect(Dialect):
+    """A directory of ``save_pretrained``: arrays in safetensors, config.json, a tokenizer's files."""
+
+    name = "transformers"
+    layout = "model.safetensors"
+    types: tuple[str, ...] = ()
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        return model_type(checkpoint) in self.types
+
+    def view(self, checkpoint: Checkpoint) -> Checkpoint:
+        return checkpoint if isinstance(checkpoint, Renamed) else Renamed(checkpoint, self.today)
+
+    def today(self, name: str) -> str:
+        """What today's version of the library calls the array ``name`` in the bare model."""
+        return name
+
+    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
+        return {"format": "pt"}
+
+    def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
+        if files:
+            if len(files) != 1:
+                raise VocabularyError("this model has one vocabulary", found=len(files))
+            return {SIDE: load_vocabulary(Path(files[0]))}
+        return {SIDE: self.vocabulary(self.view(checkpoint))}
+
+    @abstractmethod
+    def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
+        """The table that the model's arrays are indexed by."""
+
+
+def kept_files(loaded: Checkpoint) -> dict[str, bytes]:
+    """Everything beside the arrays, by name."""
+    folder = folder_of(loaded)
+    kept = {name: (folder / name).read_bytes() for name in BESIDE if (folder / name).is_file()}
+    return kept | dict(loaded.metadata["tokenizer"])
+
+
+def options_of(loaded: Checkpoint) -> Options:
+    """The keys of config.json."""
+    return Options(loaded.metadata["config"], folder_of(loaded) / CONFIG)
+
+
+def ignore(options: Options, keys: Mapping[str, str]) -> None:
+    """Keys (shell patterns → why) that say nothing of what the arrays mean."""
+    for key in options.values:
+        if any(fnmatchcase(key, pattern) for pattern in keys):
+            options.get(key)
+
+
+def validated(kind: type[Config], values: Mapping[str, Any], options: Options, what: str) -> Config:
+    """The family's configuration, or everything that is wrong with the file's.
+
+    Raises:
+        DialectError: options that are not known or not supported, all of them.
+    """
+    options.finish(what)
+    try:
+        return kind.model_validate(values)
+    except ValueError as error:
+        raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
+
+
+def object_of(vocabulary: Vocabulary | None, name: str) -> dict[str, Any]:
+    """The JSON object in one of the files that came along; empty where it did not."""
+    data = getattr(vocabulary, "files", {}).get(name)
+    return json.loads(data) if data else {}
+
+
+def updated(vocabulary: Vocabulary | None, name: str, values: Mapping[str, Any]) -> bytes:
+    """The file ``name`` that came along with ``values`` in it: as it was where it says them already."""
+    data, kept = getattr(vocabulary, "files", {}).get(name), object_of(vocabulary, name)
+    merged = {**kept, **values}
+    return data if data is not None and merged == kept else json_file(merged)
+
+
+def dtype_key(kept: Mapping[str, Any], facts: Facts) -> dict[str, str]:
+    """How config.json says the arrays' dtype; nothing where it need not."""
+    if not kept or "dtype" in kept or ("torch_dtype" not in kept and facts.dtype != "float32"):
+        return {"dtype": facts.dtype}
+    return {"torch_dtype": facts.dtype} if "torch_dtype" in kept else {}
+
+
+def beside(vocabulary: Vocabulary | None, but: Iterable[str] = ()) -> dict[str, bytes]:
+    """The files that came along, without those called ``but``."""
+    return {name: data for name, data in getattr(vocabulary, "files", {}).items() if name not in but}
+
+
+def both(theirs: str, ours: str, each: Mapping[str, int] | None = None, op: Op | None = None) -> list[Rule]:
+    """Weight and bias of one module under both names."""
+    return [rule(f"{theirs}.{what}", f"{ours}.{what}", op, each=each) for what in ("weight", "bias")]
+
+
+def manifest_config(checkpoint: Checkpoint, family: str, kind: type[Config]) -> Config | None:
+    """The configuration that our own conversion left beside a model; None where it did not."""
+    try:
+        manifest = json.loads(checkpoint.path.with_name("warmstart.json").read_text("utf-8"))
+        return kind.model_validate(manifest["config"]) if manifest["family"] == family else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,164 @@
+"""Small directories of encoder-only and speech models as ``save_pretrained`` writes them, made without transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.formats.checkpoint import Entry, dtype_of
+from warmstart.formats.safetensors import write_safetensors
+
+ROWS, WIDTH, INNER, LAYERS, HEADS, POSITIONS = 30, 16, 24, 3, 4, 20
+ENCODERS = ("bert", "bert-headed", "bert-float16", "distilbert", "roberta", "xlm-roberta", "camembert")
+
+_BERT = {
+    "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": INNER,
+    "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": POSITIONS, "type_vocab_size": 2, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute", "use_cache": True, "classifier_dropout": None,
+}  # fmt: skip
+_ROBERTA = {**_BERT, "layer_norm_eps": 1e-5, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+_DISTIL = {
+    "dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": INNER, "activation": "gelu", "dropout": 0.1,
+    "attention_dropout": 0.1, "max_position_embeddings": POSITIONS, "sinusoidal_pos_embds": False, "qa_dropout": 0.1,
+    "seq_classif_dropout": 0.2, "tie_weights_": True, "initializer_range": 0.02, "pad_token_id": 0,
+}  # fmt: skip
+_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertModel", {**_BERT, "pad_token_id": 0}),
+    "bert-headed": ("BertForMaskedLM", {**_BERT, "pad_token_id": 0, "hidden_act": "gelu_new"}),
+    "bert-float16": ("BertModel", {**_BERT, "pad_token_id": 0, "hidden_act": "relu"}),
+    "distilbert": ("DistilBertForMaskedLM", _DISTIL),
+    "roberta": ("RobertaModel", _ROBERTA),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", _ROBERTA),
+    "camembert": ("CamembertModel", {**_ROBERTA, "bos_token_id": 5, "eos_token_id": 6}),
+}
+
+
+def write_encoder(folder: Path, kind: str) -> Path:
+    """A model of ``kind`` (of :data:`ENCODERS`) in ``folder``; random, the same each time."""
+    folder.mkdir(parents=True)
+    architecture, values = _CLASSES[kind]
+    name = kind if kind == "xlm-roberta" else kind.partition("-")[0]
+    dtype = "float16" if kind.endswith("float16") else "float32"
+    config = {"architectures": [architecture], "model_type": name, "vocab_size": ROWS, "dtype": dtype, **values}
+    tokenizer_of(folder, name)
+    write_json(folder / "config.json", config)
+    arrays = dict(_encoder(kind, name))
+    return save(folder, arrays, dtype, len(kind))
+
+
+def save(folder: Path, arrays: dict[str, tuple[int, ...]], dtype: str, seed: int) -> Path:
+    """``arrays`` (name → shape) as random numbers."""
+    random = np.random.default_rng(seed)
+    made = {name: random.normal(size=shape).astype(dtype_of(dtype)) for name, shape in arrays.items()}
+    entries = [Entry(name, array.shape, array.dtype.name) for name, array in made.items()]
+    write_safetensors(folder / "model.safetensors", entries, made.values(), {"format": "pt"})
+    return folder
+
+
+def write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def linear(name: str, rows: int, columns: int, bias: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)
+
+
+def norm(name: str, width: int = WIDTH) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (width,)
+    yield f"{name}.bias", (width,)
+
+
+def _encoder(kind: str, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    headed = kind in ("bert-headed", "distilbert", "xlm-roberta")
+    prefix = {"bert": "bert.", "distilbert": "distilbert."}.get(name, "roberta.") if headed else ""
+    yield f"{prefix}embeddings.word_embeddings.weight", (ROWS, WIDTH)
+    yield f"{prefix}embeddings.position_embeddings.weight", (POSITIONS, WIDTH)
+    yield from norm(f"{prefix}embeddings.LayerNorm")
+    distil = name == "distilbert"
+    if not distil:
+        yield f"{prefix}embeddings.token_type_embeddings.weight", (2, WIDTH)
+    for i in range(LAYERS):
+        if distil:
+            layer = f"{prefix}transformer.layer.{i}"
+            for part in ("q_lin", "k_lin", "v_lin", "out_lin"):
+                yield from linear(f"{layer}.attention.{part}", WIDTH, WIDTH)
+            yield from norm(f"{layer}.sa_layer_norm")
+            yield from linear(f"{layer}.ffn.lin1", INNER, WIDTH)
+            yield from linear(f"{layer}.ffn.lin2", WIDTH, INNER)
+            yield from norm(f"{layer}.output_layer_norm")
+            continue
+        layer = f"{prefix}encoder.layer.{i}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            yield from linear(f"{layer}.attention.{part}", WIDTH, WIDTH)
+        yield from norm(f"{layer}.attention.output.LayerNorm")
+        yield from linear(f"{layer}.intermediate.dense", INNER, WIDTH)
+        yield from linear(f"{layer}.output.dense", WIDTH, INNER)
+        yield from norm(f"{layer}.output.LayerNorm")
+    if not headed or kind == "bert-headed":
+        yield from linear(f"{prefix}pooler.dense", WIDTH, WIDTH)
+    if kind == "bert-headed":
+        yield "cls.predictions.bias", (ROWS,)
+        yield from linear("cls.predictions.transform.dense", WIDTH, WIDTH)
+        yield from norm("cls.predictions.transform.LayerNorm")
+    if distil:
+        yield from linear("vocab_transform", WIDTH, WIDTH)
+        yield from norm("vocab_layer_norm")
+        yield "vocab_projector.bias", (ROWS,)
+    if name == "xlm-roberta":
+        yield "lm_head.bias", (ROWS,)
+        yield from linear("lm_head.dense", WIDTH, WIDTH)
+        yield from norm("lm_head.layer_norm")
+
+
+def tokenizer_of(folder: Path, name: str) -> None:
+    """tokenizer.json and its settings, with fewer tokens than BERT's model has rows."""
+    if name in ("bert", "distilbert"):
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        count = ROWS - 3 if name == "bert" else ROWS
+        model: dict[str, Any] = {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {t: i for i, t in enumerate([*special, *(f"##p{i}" for i in range(count - 5))])},
+        }  # fmt: skip
+        named = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+        kind = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}[name]
+    else:
+        special = ["<s>", "<pad>", "</s>", "<unk>"]
+        if name == "camembert":
+            special = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]
+        pieces = [*special, *(f"▁w{i}é" for i in range(ROWS - 1 - len(special))), "<mask>"]
+        if name == "roberta":
+            vocab = {t: i for i, t in enumerate(pieces)}
+            model = {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": None, "byte_fallback": False}
+        else:
+            scored = [[t, -float(i)] for i, t in enumerate(pieces)]
+            model = {"type": "Unigram", "vocab": scored, "unk_id": special.index("<unk>"), "byte_fallback": False}
+        rows = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>"}
+        named = {role: special.index(token) for role, token in rows.items()} | {"mask": ROWS - 1}
+        special = [*special, "<mask>"]
+        kinds = {"roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
+        kind = kinds[name]
+    tokens = list(model["vocab"]) if isinstance(model["vocab"], dict) else [t for t, _ in model["vocab"]]
+    write_tokenizer(folder, model, tokens, special, {f"{k}_token": tokens[row] for k, row in named.items()}, kind)
+
+
+def write_tokenizer(
+    folder: Path, model: dict[str, Any], tokens: list[str], added: list[str], named: dict[str, str], kind: str
+) -> None:
+    """tokenizer.json around ``model``; ``added`` are its special tokens, ``named`` those that have a role."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": tokens.index(t), "content": t, **flags} for t in added],
+        "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+        "model": model,
+    }  # fmt: skip
+    write_json(folder / "tokenizer.json", content)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **named})
