@@ -162,3 +162,57 @@ def write_tokenizer(
     }  # fmt: skip
     write_json(folder / "tokenizer.json", content)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": kind, **named})
+
+
+WHISPERS = ("whisper", "whisper-plain", "whisper-float16")
+MEL, FRAMES, TEXT = 10, 12, 14
+
+
+def write_whisper(folder: Path, kind: str) -> Path:
+    """Whisper, with all that its decoder needs to know or (``plain``) none of it."""
+    folder.mkdir(parents=True)
+    plain, dtype = kind.endswith("plain"), "float16" if kind.endswith("float16") else "float32"
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|haw|>", "<|translate|>", "<|transcribe|>"]
+    special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    tokens = [*(f"Ġp{i}" for i in range(8)), *special]
+    rows = len(tokens) + (0 if plain else 5)
+    model = {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens[:9])}, "merges": [], "unk_token": None}
+    named = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    write_tokenizer(folder, model, tokens, special, named, "WhisperTokenizer")
+    config = {
+        "architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper", "vocab_size": rows,
+        "num_mel_bins": MEL, "d_model": WIDTH, "encoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_layers": LAYERS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": INNER,
+        "decoder_ffn_dim": INNER + 8, "max_source_positions": FRAMES, "max_target_positions": TEXT,
+        "activation_function": "gelu", "is_encoder_decoder": True, "scale_embedding": False, "dropout": 0.0,
+        "pad_token_id": 8, "bos_token_id": 8, "eos_token_id": 8, "decoder_start_token_id": 9, "dtype": dtype,
+        "suppress_tokens": [1, 2], "begin_suppress_tokens": [3, 8],
+    }  # fmt: skip
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", {"feature_size": MEL, "sampling_rate": 16000})
+    generation = {"suppress_tokens": [1, 2, 4], "begin_suppress_tokens": [3, 8], "lang_to_id": {"<|haw|>": 11}}
+    generation |= {"alignment_heads": [[1, 0], [2, 3]], "max_length": 12, "eos_token_id": 8, "pad_token_id": 8}
+    generation["lang_to_id"]["<|en|>"] = 10
+    if not plain:
+        write_json(folder / "generation_config.json", generation)
+    return save(folder, dict(_whisper(rows)), dtype, 17)
+
+
+def _whisper(rows: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, columns in (("conv1", MEL), ("conv2", WIDTH)):
+        yield f"model.encoder.{name}.weight", (WIDTH, columns, 3)
+        yield f"model.encoder.{name}.bias", (WIDTH,)
+    yield "model.encoder.embed_positions.weight", (FRAMES, WIDTH)
+    yield "model.decoder.embed_positions.weight", (TEXT, WIDTH)
+    yield "model.decoder.embed_tokens.weight", (rows, WIDTH)
+    for side, layers, inner in (("encoder", 2, INNER), ("decoder", LAYERS, INNER + 8)):
+        yield from norm(f"model.{side}.layer_norm")
+        for i in range(layers):
+            layer = f"model.{side}.layers.{i}"
+            for attention in ("self_attn", "encoder_attn") if side == "decoder" else ("self_attn",):
+                for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                    yield from linear(f"{layer}.{attention}.{part}", WIDTH, WIDTH, part != "k_proj")
+                yield from norm(f"{layer}.{attention}_layer_norm")
+            yield from linear(f"{layer}.fc1", inner, WIDTH)
+            yield from linear(f"{layer}.fc2", WIDTH, inner)
+            yield from norm(f"{layer}.final_layer_norm")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from warmstart.errors import VocabularyError
+from warmstart.errors import Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.model_bin import Floats, Upgraded
 from warmstart.models.pretrained import SIDE
 from warmstart.spec.mapping import Rule, rule
+from warmstart.spec.templates import match
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -46,3 +47,13 @@ def read_table(
         return {}
     said = stored.metadata.get("config") or {}
     return {SIDE: SubwordVocabulary(stored.vocabulary("vocabulary"), {r: said.get(key) for r, key in roles.items()})}
+
+
+def layers_of(stored: Upgraded, prefix: str, problems: list[Problem], name: str = "layer") -> int:
+    """How many layers are stored under ``prefix``. They must follow each other: the engine stops at the first gap,
+    in silence."""
+    found = {values[0]["i"] for n in stored.entries if (values := match(f"{prefix}/{name}_{{i}}/**", n))}
+    gap = sorted(set(range(max(found, default=-1) + 1)) - found)
+    if gap:
+        problems.append(Problem(f"{prefix}/{name}_{gap[0]} is missing before later layers"))
+    return len(found)

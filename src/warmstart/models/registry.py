@@ -6,8 +6,9 @@ from warmstart.errors import ConfigError
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
 from warmstart.models.transformer.family import TransformerFamily
+from warmstart.models.whisper.family import WhisperFamily
 
-FAMILIES: tuple[Family, ...] = (TransformerFamily(), EncoderFamily())
+FAMILIES: tuple[Family, ...] = (TransformerFamily(), EncoderFamily(), WhisperFamily())
 
 
 def family(name: str) -> Family:

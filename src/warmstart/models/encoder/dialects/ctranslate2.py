@@ -14,10 +14,9 @@ from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file
 from warmstart.models.pretrained import SIDE, manifest_config
-from warmstart.models.model_bin_rules import gamma_beta, read_table
+from warmstart.models.model_bin_rules import gamma_beta, layers_of, read_table
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split, constant
-from warmstart.spec.templates import match
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}
@@ -118,9 +117,7 @@ def _read(stored: Upgraded) -> EncoderConfig:
     number = stored.attribute(f"{_E}/activation", 0)
     activation = next((name for name, k in ACTIVATIONS.items() if k == number), None)
     expect(activation is not None, f"activation {number} is not supported")
-    found = {values[0]["i"] for name in entries if (values := match(f"{_L}/**", name))}
-    gap = sorted(set(range(max(found, default=-1) + 1)) - found)
-    expect(not gap, f"{_E}/layer_{gap[0] if gap else 0} is missing before later layers")
+    layers = layers_of(stored, _E, problems)
     if problems:
         raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems)
     epsilon = (stored.metadata.get("config") or {}).get("layer_norm_epsilon")
@@ -129,7 +126,7 @@ def _read(stored: Upgraded) -> EncoderConfig:
         "vocab_size": entries[needed[0]].shape[0],
         "d_model": entries[needed[0]].shape[-1],
         "num_heads": stored.attribute(f"{_E}/num_heads", 8),
-        "num_layers": len(found),
+        "num_layers": layers,
         "d_ff": entries[needed[2]].shape[0],
         "activation": activation,
         "max_positions": entries[needed[1]].shape[0],
