@@ -216,3 +216,101 @@ def _whisper(rows: int) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from linear(f"{layer}.fc1", inner, WIDTH)
             yield from linear(f"{layer}.fc2", WIDTH, inner)
             yield from norm(f"{layer}.final_layer_norm")
+
+
+WAV2VEC2S = ("wav2vec2", "wav2vec2-hidden", "wav2vec2-float16", "wav2vec2-bert", "wav2vec2-bert-float16")
+D, CHANNELS = 32, 12
+_LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIé"]
+
+
+def write_wav2vec2(folder: Path, kind: str) -> Path:
+    """A model with CTC's outputs and a table of letters in the order of its rows."""
+    folder.mkdir(parents=True)
+    bert, dtype = "bert" in kind, "float16" if kind.endswith("float16") else "float32"
+    write_json(folder / "vocab.json", {letter: row for row, letter in enumerate(_LETTERS)})
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Wav2Vec2CTCTokenizer", **settings})
+    write_json(folder / "preprocessor_config.json", {"feature_size": 1, "sampling_rate": 16000})
+    config: dict[str, Any] = {
+        "vocab_size": len(_LETTERS), "hidden_size": D, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
+        "intermediate_size": INNER, "layer_norm_eps": 1e-5, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "dtype": dtype, "hidden_dropout": 0.1, "ctc_loss_reduction": "mean", "mask_time_prob": 0.05,
+    }  # fmt: skip
+    if bert:
+        config |= {
+            "architectures": ["Wav2Vec2BertForCTC"], "model_type": "wav2vec2-bert", "hidden_act": "swish",
+            "feature_projection_input_dim": MEL, "left_max_position_embeddings": 6, "right_max_position_embeddings": 2,
+            "conv_depthwise_kernel_size": 31, "add_adapter": True, "num_adapter_layers": 2,
+            "position_embeddings_type": "relative_key",
+        }  # fmt: skip
+    else:
+        config |= {
+            "architectures": ["Wav2Vec2ForCTC"], "model_type": "wav2vec2", "hidden_act": "gelu",
+            "feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True,
+            "conv_dim": [CHANNELS, CHANNELS, CHANNELS + 4], "conv_stride": [5, 2, 2], "conv_kernel": [10, 3, 2],
+            "num_feat_extract_layers": 3,
+        }  # fmt: skip
+    if kind.endswith("hidden"):
+        config["return_hidden"] = True
+    write_json(folder / "config.json", config)
+    arrays = dict(_conformer() if bert else _wav2vec2())
+    arrays |= dict(linear("lm_head", len(_LETTERS), D))
+    return save(folder, arrays, dtype, len(kind))
+
+
+def _wav2vec2() -> Iterator[tuple[str, tuple[int, ...]]]:
+    w, before = "wav2vec2", 1
+    for i, (channels, width) in enumerate(((CHANNELS, 10), (CHANNELS, 3), (CHANNELS + 4, 2))):
+        yield f"{w}.feature_extractor.conv_layers.{i}.conv.weight", (channels, before, width)
+        yield f"{w}.feature_extractor.conv_layers.{i}.conv.bias", (channels,)
+        yield from norm(f"{w}.feature_extractor.conv_layers.{i}.layer_norm", channels)
+        before = channels
+    yield from norm(f"{w}.feature_projection.layer_norm", before)
+    yield from linear(f"{w}.feature_projection.projection", D, before)
+    yield f"{w}.encoder.pos_conv_embed.conv.bias", (D,)
+    yield f"{w}.encoder.pos_conv_embed.conv.parametrizations.weight.original0", (1, 1, 128)
+    yield f"{w}.encoder.pos_conv_embed.conv.parametrizations.weight.original1", (D, D // 16, 128)
+    yield f"{w}.masked_spec_embed", (D,)
+    yield from norm(f"{w}.encoder.layer_norm", D)
+    for i in range(LAYERS):
+        layer = f"{w}.encoder.layers.{i}"
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield from linear(f"{layer}.attention.{part}", D, D)
+        yield from norm(f"{layer}.layer_norm", D)
+        yield from linear(f"{layer}.feed_forward.intermediate_dense", INNER, D)
+        yield from linear(f"{layer}.feed_forward.output_dense", D, INNER)
+        yield from norm(f"{layer}.final_layer_norm", D)
+
+
+def _conformer() -> Iterator[tuple[str, tuple[int, ...]]]:
+    w = "wav2vec2_bert"
+    yield from norm(f"{w}.feature_projection.layer_norm", MEL)
+    yield from linear(f"{w}.feature_projection.projection", D, MEL)
+    yield f"{w}.masked_spec_embed", (D,)
+    for i in range(LAYERS):
+        layer = f"{w}.encoder.layers.{i}"
+        for ffn in ("ffn1", "ffn2"):
+            yield from norm(f"{layer}.{ffn}_layer_norm", D)
+            yield from linear(f"{layer}.{ffn}.intermediate_dense", INNER, D)
+            yield from linear(f"{layer}.{ffn}.output_dense", D, INNER)
+        yield from norm(f"{layer}.self_attn_layer_norm", D)
+        for part in ("q", "k", "v", "out"):
+            yield from linear(f"{layer}.self_attn.linear_{part}", D, D)
+        yield f"{layer}.self_attn.distance_embedding.weight", (9, D // HEADS)
+        yield from norm(f"{layer}.conv_module.layer_norm", D)
+        yield f"{layer}.conv_module.pointwise_conv1.weight", (2 * D, D, 1)
+        yield f"{layer}.conv_module.depthwise_conv.weight", (D, 1, 31)
+        yield from norm(f"{layer}.conv_module.depthwise_layer_norm", D)
+        yield f"{layer}.conv_module.pointwise_conv2.weight", (D, D, 1)
+        yield from norm(f"{layer}.final_layer_norm", D)
+    for i in range(2):
+        layer = f"{w}.adapter.layers.{i}"
+        for branch in ("residual", "self_attn"):
+            yield from norm(f"{layer}.{branch}_layer_norm", D)
+            yield f"{layer}.{branch}_conv.weight", (2 * D, D, 3)
+            yield f"{layer}.{branch}_conv.bias", (2 * D,)
+        for part in ("q", "k", "v", "out"):
+            yield from linear(f"{layer}.self_attn.linear_{part}", D, D)
+        yield from norm(f"{layer}.ffn_layer_norm", D)
+        yield from linear(f"{layer}.ffn.intermediate_dense", INNER, D)
+        yield from linear(f"{layer}.ffn.output_dense", D, INNER)

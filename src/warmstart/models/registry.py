@@ -6,9 +6,17 @@ from warmstart.errors import ConfigError
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
 from warmstart.models.transformer.family import TransformerFamily
+from warmstart.models.wav2vec2.family import Wav2Vec2Family
+from warmstart.models.wav2vec2_bert.family import Wav2Vec2BertFamily
 from warmstart.models.whisper.family import WhisperFamily
 
-FAMILIES: tuple[Family, ...] = (TransformerFamily(), EncoderFamily(), WhisperFamily())
+FAMILIES: tuple[Family, ...] = (
+    TransformerFamily(),
+    EncoderFamily(),
+    WhisperFamily(),
+    Wav2Vec2Family(),
+    Wav2Vec2BertFamily(),
+)
 
 
 def family(name: str) -> Family:

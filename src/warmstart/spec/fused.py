@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from warmstart.spec.ops import Array, Kind, Op, Shape, ShapeMismatch
+from warmstart.spec.ops import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
+
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,47 @@ class Filled(Op):
         for k, array in zip(self.given, arrays, strict=True):
             out[k] = array
         return [np.concatenate(out)]
+
+
+@dataclass(frozen=True)
+class WeightNorm(Op):
+    """Lossy: a foreign weight [.., width] is canonical ``direction`` · (``scale`` / ‖direction‖), norms along the last
+    axis (Salimans & Kingma 2016). Read back, the weight is its own direction, and ``scale`` its norms.
+
+    Squares are added in float32, row after row, as torch 2.13 does on one thread (its last bit depends on how many).
+    """
+
+    kind: ClassVar[Kind] = "lossy"
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        (shape,) = shapes
+        if not shape:
+            raise ShapeMismatch("a number has no norms")
+        return [(*(1,) * (len(shape) - 1), shape[-1]), shape]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != 2 or self.forward_shapes(shapes[1:])[0] != tuple(shapes[0]):
+            raise ShapeMismatch(f"{[list(s) for s in shapes]} are not scales and what they scale")
+        return [shapes[1]]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [_norms(arrays[0]), arrays[0]]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        scale, direction = arrays
+        return [direction * (scale / _norms(direction))]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("moments of a weight are not those of its scale and direction")
+
+
+def _norms(array: Array) -> Array:
+    """‖·‖ along the last axis. Each step x² + sum is rounded once, as by a processor that has it as one instruction."""
+    rows = array.reshape(-1, array.shape[-1])
+    total, rounded = np.zeros(rows.shape[1], np.float64), np.zeros(rows.shape[1], np.float32)
+    for start in range(0, len(rows), _ROWS):
+        for square in np.square(rows[start : start + _ROWS], dtype=np.float64):
+            np.add(total, square, out=total)
+            rounded[...] = total
+            total[...] = rounded
+    return np.sqrt(rounded).reshape(*(1,) * (array.ndim - 1), -1).astype(array.dtype)

@@ -1,0 +1,48 @@
+"""The family as others meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from warmstart.errors import DialectError
+from warmstart.models.wav2vec2.config import Wav2Vec2Config
+from warmstart.models.wav2vec2.parameters import STAGES, parameters
+from warmstart.models.family import Dialect, Parameter
+
+_BEHAVIOUR = ("num_heads",)
+
+
+@dataclass(frozen=True)
+class Wav2Vec2Family:
+    """wav2vec 2.0. It is converted; the native engine does not compute it yet."""
+
+    name: str = "wav2vec2"
+    revision: int = 1
+    config_type: type[BaseModel] = Wav2Vec2Config
+    stages: tuple[str, ...] = STAGES
+    order: tuple[str, ...] | None = STAGES
+
+    @property
+    def vocabulary_sizes(self) -> Mapping[str, str]:
+        return {"text": "vocab_size"}
+
+    def parameters(self, config: Wav2Vec2Config) -> tuple[Parameter, ...]:
+        return parameters(config)
+
+    def behaviour(self, config: Wav2Vec2Config) -> dict[str, object]:
+        return {key: getattr(config, key) for key in _BEHAVIOUR}
+
+    def dialects(self) -> Sequence[Dialect]:
+        from warmstart.models.wav2vec2.dialects import CTranslate2Dialect, TransformersDialect
+
+        return (TransformersDialect(), CTranslate2Dialect())
+
+    def build(self, config: Wav2Vec2Config) -> Any:
+        raise DialectError(
+            "models of wav2vec 2.0 can be converted, but not run or trained by the native engine yet",
+            todo="convert it to the framework that it is for (`warmstart convert ... --to ctranslate2`)",
+        )
