@@ -314,3 +314,19 @@ def _conformer() -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from norm(f"{layer}.ffn_layer_norm", D)
         yield from linear(f"{layer}.ffn.intermediate_dense", INNER, D)
         yield from linear(f"{layer}.ffn.output_dense", D, INNER)
+
+
+KINDS = (*ENCODERS, *WHISPERS, *WAV2VEC2S)
+
+
+def write(folder: Path, kind: str) -> Path:
+    """A model of ``kind`` (of :data:`KINDS`) in ``folder``."""
+    of = {**dict.fromkeys(ENCODERS, write_encoder), **dict.fromkeys(WHISPERS, write_whisper)}
+    return of.get(kind, write_wav2vec2)(folder, kind)
+
+
+def small_engine(monkeypatch: Any) -> None:
+    """wav2vec2-BERT as small as here: the engine has one size, which would make these tests heavy."""
+    from warmstart.models.wav2vec2_bert.dialects import ctranslate2
+
+    monkeypatch.setattr(ctranslate2, "ENGINE", {})

@@ -27,9 +27,7 @@ def linear(theirs: str, ours: str, each: Mapping[str, int] | None = None) -> lis
     return [rule(f"{theirs}/{what}", f"{ours}.{what}", each=each) for what in ("weight", "bias")]
 
 
-def read_table(
-    checkpoint: Checkpoint, files: Sequence[str], roles: Mapping[str, str]
-) -> dict[str, Vocabulary]:
+def read_table(checkpoint: Checkpoint, files: Sequence[str], roles: Mapping[str, str]) -> dict[str, Vocabulary]:
     """The one vocabulary beside a ``model.bin``; ``roles`` are special tokens → keys of its config.json.
 
     Raises:

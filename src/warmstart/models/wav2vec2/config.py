@@ -33,9 +33,7 @@ class Wav2Vec2Config(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.d_model % self.num_heads or self.d_model % POSITION_GROUPS:
-            raise ValueError(
-                f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads} and of {POSITION_GROUPS} groups"
-            )
+            raise ValueError(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads} and of 16 groups")
         if len(self.conv_dim) != len(self.conv_kernel) or len(self.conv_dim) < 2:
             raise ValueError("conv_dim and conv_kernel say different numbers of convolutions, or fewer than two")
         return self

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError
+from warmstart.models.family import Dialect, Parameter
 from warmstart.models.wav2vec2.config import Wav2Vec2Config
 from warmstart.models.wav2vec2.parameters import STAGES, parameters
-from warmstart.models.family import Dialect, Parameter
 
 _BEHAVIOUR = ("num_heads",)
 

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError
+from warmstart.models.family import Dialect, Parameter
 from warmstart.models.wav2vec2_bert.config import Wav2Vec2BertConfig
 from warmstart.models.wav2vec2_bert.parameters import STAGES, parameters
-from warmstart.models.family import Dialect, Parameter
 
 _BEHAVIOUR = ("num_heads",)
 

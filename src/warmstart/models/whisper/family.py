@@ -9,13 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError
+from warmstart.models.family import Dialect, Parameter
 from warmstart.models.whisper.config import WhisperConfig
 from warmstart.models.whisper.parameters import STAGES, parameters
-from warmstart.models.family import Dialect, Parameter
 
-_BEHAVIOUR = (
-    *("encoder_heads", "decoder_heads", "suppress_ids", "suppress_ids_begin", "lang_ids", "alignment_heads"),
-)
+_BEHAVIOUR = (*("encoder_heads", "decoder_heads", "suppress_ids", "suppress_ids_begin", "lang_ids", "alignment_heads"),)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def _parameters(c: WhisperConfig) -> Iterator[Parameter]:
         yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff, attentions)
     yield from _norm("decoder.norm", "decoder", d)
     tied = "decoder.embedding.weight" if c.tied_output else ""
-    axes = ("vocabulary:text", "d_model")
-    yield Parameter("decoder.output.weight", (c.vocab_size, d), axes, "output", "embedding", tied)
+    rows = ("vocabulary:text", "d_model")
+    yield Parameter("decoder.output.weight", (c.vocab_size, d), rows, "output", "embedding", tied)
 
 
 def _table(name: str, rows: int, d: int, axis: str, stage: str) -> Parameter:

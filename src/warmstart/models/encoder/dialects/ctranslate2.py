@@ -13,8 +13,8 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file
-from warmstart.models.pretrained import SIDE, manifest_config
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, read_table
+from warmstart.models.pretrained import SIDE, manifest_config
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split, constant
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -56,9 +56,7 @@ class CTranslate2Dialect(ModelBin):
                 rules.append(rule(f"pooler_dense/{what}", f"pooler.{what}"))
         return rules
 
-    def files(
-        self, config: EncoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
-    ) -> Mapping[str, bytes]:
+    def files(self, config: EncoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         vocabulary = vocabularies[SIDE]
         content = {
             "bos_token": "<s>",

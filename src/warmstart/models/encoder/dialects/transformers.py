@@ -178,9 +178,7 @@ class TransformersDialect(PretrainedDialect):
             rules += both(f"{kind.layers}.{{i}}.{theirs}", f"layers.{{i}}.{ours}", {"i": config.num_layers})
         return rules + (both("pooler.dense", "pooler") if config.pooler else [])
 
-    def files(
-        self, config: EncoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
-    ) -> Mapping[str, bytes]:
+    def files(self, config: EncoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         vocabulary, kind = vocabularies[SIDE], KINDS[config.architecture]
         kept = object_of(vocabulary, CONFIG)
         if kept.get("model_type") != config.architecture:

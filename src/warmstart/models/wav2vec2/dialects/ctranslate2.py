@@ -57,6 +57,12 @@ class CTranslate2Dialect(ModelBin):
             rules += gamma_beta(f"{theirs}/layer_norm", f"features.{k}.norm")
         return rules + (linear(f"{_E}/lm_head", "output") if config.head else [])
 
+    def approximations(self, config: Wav2Vec2Config) -> Mapping[str, str]:
+        return {
+            "positions.scale": "comes back as the norms of what it was multiplied into",
+            "positions.direction": "comes back multiplied by its scale",
+        }
+
     def files(
         self, config: Wav2Vec2Config, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:

@@ -97,8 +97,9 @@ class TransformersDialect(PretrainedDialect):
         values["conv_kernel"] = options.get("conv_kernel", _CONV_KERNEL)
         layers = len(values["conv_dim"]) if isinstance(values["conv_dim"], list) else 0
         options.expect("num_feat_extract_layers", layers)
-        if options.get("conv_stride", [5] + [2] * 6) != [5] + [2] * (layers - 1):
-            options.problem("conv_stride is not supported", expected="5 and then 2", found=repr(options.get("conv_stride")))
+        strides = options.get("conv_stride", [5] + [2] * 6)
+        if strides != [5] + [2] * (layers - 1):
+            options.problem("conv_stride is not supported", expected="5 and then 2", found=repr(strides))
         for key, value in _USUAL.items():
             if options.get(key, _LIBRARY.get(key, value)) != value:
                 found = repr(options.get(key, _LIBRARY.get(key)))
@@ -107,7 +108,7 @@ class TransformersDialect(PretrainedDialect):
         options.expect("output_hidden_size", values["d_model"], None)
         for key in ("adapter_kernel_size", "adapter_stride", "num_adapter_layers"):
             options.get(key, None)  # of an adapter, which is refused
-        values["head"] = "lm_head.weight" in loaded.entries and not options.get("return_hidden", False)
+        values["head"] = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries
         ignore(options, IGNORED)
         return validated(Wav2Vec2Config, values, options, "Wav2Vec2ForCTC")
 

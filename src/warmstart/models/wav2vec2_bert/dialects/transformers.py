@@ -85,7 +85,7 @@ class TransformersDialect(PretrainedDialect):
         options.expect("output_hidden_size", values["d_model"], None)
         for key in ("rotary_embedding_base", "max_source_positions"):
             options.get(key, None)  # of other embeddings of positions, which are refused
-        values["head"] = "lm_head.weight" in loaded.entries and not options.get("return_hidden", False)
+        values["head"] = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries
         ignore(options, IGNORED)
         return validated(Wav2Vec2BertConfig, values, options, "Wav2Vec2BertForCTC")
 

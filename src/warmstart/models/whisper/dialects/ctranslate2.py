@@ -21,7 +21,7 @@ from warmstart.spec.ops import Split, constant
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _GELU = 3
-_FIXED = {
+_FIXED: dict[str, np.generic] = {
     "decoder/activation": np.int8(_GELU), "decoder/alibi": np.int8(0),
     "decoder/alibi_use_positive_positions": np.int8(0), "decoder/alignment_heads": np.int16(1),
     "decoder/alignment_layer": np.int16(-1), "decoder/pre_norm": np.int8(1), "decoder/scale_alibi": np.int8(0),
@@ -39,8 +39,9 @@ class CTranslate2Dialect(ModelBin):
 
     def rules(self, config: WhisperConfig) -> list[Rule]:
         c = config
-        heads = {"encoder/num_heads": np.int16(c.encoder_heads), "decoder/num_heads": np.int16(c.decoder_heads)}
-        rules = [rule(name, (), constant(value)) for name, value in {**_FIXED, **heads}.items()]
+        numbers = {**_FIXED, "encoder/num_heads": np.int16(c.encoder_heads)}
+        numbers["decoder/num_heads"] = np.int16(c.decoder_heads)
+        rules = [rule(name, (), constant(value)) for name, value in numbers.items()]
         rules += [
             *linear("encoder/conv1", "encoder.conv1"),
             *linear("encoder/conv2", "encoder.conv2"),
@@ -53,9 +54,7 @@ class CTranslate2Dialect(ModelBin):
             rules += _layer(side, {"i": layers})
         return rules
 
-    def files(
-        self, config: WhisperConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
-    ) -> Mapping[str, bytes]:
+    def files(self, config: WhisperConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         keys = ("suppress_ids", "suppress_ids_begin", "lang_ids", "alignment_heads")
         table = json.dumps(list(vocabularies[SIDE].tokens), indent=2).encode("ascii")
         content = config.model_dump(mode="json", include=set(keys))

@@ -9,7 +9,7 @@ from typing import Any
 
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG, GENERATION, TOKENIZER_FILES, Options, folder_of, read_tokenizer
+from warmstart.models.huggingface import CONFIG, GENERATION, TOKENIZER_FILES, folder_of, json_file, read_tokenizer
 from warmstart.models.pretrained import (
     SIDE,
     PretrainedDialect,
@@ -49,7 +49,7 @@ _IGNORED = {
     "scale_embedding": "the class does not compute with it",
     "num_hidden_layers": "encoder_layers again",
 }
-_END = {role: "<|endoftext|>" for role in ("bos_token", "eos_token", "unk_token")}
+_END = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _ATTENTIONS = {"encoder": {"self_attn": "self_attention"}}
 _ATTENTIONS["decoder"] = {**_ATTENTIONS["encoder"], "encoder_attn": "cross_attention"}
@@ -125,9 +125,7 @@ class TransformersDialect(PretrainedDialect):
             rules += both(f"{theirs}.final_layer_norm", f"{ours}.ffn_norm", each)
         return rules
 
-    def files(
-        self, config: WhisperConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
-    ) -> Mapping[str, bytes]:
+    def files(self, config: WhisperConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         vocabulary = vocabularies[SIDE]
         kept = object_of(vocabulary, CONFIG)
         values: dict[str, Any] = {"model_type": "whisper", "tie_word_embeddings": config.tied_output}
@@ -188,9 +186,4 @@ def _decoding(config: WhisperConfig, vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _table(vocabulary: Vocabulary) -> dict[str, bytes]:
     """A tokenizer whose files are not known: its table alone."""
-    from warmstart.models.huggingface import json_file
-
     return {"vocab.json": json_file({token: row for row, token in enumerate(vocabulary.tokens)})}
-
-
-__all__ = ["Options", "TransformersDialect"]
