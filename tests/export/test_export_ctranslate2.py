@@ -82,16 +82,16 @@ def test_a_model_that_is_no_transformer_is_requantized_too(tmp_path):
         "decoder/a/weight": rng.normal(size=(5, 4)).astype(np.float32),
         "decoder/num_heads": np.int16(2) * np.ones((), np.int16),
     }
-    (tmp_path / "whisper").mkdir()
+    (tmp_path / "drama").mkdir()
     entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
     write_ctranslate2(
-        tmp_path / "whisper/model.bin", "WhisperSpec", 3, entries, contents.values(), {"z": "decoder/a/bias"}
+        tmp_path / "drama/model.bin", "Drama3Spec", 3, entries, contents.values(), {"z": "decoder/a/bias"}
     )
-    (tmp_path / "whisper/config.json").write_text('{"lang_ids": [1, 2]}')
-    (tmp_path / "whisper/vocabulary.json").write_text('["a", "b"]')
-    api.convert(tmp_path / "whisper", tmp_path / "new", "ctranslate2", quantize="int8_float16")
+    (tmp_path / "drama/config.json").write_text('{"lang_ids": [1, 2]}')
+    (tmp_path / "drama/vocabulary.json").write_text('["a", "b"]')
+    api.convert(tmp_path / "drama", tmp_path / "new", "ctranslate2", quantize="int8_float16")
     new = open_checkpoint(tmp_path / "new")
-    assert (new.metadata["specification"], new.metadata["revision"]) == ("WhisperSpec", 3)
+    assert (new.metadata["specification"], new.metadata["revision"]) == ("Drama3Spec", 3)
     assert {n: e.dtype for n, e in new.entries.items()} == {
         "decoder/a/bias": "float16", "decoder/a/weight": "int8", "decoder/a/weight_scale": "float32",
         "decoder/num_heads": "int16", "z": "float16",
@@ -99,7 +99,7 @@ def test_a_model_that_is_no_transformer_is_requantized_too(tmp_path):
     assert json.loads((tmp_path / "new/config.json").read_text()) == {"lang_ids": [1, 2]}
     assert json.loads((tmp_path / "new/vocabulary.json").read_text()) == ["a", "b"]
     with pytest.raises(DialectError, match="no family recognises"):
-        api.convert(tmp_path / "whisper", tmp_path / "bundle", "warmstart")
+        api.convert(tmp_path / "drama", tmp_path / "bundle", "warmstart")
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int16", "float16", "bfloat16"])
