@@ -27,6 +27,8 @@ IGNORED = {
     "xvector_output_dim": "of a classifier",
     "use_weighted_layer_sum": "of a classifier",
     "tie_word_embeddings": "there are none",
+    "processor_class": "read with the tokenizer",
+    "feature_extractor_type": "read with the tokenizer",
 }
 
 

@@ -77,6 +77,9 @@ _IGNORED = {
     "directionality": "of a head, as TensorFlow's first BERT had it",
     "pooler_*": "of a head, as TensorFlow's first BERT had it",
     "output_past": "a setting of generation",
+    "sentence_transformers": "how states are compared",
+    "sbert_*": "how states are compared",
+    "xla_device": "where it was trained",
 }
 
 
@@ -126,7 +129,8 @@ class TransformersDialect(PretrainedDialect):
     def left_behind(self, config: EncoderConfig) -> Mapping[str, str]:
         reasons = dict.fromkeys(_HEADS, "a head: an encoder gives states")
         pooler = {} if KINDS[config.architecture].pooler else {"pooler.**": "the class that is converted has none"}
-        return {**reasons, "embeddings.position_ids": "the numbers 0, 1, 2 …", **pooler}
+        numbers = dict.fromkeys(("embeddings.position_ids", "embeddings.token_type_ids"), "the numbers of rows")
+        return {**reasons, **numbers, **pooler}
 
     def read_config(self, checkpoint: Checkpoint) -> EncoderConfig:
         loaded = self.view(checkpoint)

@@ -88,6 +88,12 @@ class CTranslate2Dialect(ModelBin):
                 rules.append(rule(f"{theirs}/linear_0/{what}", [f"{ours}.{p}" for p in parts], Split(3), each=each))
         return rules + (linear(f"{_E}/lm_head", "output") if config.head else [])
 
+    def approximations(self, config: Wav2Vec2BertConfig) -> Mapping[str, str]:
+        return {
+            "adapters.ffn": "CTranslate2 (up to 4.8.5 at least, layers/wav2vec2bert.cc) computes it, and then adds what it "
+            "was computed from instead: outputs differ from transformers'"
+        }
+
     def files(
         self, config: Wav2Vec2BertConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
