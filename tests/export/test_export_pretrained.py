@@ -144,6 +144,17 @@ def test_options_are_understood_or_refused(kind, values, found, tmp_path):
         open_model(folder)
 
 
+@pytest.mark.parametrize(
+    "values", [{"alignment_heads": 3}, {"alignment_heads": [[0, 9]]}, {"lang_to_id": {"a": "b", "c": 1}}]
+)
+def test_what_a_decoder_is_told_must_make_sense(values, tmp_path):
+    folder = write(tmp_path / "source", "whisper")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**generation, **values}))
+    with pytest.raises(DialectError, match="incomplete or wrong"):
+        open_model(folder)
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     folder = write(tmp_path / "source", "bert")
     change(folder, new_trick=3, hidden_act="mish", is_decoder=True)

@@ -107,6 +107,12 @@ def options_of(loaded: Checkpoint) -> Options:
     return Options(loaded.metadata["config"], folder_of(loaded) / CONFIG)
 
 
+def rows_of(loaded: Checkpoint, name: str) -> int:
+    """How many rows the table ``name`` has; none where it is missing."""
+    entry = loaded.entries.get(name)
+    return entry.shape[0] if entry is not None and entry.shape else 0
+
+
 def ignore(options: Options, keys: Mapping[str, str]) -> None:
     """Keys (shell patterns → why) that say nothing of what the arrays mean."""
     for key in options.values:

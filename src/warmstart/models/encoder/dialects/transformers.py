@@ -20,6 +20,7 @@ from warmstart.models.pretrained import (
     kept_files,
     object_of,
     options_of,
+    rows_of,
     updated,
     validated,
 )
@@ -111,6 +112,7 @@ KINDS = {
     "xlm-roberta": _Kind("XLMRobertaModel", "roberta", pooler=False),
     "camembert": _Kind("CamembertModel", "roberta"),
 }
+_TABLE = "embeddings.word_embeddings.weight"
 _HEADS = ("cls.**", "lm_head.**", "classifier.**", "pre_classifier.**", "qa_outputs.**", "vocab_*.**", "vocab_*")
 
 
@@ -159,12 +161,11 @@ class TransformersDialect(PretrainedDialect):
         return validated(EncoderConfig, values, options, kind.architecture)
 
     def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
-        config, files = loaded.metadata["config"], loaded.metadata["tokenizer"]
-        kind = KINDS[config["model_type"]]
-        tokenizer = read_tokenizer(files, folder_of(loaded), kind.special)
+        kind = KINDS[loaded.metadata["config"]["model_type"]]
+        tokenizer = read_tokenizer(loaded.metadata["tokenizer"], folder_of(loaded), kind.special)
         tokens = list(tokenizer.tokens)
         if kind.padded:
-            tokens += [f"<extra_id_{i}>" for i in range(int(config.get("vocab_size", 0)) - len(tokens))]
+            tokens += [f"<extra_id_{i}>" for i in range(rows_of(loaded, _TABLE) - len(tokens))]
         special = {role: tokenizer.special.get(f"{role}_token") for role in ROLES}
         return SubwordVocabulary(tokens, special, kept_files(loaded))
 
@@ -172,7 +173,7 @@ class TransformersDialect(PretrainedDialect):
         kind = KINDS[config.architecture]
         positions = ExtraRows(first=config.position_offset) if config.position_offset else None
         rules = [
-            rule("embeddings.word_embeddings.weight", "embedding.weight"),
+            rule(_TABLE, "embedding.weight"),
             rule("embeddings.position_embeddings.weight", "positions.weight", positions),
             *both("embeddings.LayerNorm", "embedding_norm"),
         ]

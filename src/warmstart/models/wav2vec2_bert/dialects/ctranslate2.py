@@ -90,8 +90,8 @@ class CTranslate2Dialect(ModelBin):
 
     def approximations(self, config: Wav2Vec2BertConfig) -> Mapping[str, str]:
         return {
-            "adapters.ffn": "CTranslate2 (up to 4.8.5 at least, layers/wav2vec2bert.cc) computes it, and then adds what it "
-            "was computed from instead: outputs differ from transformers'"
+            "adapters.ffn": "CTranslate2 (up to 4.8.5, layers/wav2vec2bert.cc) computes it, and then adds what it was "
+            "computed from instead: outputs differ from transformers'"
         }
 
     def files(

@@ -121,7 +121,7 @@ def _read(stored: Upgraded) -> WhisperConfig:
         "suppress_ids": said.get("suppress_ids"),
         "suppress_ids_begin": said.get("suppress_ids_begin"),
         "lang_ids": said.get("lang_ids") or (),
-        "alignment_heads": [tuple(pair) for pair in said.get("alignment_heads") or ()],
+        "alignment_heads": said.get("alignment_heads") or (),
     }
     for side in sides:
         values[f"{side}_layers"] = layers[side]

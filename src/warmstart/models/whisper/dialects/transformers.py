@@ -20,6 +20,7 @@ from warmstart.models.pretrained import (
     kept_files,
     object_of,
     options_of,
+    rows_of,
     updated,
     validated,
 )
@@ -50,6 +51,7 @@ _IGNORED = {
     "num_hidden_layers": "encoder_layers again",
 }
 _END = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+_TABLE = "model.decoder.embed_tokens.weight"
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _ATTENTIONS = {"encoder": {"self_attn": "self_attention"}}
 _ATTENTIONS["decoder"] = {**_ATTENTIONS["encoder"], "encoder_attn": "cross_attention"}
@@ -81,24 +83,25 @@ class TransformersDialect(PretrainedDialect):
     def _generation(self, said: Mapping[str, Any], loaded: Checkpoint, values: Mapping[str, Any]) -> dict[str, Any]:
         languages = said.get("lang_to_id")
         if isinstance(languages, dict):
-            rows = sorted(languages.values())
+            rows = list(languages.values())
+            rows = sorted(rows) if all(isinstance(row, int) for row in rows) else rows
         else:
             tokens = self.vocabulary(loaded).tokens if loaded.metadata["tokenizer"] else ()
             rows = [row for row, token in enumerate(tokens) if _LANGUAGE.fullmatch(token)]
         heads = said.get("alignment_heads")
         if heads is None:  # the later half of the layers
             layers = values["decoder_layers"]
-            heads = product(range(layers // 2, layers), range(values["decoder_heads"]))
+            heads = list(product(range(layers // 2, layers), range(values["decoder_heads"])))
         return {
             "suppress_ids": said.get("suppress_tokens"),
             "suppress_ids_begin": said.get("begin_suppress_tokens"),
             "lang_ids": rows,
-            "alignment_heads": [tuple(pair) for pair in heads],
+            "alignment_heads": heads,
         }
 
     def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
         tokenizer = read_tokenizer(loaded.metadata["tokenizer"], folder_of(loaded), _END)
-        missing = int(loaded.metadata["config"].get("vocab_size", 0)) - len(tokenizer.tokens)
+        missing = rows_of(loaded, _TABLE) - len(tokenizer.tokens)
         times = [f"<|{0.02 * i:.2f}|>" for i in range(missing)]
         special = {role: tokenizer.special.get(f"{role}_token") for role in ROLES}
         return SubwordVocabulary([*tokenizer.tokens, *times], special, kept_files(loaded))
@@ -108,7 +111,7 @@ class TransformersDialect(PretrainedDialect):
         rules = [
             *both("model.encoder.conv1", "encoder.conv1"),
             *both("model.encoder.conv2", "encoder.conv2"),
-            rule("model.decoder.embed_tokens.weight", "decoder.embedding.weight"),
+            rule(_TABLE, "decoder.embedding.weight"),
             rule("proj_out.weight", "decoder.output.weight", alternative=c.tied_output),
         ]
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
