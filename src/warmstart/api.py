@@ -182,6 +182,7 @@ def convert(
     vocabularies: Sequence[str] = (),
     copy_files: Sequence[str] = (),
     vmap: str | Path | None = None,
+    activation_scales: str | Path | None = None,
     force: bool = False,
     strict: bool = True,
     requantize: bool = False,
@@ -197,6 +198,7 @@ def convert(
         vocabularies: files to use instead of those that the framework names.
         copy_files: names of files beside the source that travel with the model.
         vmap: a vocabulary map, for ``ctranslate2``.
+        activation_scales: a checkpoint of the largest activations of OPT, by which it is smoothed (SmoothQuant).
         strict: refuse arrays that nothing explains, instead of listing them.
         requantize: what is quantized already may be rounded again.
         report: measure how far every stored array is from its source.
@@ -210,6 +212,10 @@ def convert(
     from warmstart.export.convert import convert_model
 
     model = open_model(source, vocabularies=vocabularies, dialect=from_)
+    if activation_scales is not None:
+        from warmstart.export.smoothing import smooth
+
+        smooth(model, activation_scales)
     return convert_model(
         model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
         report=report, copy_files=copy_files, vmap=vmap, progress=progress,

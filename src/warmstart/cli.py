@@ -250,7 +250,7 @@ def _declare_converter(command: str) -> None:
 
 
 # Their names stand here too, so that `--help` need not load the table of flags.
-for _name in ("marian", "opus-mt", "transformers", "opennmt-py", "opennmt-tf", "fairseq"):
+for _name in ("marian", "opus-mt", "transformers", "openai-gpt2", "opennmt-py", "opennmt-tf", "fairseq"):
     _declare_converter(f"ct2-{_name}-converter")
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "Converter",
     "FairseqConverter",
     "MarianConverter",
+    "OpenAIGPT2Converter",
     "OpenNMTPyConverter",
     "OpusMTConverter",
     "TransformersConverter",
@@ -116,6 +117,13 @@ class TransformersConverter(Converter):
         }
         flags |= {"trust_remote_code": trust_remote_code, "model": str(model_name_or_path)}
         super().__init__(_request("ct2-transformers-converter", **flags))
+
+
+class OpenAIGPT2Converter(Converter):
+    """GPT-2 as OpenAI published it: ``model_dir`` holds a TensorFlow checkpoint, hparams.json and encoder.json."""
+
+    def __init__(self, model_dir: str | Path) -> None:
+        super().__init__(_request("ct2-openai-gpt2-converter", model_dir=str(model_dir)))
 
 
 class OpenNMTPyConverter(Converter):

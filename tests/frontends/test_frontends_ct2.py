@@ -154,7 +154,6 @@ def test_commands_of_torch_files(tmp_path):
     ("command", "arguments", "reason"),
     [
         ("ct2-transformers-converter", ["--model", "x", "--trust_remote_code"], "no code of a model is run"),
-        ("ct2-transformers-converter", ["--model", "x", "--activation_scales", "y"], "not applied on the way"),
         ("ct2-opennmt-py-converter", ["--model_path", "x", "--unsafe_deserialization"], "without running"),
         ("ct2-fairseq-converter", ["--model_path", "x", "--data_dir", "y", "--user_dir", "z"], "no code is run"),
     ],

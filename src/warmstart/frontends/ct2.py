@@ -68,7 +68,8 @@ _NO_PICKLES = (
 def _of_transformers(args: argparse.Namespace) -> Request:
     there = Path(args.model).expanduser().exists() or ":" in args.model
     source = args.model if there else f"hf:{args.model}" + (f"@{args.revision}" if args.revision else "")
-    return Request(source, {"from_": "transformers", "copy_files": args.copy_files or ()})
+    options = {"copy_files": args.copy_files or (), "activation_scales": args.activation_scales}
+    return Request(source, {"from_": "transformers", **options})
 
 
 def _of_fairseq(args: argparse.Namespace) -> Request:
@@ -135,15 +136,16 @@ CONVERTERS: dict[str, Converter] = {
         (Flag("model_dir", "path to the OPUS-MT model directory", required=True),),
         lambda args: Request(args.model_dir, {"from_": "marian"}),
     ),
+    "ct2-openai-gpt2-converter": Converter(
+        "convert GPT-2 as OpenAI published it",
+        (Flag("model_dir", "path to the model directory", required=True),),
+        lambda args: Request(args.model_dir, {"from_": "openai-gpt2"}),
+    ),
     "ct2-transformers-converter": Converter(
         "convert a model of transformers",
         (
             Flag("model", "name of the model on the Hugging Face Hub, or a directory", required=True),
-            Flag(
-                "activation_scales",
-                "path to activation scales (SmoothQuant)",
-                refused="scale the model before it is converted: scales are not applied on the way yet",
-            ),
+            Flag("activation_scales", "path to activation scales (SmoothQuant), of OPT"),
             Flag("copy_files", "names of files of the model to copy", kind="many"),
             Flag("revision", "revision of the model on the Hub"),
             Flag("low_cpu_mem_usage", "nothing: memory is always bounded by the largest array", kind="switch"),

@@ -137,6 +137,10 @@ class Dialect(ABC):
         """What of the configuration this dialect, when written, computes a little otherwise → how. It is listed."""
         return {}
 
+    def smoothed(self, config: Any) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Where SmoothQuant applies: name of the activation's scales → (arrays of a norm, weights that read it)."""
+        return {}
+
     def adapt(self, facts: Facts) -> Dialect:
         """This dialect as the framework's own converter from ``facts.dialect`` writes it."""
         return self

@@ -178,7 +178,7 @@ class Floats(Checkpoint):
         entries: dict[str, Entry] = {}
         for name, entry in self.stored.entries.items():
             weight = name.removesuffix("_scale")
-            if weight != name and weight in self.stored.entries:
+            if weight != name and weight in self.stored.entries and f"{weight}_zero" not in self.stored.entries:
                 continue
             entries[name] = entry
             if self._scaled(name):

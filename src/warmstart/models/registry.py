@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from warmstart.errors import ConfigError
+from warmstart.models.decoder.family import DecoderFamily
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
 from warmstart.models.transformer.family import TransformerFamily
@@ -12,6 +13,7 @@ from warmstart.models.whisper.family import WhisperFamily
 
 FAMILIES: tuple[Family, ...] = (
     TransformerFamily(),
+    DecoderFamily(),
     EncoderFamily(),
     WhisperFamily(),
     Wav2Vec2Family(),

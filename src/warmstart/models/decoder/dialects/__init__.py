@@ -1,0 +1,7 @@
+"""How frameworks spell the decoder-only Transformer."""
+
+from warmstart.models.decoder.dialects.ctranslate2 import CTranslate2Dialect
+from warmstart.models.decoder.dialects.openai import OpenAIDialect
+from warmstart.models.decoder.dialects.transformers import TransformersDialect
+
+__all__ = ["CTranslate2Dialect", "OpenAIDialect", "TransformersDialect"]

@@ -1,0 +1,51 @@
+"""The family as others meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from warmstart.errors import DialectError
+from warmstart.models.decoder.config import DecoderConfig
+from warmstart.models.decoder.parameters import STAGES, parameters
+from warmstart.models.family import Dialect, Parameter
+
+_SHAPES_AND_RECORDS = (
+    *("architecture", "original", "vocab_size", "d_model", "num_layers", "d_ff", "embedding_size", "max_positions"),
+    *("position_offset", "tied_output"),
+)
+
+
+@dataclass(frozen=True)
+class DecoderFamily:
+    """Decoder-only Transformer. It is converted; the native engine does not compute it yet."""
+
+    name: str = "decoder"
+    revision: int = 1
+    config_type: type[BaseModel] = DecoderConfig
+    stages: tuple[str, ...] = STAGES
+    order: tuple[str, ...] | None = STAGES
+
+    @property
+    def vocabulary_sizes(self) -> Mapping[str, str]:
+        return {"text": "vocab_size"}
+
+    def parameters(self, config: DecoderConfig) -> tuple[Parameter, ...]:
+        return parameters(config)
+
+    def behaviour(self, config: DecoderConfig) -> dict[str, object]:
+        return {key: value for key, value in config if key not in _SHAPES_AND_RECORDS}
+
+    def dialects(self) -> Sequence[Dialect]:
+        from warmstart.models.decoder.dialects import CTranslate2Dialect, OpenAIDialect, TransformersDialect
+
+        return (TransformersDialect(), CTranslate2Dialect(), OpenAIDialect())
+
+    def build(self, config: DecoderConfig) -> Any:
+        raise DialectError(
+            "decoder-only models can be converted, but not run or trained by the native engine yet",
+            todo="convert it to the framework that it is for (`warmstart convert ... --to ctranslate2`)",
+        )

@@ -1,0 +1,332 @@
+"""Decoder-only models of ``transformers``: the reference converter's bytes, and the way back."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import decoder_models
+from decoder_models import write
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.converters import OpenAIGPT2Converter, TransformersConverter
+from warmstart.errors import ConfigError, DialectError, VocabularyError
+from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.safetensors import write_safetensors
+from warmstart.formats.tensorflow import write_bundle
+from warmstart.frontends import ct2
+from warmstart.models.decoder.config import DecoderConfig
+from warmstart.models.decoder.dialects.architectures import ARCHITECTURES
+from warmstart.models.decoder.dialects.transformers import choose
+from warmstart.models.decoder.dialects.transformers import read as read_config
+from warmstart.models.decoder.dialects.transformers import write as write_config
+
+# Of ctranslate2 4.8.5 on transformers 5.23.0; recorded and compared again by
+# tests/interop/test_interop_convert_decoder.py.
+DIGESTS = json.loads((decoder_models.GOLDEN / "digests.json").read_text())
+KINDS = sorted(kind for kind in DIGESTS if "-awq-" not in kind and kind != "opt-smoothed")
+PACKED = [(kind, layout) for kind, layouts in decoder_models.PACKED.items() for layout in layouts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_are_those_of_the_reference_converter(kind, tmp_path):
+    source = write(tmp_path / "source", kind)
+    for quantization in QUANTIZATIONS:
+        ours = tmp_path / quantization
+        api.convert(source, ours, "ctranslate2", quantize=quantization)
+        for name, digest in DIGESTS[kind][quantization].items():
+            assert sha256((ours / name).read_bytes()).hexdigest() == digest, (quantization, name)
+
+
+LOSSY = {"opt": {"positions.weight"}, "opt-projected": {"positions.weight"}}
+FORGOTTEN = {"gemma2": {"attention_softcap", "logit_softcap", "sliding_window"}}
+
+
+@pytest.mark.parametrize("way", ["warmstart", "ctranslate2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_returns_with_every_file(kind, way, tmp_path):
+    source = write(tmp_path / "source", kind)
+    ledger = api.convert(source, tmp_path / "way", way)["ledger"]
+    assert not ledger["left_behind"]
+    lost = FORGOTTEN.get(kind, set()) if way == "ctranslate2" else set()
+    assert set(ledger["lossy"]) == LOSSY.get(kind, set()) | lost
+    api.convert(tmp_path / "way", tmp_path / "back", "transformers")
+    for file in source.iterdir():
+        if file.suffix != ".safetensors":
+            assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes(), file.name
+    before, after = (open_checkpoint(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+    assert set(before.entries) == set(after.entries)
+    for name in before.entries:
+        expected = np.array(before.read(name))
+        if "embed_positions" in name:
+            expected[:2] = 0  # rows that stand for padding, which the model never reads
+        assert after.read(name).tobytes() == expected.tobytes(), name
+
+
+def test_without_our_records_a_model_returns_as_the_first_architecture_that_is_alike(tmp_path):
+    for kind, expected in {"qwen2": "qwen2", "falcon-40b": "falcon", "gemma3": "gemma3_text", "mpt": "mpt"}.items():
+        source = write(tmp_path / kind, kind)
+        api.convert(source, tmp_path / f"{kind}-ct2", "ctranslate2")
+        for name in ("warmstart.json", "vocabularies/text.json"):
+            (tmp_path / f"{kind}-ct2" / name).unlink()
+        api.convert(tmp_path / f"{kind}-ct2", tmp_path / f"{kind}-back", "transformers")
+        config = json.loads((tmp_path / f"{kind}-back/config.json").read_text())
+        assert config["model_type"] == expected
+        before, after = (open_checkpoint(tmp_path / n / "model.safetensors") for n in (kind, f"{kind}-back"))
+        assert {n: before.read(n).tobytes() for n in before.entries} == {
+            n: after.read(n).tobytes() for n in after.entries
+        }
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_tables_say_what_they_read(architecture):
+    """Every architecture's defaults are read, written from the settings alone, and read again alike."""
+    config = read_config(architecture, {"model_type": architecture.name})
+    plain = config.model_copy(update={"original": {}})
+    assert choose(plain) == architecture
+    again = read_config(architecture, write_config(architecture, plain))
+    assert again.model_copy(update={"original": {}}) == plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "found"),
+    [
+        ("llama", {"new_trick": 3}, "new_trick: 3 is not an option that is known here"),
+        ("llama", {"hidden_act": "mish"}, "hidden_act: 'mish' is not supported"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "type 'yarn' are not supported"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "knob": 1}}, "knob is not known here"),
+        ("llama", {"num_attention_heads": 3, "head_dim": ...}, "3 heads do not divide 16"),
+        ("llama", {"num_key_value_heads": 3}, "4 heads do not share 3 keys"),
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: True is not supported"),
+        ("gpt2", {"n_layer": "two"}, "not positive whole numbers"),
+        ("gptj", {"rotary_dim": 3}, "rotary_dim 3 is odd"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm: True is not supported"),
+        ("mpt", {"attn_config": {"alibi": False}}, "attn_config.alibi: False is not supported"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, "is not supported"),
+        ("phi3-long", {"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}},
+         "LongRoPE needs a factor"),
+    ],
+)  # fmt: skip
+def test_options_are_understood_or_refused(kind, values, found, tmp_path):
+    folder = write(tmp_path / "source", kind, **values)
+    with pytest.raises(DialectError, match=found):
+        open_model(folder)
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    folder = write(tmp_path / "source", "llama", new_trick=3, hidden_act="mish", rope_parameters={"rope_type": "yarn"})
+    with pytest.raises(DialectError) as error:
+        open_model(folder)
+    assert len(error.value.problems) == 3
+
+
+def test_older_configurations_mean_the_same(tmp_path):
+    new = open_model(write(tmp_path / "new", "llama-linear")).config
+    old = open_model(
+        write(
+            tmp_path / "old", "llama-linear", rope_parameters=..., rope_theta=5000.0,
+            rope_scaling={"type": "linear", "factor": 2.0},
+        )
+    ).config  # fmt: skip
+    assert isinstance(new, DecoderConfig)
+    assert isinstance(old, DecoderConfig)
+    assert new.model_copy(update={"original": {}}) == old.model_copy(update={"original": {}})
+
+
+def test_falcon_under_its_first_name(tmp_path):
+    gone = dict.fromkeys(
+        ("new_decoder_architecture", "num_kv_heads", "multi_query", "num_hidden_layers", "num_attention_heads"), ...
+    )
+    source = write(
+        tmp_path / "source", "falcon-40b", model_type="RefinedWeb", n_head_kv=2, n_layer=2, n_head=4, **gone
+    )  # fmt: skip
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    digest = sha256((tmp_path / "out/model.bin").read_bytes()).hexdigest()
+    assert digest == DIGESTS["falcon-40b"]["none"]["model.bin"]
+
+
+def rewrite(folder: Path, change) -> None:
+    """The arrays of ``folder``, as ``change`` (arrays → arrays) leaves them."""
+    checkpoint = open_checkpoint(folder / "model.safetensors")
+    arrays = change({name: np.array(checkpoint.read(name)) for name in checkpoint.entries})
+    entries = [Entry(name, value.shape, value.dtype.name) for name, value in arrays.items()]
+    write_safetensors(folder / "new", entries, arrays.values(), {"format": "pt"})
+    (folder / "new").replace(folder / "model.safetensors")
+
+
+def test_names_without_the_prefix_and_buffers_of_older_versions(tmp_path):
+    source = write(tmp_path / "source", "gpt2")
+
+    def older(arrays):
+        arrays = {name.removeprefix("transformer."): value for name, value in arrays.items()}
+        return {**arrays, "h.0.attn.bias": np.ones((1, 1, 20, 20), np.float32)}
+
+    rewrite(source, older)
+    ledger = api.convert(source, tmp_path / "out", "ctranslate2")["ledger"]
+    assert list(ledger["left_behind"]) == ["transformer.h.0.attn.bias"]
+    digest = sha256((tmp_path / "out/model.bin").read_bytes()).hexdigest()
+    assert digest == DIGESTS["gpt2"]["none"]["model.bin"]
+
+
+def test_a_tied_table_under_two_names_must_be_one(tmp_path):
+    source = write(tmp_path / "source", "gpt2")
+    rewrite(source, lambda arrays: {**arrays, "lm_head.weight": arrays["transformer.wte.weight"]})
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    rewrite(source, lambda arrays: {**arrays, "lm_head.weight": arrays["transformer.wte.weight"] + 1})
+    with pytest.raises(DialectError, match="contradict each other"):
+        api.convert(source, tmp_path / "other", "ctranslate2")
+
+
+def test_unexplained_and_misshapen_arrays_are_named(tmp_path):
+    source = write(tmp_path / "source", "llama")
+    rewrite(source, lambda arrays: {**arrays, "model.layers.0.surprise": np.ones(3, np.float32)})
+    with pytest.raises(DialectError, match=r"model.layers.0.surprise would be left behind"):
+        api.convert(source, tmp_path / "out", "ctranslate2")
+    source = write(tmp_path / "second", "llama")
+    key = "model.layers.1.mlp.up_proj.weight"
+    rewrite(source, lambda arrays: {**arrays, key: arrays[key].T.copy()})
+    with pytest.raises(DialectError, match=r"mlp.up_proj.weight has another shape"):
+        api.convert(source, tmp_path / "out", "ctranslate2")
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path):
+    source = write(tmp_path / "source", "gpt2")
+    decoder_models.tokenizer(source, 46)
+    with pytest.raises(Exception, match="does not fit the model"):
+        open_model(source)
+    (source / "tokenizer.json").unlink()
+    with pytest.raises(VocabularyError, match="no table of tokens"):
+        api.convert(source, tmp_path / "out", "ctranslate2")
+
+
+def test_quantized_models_return_with_the_error_stated(tmp_path):
+    source = write(tmp_path / "source", "llama")
+    api.convert(source, tmp_path / "int8", "ctranslate2", quantize="int8")
+    ledger = api.convert(tmp_path / "int8", tmp_path / "back", "transformers")["ledger"]
+    assert "dequantized from int8" in ledger["lossy"]["decoder/layer_0/ffn/linear_1/weight"]
+    before, after = (open_checkpoint(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+    name = "model.layers.0.self_attn.k_proj.weight"
+    step = np.abs(before.read(name)).max(axis=1, keepdims=True) / 127
+    assert (np.abs(before.read(name) - after.read(name)) <= step * 0.5001).all()
+    with pytest.raises(ConfigError, match="quantized already"):
+        api.convert(tmp_path / "int8", tmp_path / "again", "ctranslate2", quantize="int16")
+
+
+def test_the_family_converts_but_does_not_train(tmp_path):
+    family, config, _ = open_model(write(tmp_path / "source", "llama")).require()
+    with pytest.raises(DialectError, match="can be converted"):
+        family.build(config)
+
+
+@pytest.mark.parametrize(("kind", "layout"), PACKED)
+def test_packed_weights_are_passed_on(kind, layout, tmp_path):
+    source = decoder_models.write_packed(tmp_path / "source", kind, layout)
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    for name, digest in DIGESTS[f"{kind}-awq-{layout}"]["none"].items():
+        assert sha256((tmp_path / "ct2" / name).read_bytes()).hexdigest() == digest, name
+    api.convert(tmp_path / "ct2", tmp_path / "back", "transformers")
+    before, after = (open_checkpoint(folder / "model.safetensors") for folder in (source, tmp_path / "back"))
+    assert {n: before.read(n).tobytes() for n in before.entries} == {n: after.read(n).tobytes() for n in after.entries}
+    with pytest.raises(ConfigError, match="quantized already"):
+        api.convert(source, tmp_path / "again", "ctranslate2", quantize="int8")
+
+
+def test_biases_of_packed_layers_travel(tmp_path):
+    """The reference leaves them out when it joins packed queries, keys and values."""
+    source = decoder_models.write_packed(tmp_path / "source", "qwen2", "gemm")
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    before, after = open_checkpoint(source / "model.safetensors"), open_checkpoint(tmp_path / "ct2/model.bin")
+    biases = [before.read(f"model.layers.0.self_attn.{part}_proj.bias") for part in "qkv"]
+    np.testing.assert_array_equal(after.read("decoder/layer_0/self_attention/linear_0/bias"), np.concatenate(biases))
+
+
+def test_activations_are_smoothed_as_theirs(tmp_path):
+    source = write(tmp_path / "source", "opt")
+    scales = decoder_models.activation_scales(source)
+
+    def save(arrays: dict[str, np.ndarray]) -> Path:
+        entries = [Entry(name, value.shape, value.dtype.name) for name, value in arrays.items()]
+        write_safetensors(tmp_path / "scales.safetensors", entries, arrays.values())
+        return tmp_path / "scales.safetensors"
+
+    for quantization, digests in DIGESTS["opt-smoothed"].items():
+        out = tmp_path / quantization
+        api.convert(source, out, "ctranslate2", quantize=quantization, activation_scales=save(scales))
+        assert sha256((out / "model.bin").read_bytes()).hexdigest() == digests["model.bin"]
+    del scales["model.decoder.layers.1.fc1"]
+    with pytest.raises(DialectError, match=r"layers.1.fc1 is missing"):
+        api.convert(source, tmp_path / "out", "ctranslate2", activation_scales=save(scales))
+    with pytest.raises(DialectError, match="cannot be smoothed"):
+        api.convert(write(tmp_path / "b", "llama"), tmp_path / "out", "ctranslate2", activation_scales=save(scales))
+
+
+def write_openai(folder: Path) -> Path:
+    """The arrays of ``write(…, "gpt2")`` as OpenAI's code saved them."""
+    source = write(folder / "gpt2", "gpt2")
+    checkpoint = open_checkpoint(source / "model.safetensors")
+    spelt = {"ln_1": "ln_1", "ln_2": "ln_2", "ln_f": "ln_f"}
+    arrays: list[tuple[str, np.ndarray]] = []
+    for name in checkpoint.entries:
+        value = np.array(checkpoint.read(name))
+        *path, what = name.removeprefix("transformer.").split(".")
+        place = "/".join(["model", *path]).replace("/h/", "/h")
+        if path[-1] in ("wte", "wpe"):
+            arrays.append((place, value))
+        elif path[-1] in spelt:
+            arrays.append((f"{place}/{'g' if what == 'weight' else 'b'}", value))
+        else:
+            arrays.append((f"{place}/{what[0]}", value[None] if what == "weight" else value))
+    model = folder / "124M"
+    model.mkdir()
+    write_bundle(model / "model.ckpt", sorted(arrays))
+    (model / "hparams.json").write_text('{"n_vocab": 48, "n_ctx": 20, "n_embd": 16, "n_head": 4, "n_layer": 2}')
+    words = {"<|endoftext|>": 47, **{f"t{row}": row for row in range(47)}}
+    (model / "encoder.json").write_text(json.dumps(words))
+    (model / "vocab.bpe").write_text("#version: 0.2\n")
+    return model
+
+
+def test_gpt2_as_openai_published_it(tmp_path):
+    """The reference converter fails (it sets an attribute that is none); the arrays are those of transformers' GPT-2,
+    so the bytes are those of its converter."""
+    model = write_openai(tmp_path)
+    OpenAIGPT2Converter(model).convert(tmp_path / "ct2")
+    ct2.run("ct2-openai-gpt2-converter", ["--model_dir", str(model), "--output_dir", str(tmp_path / "command")])
+    for folder in ("ct2", "command"):
+        digest = sha256((tmp_path / folder / "model.bin").read_bytes()).hexdigest()
+        assert digest == DIGESTS["gpt2"]["none"]["model.bin"]
+    assert json.loads((tmp_path / "ct2/config.json").read_text()) == {
+        "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "layer_norm_epsilon": None,
+        "multi_query_attention": True, "unk_token": "<|endoftext|>",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "ct2/vocabulary.json").read_text())[45:] == ["t45", "t46", "<|endoftext|>"]
+    api.convert(model, tmp_path / "theirs", "transformers")
+    before, after = (open_checkpoint(tmp_path / n / "model.safetensors") for n in ("gpt2", "theirs"))
+    assert {n: before.read(n).tobytes() for n in before.entries} == {n: after.read(n).tobytes() for n in after.entries}
+    config = json.loads((tmp_path / "theirs/config.json").read_text())
+    assert (config["model_type"], config["eos_token_id"], config["n_positions"]) == ("gpt2", 47, 20)
+    (model / "hparams.json").write_text('{"n_vocab": 48, "n_ctx": 20, "n_embd": 18, "n_head": 4, "layers": 2}')
+    with pytest.raises(DialectError) as error:
+        open_model(model)
+    assert len(error.value.problems) == 3
+
+
+def test_upstreams_command_and_class(tmp_path):
+    source = write(tmp_path / "source", "qwen3")
+    flags = ["--model", str(source), "--output_dir", str(tmp_path / "a"), "--quantization", "int8", "--copy_files"]
+    ct2.run("ct2-transformers-converter", [*flags, "tokenizer.json", "--low_cpu_mem_usage"])
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    TransformersConverter(source, load_as_float16=True).convert(tmp_path / "b", quantization="int8")
+    for folder in ("a", "b"):
+        digest = sha256((tmp_path / folder / "model.bin").read_bytes()).hexdigest()
+        assert digest == DIGESTS["qwen3"]["int8"]["model.bin"]
+    with pytest.raises(ConfigError) as error:
+        TransformersConverter(source, trust_remote_code=True)
+    assert len(error.value.problems) == 1

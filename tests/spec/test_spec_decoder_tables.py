@@ -1,0 +1,68 @@
+"""Every table of the decoder-only family returns every bit, whatever the sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_spec_ops import Memory
+
+from warmstart.errors import DialectError
+from warmstart.models.decoder.config import DecoderConfig
+from warmstart.models.decoder.dialects import CTranslate2Dialect, OpenAIDialect, TransformersDialect
+from warmstart.models.decoder.dialects.architectures import ARCHITECTURES
+from warmstart.models.decoder.dialects.transformers import read
+from warmstart.models.decoder.family import DecoderFamily
+from warmstart.models.family import Dialect
+from warmstart.spec.mapping import expand, read_through, write_through
+
+
+@st.composite
+def configs(draw, architecture):
+    heads = draw(st.sampled_from([2, 4]))
+    shared = draw(st.sampled_from([1, 2])) if architecture.name not in ("gpt2", "gptj", "codegen", "mpt", "opt") else 1
+    d_model = heads * 2 * draw(st.integers(1, 3)) * (2 if architecture.name == "codegen" else 1)
+    kv = 1 if architecture.name == "gpt_bigcode" else heads // shared
+    head_dim = d_model // heads
+    default = read(architecture, {"model_type": architecture.name})
+    partly = default.rotary_dim is not None and default.rotary_dim < default.head_dim
+    layers = draw(st.integers(1, 3))
+    d_ff = 4 * d_model if architecture.name in ("bloom", "mpt") else draw(st.integers(1, 9))
+    changes = {
+        "vocab_size": draw(st.integers(2, 9)), "d_model": d_model, "num_heads": heads, "num_kv_heads": kv,
+        "head_dim": head_dim, "num_layers": layers, "d_ff": d_ff, "max_positions": 7,
+        "rotary_dim": None if default.rotary_dim is None else 2 if partly else head_dim, "original": {},
+        "tied_output": draw(st.booleans()), "sliding_layers": None, "parallel": default.parallel,
+    }  # fmt: skip
+    return DecoderConfig.model_validate({**dict(default), **changes})
+
+
+def round_trip(dialect: Dialect, config: DecoderConfig) -> None:
+    links = [link for link in expand(dialect.rules(config)) if link.canonical]
+    random = np.random.default_rng(0)
+    parameters = DecoderFamily().parameters(config)
+    storages = {p.name: p.storage for p in parameters}
+    arrays = {p.storage: random.standard_normal(p.shape) for p in parameters}
+    written = write_through(links, lambda name: arrays[storages[name]], storages)
+    reading = read_through(Memory({name: compute() for name, compute in written}), links)
+    reading.tie(storages)
+    assert not reading.unknown
+    for name, expected in arrays.items():
+        np.testing.assert_array_equal(reading.read(name), expected, name)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_every_table_returns_every_bit(architecture, data):
+    config = data.draw(configs(architecture))
+    round_trip(CTranslate2Dialect(), config)
+    if architecture.name == "gpt2" and config.tied_output:
+        round_trip(OpenAIDialect(), config)
+    try:
+        rules = TransformersDialect()
+        rules.rules(config)
+    except DialectError:
+        return  # sizes that this architecture does not choose freely
+    round_trip(rules, config)
