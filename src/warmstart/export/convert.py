@@ -143,7 +143,8 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
         )
     origin = model.origin or model.dialect or "warmstart"
     dtype = next((origin.dtype for origin in reading.origins.values()), "float32")
-    facts = Facts(origin, model.checkpoint.metadata if model.dialect == to else {}, dtype)
+    metadata = model.checkpoint.metadata if model.dialect == to else {}
+    facts = Facts(origin, metadata, dtype, model.checkpoint.step or 0)
     source = None if model.dialect in (None, "warmstart") else dialect(family, str(model.dialect))
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from warmstart.errors import FormatError, Problem
 from warmstart.export.plan import Conversion
@@ -12,6 +15,8 @@ from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.marian import CONFIG, write_marian
 from warmstart.formats.model_bin import TYPES, write_ctranslate2
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.formats.t5x_write import write_t5x
+from warmstart.formats.tensorflow import write_bundle, write_state
 
 LIMIT = 2**32 - 1  # bytes of one array of a model.bin
 
@@ -79,15 +84,30 @@ def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays
 
 
 def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
-    def pairs() -> Iterator[tuple[str, Array]]:
-        for entry, array in zip(written.entries, arrays, strict=True):
-            yield entry.name, array
-
-    write_marian(directory / "model.npz", conversion.header[CONFIG], pairs())
+    write_marian(directory / "model.npz", conversion.header[CONFIG], _named(written, arrays))
 
 
 def _safetensors(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
+
+
+def _t5x(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    """``checkpoint_<step>`` in the directory, which is what T5X calls a model's."""
+    step = int(conversion.header["step"])
+    write_t5x(directory / f"checkpoint_{step}", _named(written, arrays), step=step)
+
+
+def _tensorflow(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    """``model.ckpt-<step>`` and the state file that names it."""
+    step = int(conversion.header["step"])
+    counted = ("global_step", np.asarray(step, np.int64))
+    write_bundle(directory / f"model.ckpt-{step}", chain(_named(written, arrays), [counted]))
+    write_state(directory / "checkpoint", f"model.ckpt-{step}")
+
+
+def _named(written: Written, arrays: Iterable[Array]) -> Iterator[tuple[str, Array]]:
+    for entry, array in zip(written.entries, arrays, strict=True):
+        yield entry.name, array
 
 
 _SAFETENSORS = (
@@ -98,4 +118,6 @@ LAYOUTS: dict[str, Layout] = {
     "model.bin": Layout(_model_bin, TYPES, aliases=True, limit=LIMIT),
     "model.npz": Layout(_model_npz, ("float32", "float16", "bfloat16")),
     "model.safetensors": Layout(_safetensors, _SAFETENSORS),
+    "t5x": Layout(_t5x, ("float64", "float32", "float16", "bfloat16")),
+    "tensorflow": Layout(_tensorflow, ("float64", "float32", "float16", "bfloat16")),
 }

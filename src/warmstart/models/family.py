@@ -64,6 +64,7 @@ class Facts:
     dialect: str = "warmstart"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
+    step: int = 0
 
 
 class Dialect(ABC):

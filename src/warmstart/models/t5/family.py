@@ -1,0 +1,51 @@
+"""The family as others meet it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from warmstart.errors import DialectError
+from warmstart.models.family import Dialect, Parameter
+from warmstart.models.t5.config import T5Config
+from warmstart.models.t5.parameters import STAGES, VOCABULARY, parameters
+
+_BEHAVIOUR = (
+    *("num_heads", "d_kv", "activation", "gated", "scale_outputs", "position_bias", "num_buckets", "max_distance"),
+    "layer_norm_epsilon",
+)
+
+
+@dataclass(frozen=True)
+class T5Family:
+    """T5, T5 1.1, mT5, umT5, ByT5. Its stages have names but no order: encoder and decoder are two roads."""
+
+    name: str = "t5"
+    revision: int = 1
+    config_type: type[BaseModel] = T5Config
+    stages: tuple[str, ...] = STAGES
+    order: tuple[str, ...] | None = None
+
+    @property
+    def vocabulary_sizes(self) -> Mapping[str, str]:
+        return {VOCABULARY: "vocab_size"}
+
+    def parameters(self, config: T5Config) -> tuple[Parameter, ...]:
+        return parameters(config)
+
+    def behaviour(self, config: T5Config) -> dict[str, object]:
+        return {key: getattr(config, key) for key in _BEHAVIOUR}
+
+    def dialects(self) -> Sequence[Dialect]:
+        from warmstart.models.t5.dialects import DIALECTS
+
+        return DIALECTS
+
+    def build(self, config: T5Config) -> Any:
+        raise DialectError(
+            "models of T5 can be converted, but not run or trained by the native engine yet",
+            todo="convert it to the framework that it is for (`warmstart convert ... --to transformers`)",
+        )
