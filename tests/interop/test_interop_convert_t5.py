@@ -7,6 +7,7 @@ difference is tested by itself.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from warmstart import api
+from warmstart.errors import DialectError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
@@ -40,6 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+FIXED = {"relative_attention_max_distance": 128, "relative_attention_num_buckets": 32}  # in Google's code
+REFUSED = {"t5-gelu": "activation", "umt5-untied": "scale_outputs"}  # not computed by Google's code
+
+
 def tokenizer(sentinels: int = 10) -> Any:
     import transformers
 
@@ -49,7 +55,7 @@ def tokenizer(sentinels: int = 10) -> Any:
     return transformers.T5Tokenizer(vocab=vocab, extra_ids=sentinels)
 
 
-def save(folder: Path, case: str, dtype: str = "float32") -> Path:
+def save(folder: Path, case: str, dtype: str = "float32", sizes: dict[str, Any] = SIZES) -> Path:
     """A random model of ``CASES[case]`` in ``folder``, as transformers saves it, or as the published ones lie there:
     with an output layer of its own."""
     import torch
@@ -59,7 +65,7 @@ def save(folder: Path, case: str, dtype: str = "float32") -> Path:
     kind, untied, says_tied = options.pop("kind"), options.pop("untied", False), options.pop("says_tied", False)
     of_bytes = options.pop("bytes", False)
     torch.manual_seed(7)
-    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **options})
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, **options})
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
@@ -125,3 +131,88 @@ def test_same_bytes(case, quantization, tmp_path, monkeypatch):
     theirs(folder, tmp_path / "theirs", quantization, monkeypatch)
     api.convert(folder, tmp_path / "ours", "ctranslate2", quantize=quantization)
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
+
+
+def vocabulary(path: Path, rows: int) -> Path:
+    """A plain vocabulary of ``rows`` tokens."""
+    path.write_text("\n".join(["<pad>", "</s>", "<unk>", *(f"w{k}" for k in range(rows - 3))]) + "\n")
+    return path
+
+
+def fixture(name: str) -> Path:
+    return Path(os.environ["WARMSTART_FIXTURES"]) / "fixtures" / "t5x" / name
+
+
+def test_t5x_answers_through_transformers(tmp_path):
+    """T5X's checkpoint as transformers computes it gives the logits that T5X gave (``tiny_oracle.npz``)."""
+    import torch
+    from transformers import T5ForConditionalGeneration
+
+    oracle = np.load(fixture("tiny_oracle.npz"))
+    tokens = vocabulary(tmp_path / "tokens.txt", 32128)
+    api.convert(
+        fixture("testdata/test_t5_tiny.checkpoint_0"), tmp_path / "model", "transformers", vocabularies=[str(tokens)]
+    )
+    model = T5ForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
+    enc, dec = torch.from_numpy(oracle["enc"]).long(), torch.from_numpy(oracle["dec"]).long()
+    with torch.no_grad():
+        logits = model(input_ids=enc, attention_mask=(enc > 0).long(), decoder_input_ids=dec).logits.numpy()
+    real = oracle["tgt"] > 0
+    assert real.sum() == 12
+    assert np.abs(logits - oracle["logits"])[real].max() < 1e-5
+
+
+@pytest.mark.parametrize("between", ["t5x", "mesh-tensorflow", "warmstart", "ctranslate2"])
+@pytest.mark.parametrize("case", [c for c in CASES if c != "umt5-untied-unscaled"])
+def test_models_return_to_transformers(case, between, tmp_path):
+    """There and back, transformers loads the same tensors and computes the same logits."""
+    import torch
+    import transformers
+
+    google = between in ("t5x", "mesh-tensorflow")
+    folder = save(tmp_path / "model", case, sizes={**SIZES, **FIXED} if google else SIZES)
+    if google and case in REFUSED:
+        with pytest.raises(DialectError, match=REFUSED[case]):
+            api.convert(folder, tmp_path / "there", between)
+        return
+    api.convert(folder, tmp_path / "there", between)
+    api.convert(tmp_path / "there", tmp_path / "back", "transformers")
+    kind = getattr(transformers, f"{CASES[case]['kind']}ForConditionalGeneration")
+    before, after = (kind.from_pretrained(p).eval() for p in (folder, tmp_path / "back"))
+    assert before.state_dict().keys() == after.state_dict().keys()
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor, after.state_dict()[name]), name
+    ids = torch.tensor([[5, 9, 17, 3, 1], [7, 8, 1, 0, 0]])
+    inputs = {"input_ids": ids, "attention_mask": (ids > 0).long(), "decoder_input_ids": torch.tensor([[0, 4], [0, 6]])}
+    with torch.no_grad():
+        assert torch.equal(before(**inputs).logits, after(**inputs).logits)
+    old, new = (transformers.AutoTokenizer.from_pretrained(p) for p in (folder, tmp_path / "back"))
+    assert old.get_vocab() == new.get_vocab()
+    assert old("w3w5 w7").input_ids == new("w3w5 w7").input_ids
+
+
+@pytest.mark.parametrize("case", ["t5", "t5-1.1", "mt5", "umt5", "byt5"])
+def test_the_engine_computes_what_transformers_does(case, tmp_path):
+    """Log probabilities of a target agree; the reference's do not where its output is scaled and the model's is not."""
+    import ctranslate2
+    import torch
+    import transformers
+
+    folder = save(tmp_path / "model", case)
+    api.convert(folder, tmp_path / "ours", "ctranslate2")
+    theirs(folder, tmp_path / "theirs", "none", None)
+    source, target = [5, 9, 17, 3, 1], [4, 11, 6, 8]
+    kind = getattr(transformers, f"{CASES[case]['kind']}ForConditionalGeneration")
+    model = kind.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[0, *target]])).logits[0]
+    expected = torch.log_softmax(logits, -1)[range(5), [*target, 1]].numpy()
+    tokens = json.loads((tmp_path / "ours" / "shared_vocabulary.json").read_text())
+
+    def scores(path: Path) -> np.ndarray:
+        translator = ctranslate2.Translator(str(path))
+        (result,) = translator.score_batch([[tokens[k] for k in source]], [[tokens[k] for k in target]])
+        return np.asarray(result.log_probs)
+
+    assert np.abs(scores(tmp_path / "ours") - expected).max() < 1e-4
+    assert (np.abs(scores(tmp_path / "theirs") - expected).max() < 1e-4) == scales(folder)

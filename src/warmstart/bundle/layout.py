@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +172,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+    """Name and path of each file; of a checkpoint that is a directory (T5X, Orbax), of all in it."""
+    path = checkpoint.path
+    folder = path if path.is_dir() else path.parent
+    for name in checkpoint.files:
+        if folder == path and name == Path(path.name):
+            yield from ((f.relative_to(path).as_posix(), f) for f in sorted(path.rglob("*")) if f.is_file())
+        else:
+            yield (folder / name).name, folder / name
+
+
 def describe_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Names, sizes and SHA-256 of a checkpoint's files for a lineage, and the URLs of those that were fetched (without
     secrets). Names only: no absolute path is stored."""
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     cache, out = Cache(), []
-    for f in (folder / name for name in checkpoint.files):
-        facts = {"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)}
+    for name, f in _files(checkpoint):
+        facts = {"name": name, "bytes": f.stat().st_size, "sha256": sha256(f)}
         origin = cache.origin(f)
         out.append(facts if origin is None else {**facts, "url": origin.url})
     return out

@@ -135,7 +135,7 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     if not target.writable:
         raise ConfigError(f"{family.name} models are read from {to}, not written")
     sides = set(family.vocabulary_sizes) - set(model.vocabularies)
-    if sides and to != "warmstart":
+    if sides and to != "warmstart" and target.needs_vocabularies:
         raise VocabularyError(
             f"the {' and '.join(sorted(sides))} vocabulary is not known",
             where=model.path,

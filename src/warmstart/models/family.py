@@ -76,11 +76,14 @@ class Dialect(ABC):
     Attributes:
         layout: how the arrays lie on disk when written, a key of ``export.layouts.LAYOUTS``; "" where nothing is.
         readable: whether models of this dialect can be opened.
+        needs_vocabularies: whether models of this dialect are nothing without their vocabularies; where they are not,
+            a source may lack them.
     """
 
     name: str
     layout: str = ""
     readable: bool = True
+    needs_vocabularies: bool = True
 
     @property
     def writable(self) -> bool:

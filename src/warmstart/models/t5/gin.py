@@ -24,16 +24,22 @@ def read_gin(path: Path) -> dict[str, Any]:
         return {}
     raw = {name.rpartition("/")[2]: value.replace("\\\n", " ").strip() for name, value in _BINDING.findall(text)}
     found: dict[str, Any] = {}
-    for name, value in raw.items():
-        for _ in range(_MACROS):
-            if not value.startswith("%"):
-                break
-            value = raw.get(value[1:], "@")
+    for name in raw:
         try:
-            found[".".join(name.split(".")[-2:])] = ast.literal_eval(value)
+            found[".".join(name.split(".")[-2:])] = ast.literal_eval(_followed(raw, name))
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return found
+
+
+def _followed(raw: Mapping[str, str], name: str) -> str:
+    """The text behind ``name``, or behind the macro that it refers to."""
+    text = raw[name]
+    for _ in range(_MACROS):
+        if not text.startswith("%"):
+            break
+        text = raw.get(text[1:], "@")
+    return text
 
 
 def gin_beside(path: Path, names: tuple[str, ...]) -> tuple[Path | None, Mapping[str, Any]]:

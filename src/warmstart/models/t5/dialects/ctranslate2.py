@@ -1,4 +1,4 @@
-"""How CTranslate2 spells T5: a ``TransformerSpec`` with biases of relative positions, RMS norms and no linear biases."""
+"""How CTranslate2 spells T5: a ``TransformerSpec`` with biases of distances, RMS norms, no other biases."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ class CTranslate2Dialect(ModelBin):
             rules.append(rule(f"{side}/layer_norm/gamma", f"{side}.norm.weight"))
             if c.position_bias == "shared":
                 bias = f"{side}.position_bias.weight"
-                rules += [
-                    rule(f"{side}/layer_{i}/self_attention/{_BIAS}", bias, copy=i > 0) for i in range(layers)
-                ]
+                rules += [rule(f"{side}/layer_{i}/self_attention/{_BIAS}", bias, copy=i > 0) for i in range(layers)]
             rules += _layer(c, side, {"i": layers})
         return rules
 

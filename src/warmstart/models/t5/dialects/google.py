@@ -113,14 +113,19 @@ class Shapes:
 
     def _activation(self, said: object, gated: bool) -> str:
         usual = ("gelu", "linear") if gated else ("relu",)
-        names = (said,) if isinstance(said, str) else usual if said is None else tuple(said)  # type: ignore[arg-type]
-        fits = len(names) == len(usual) and names[1:] == usual[1:] and names[0] in ACTIVATIONS
+        names: tuple[object, ...] = usual
+        if said is not None:
+            names = tuple(said) if isinstance(said, (list, tuple)) else (said,)
+        fits = len(names) == len(usual) and names[1:] == usual[1:] and str(names[0]) in ACTIVATIONS
         if not fits:
-            self.problems.append(
-                Problem(f"activations {names!r} are not supported", expected=f"one of {', '.join(ACTIVATIONS)}, "
-                        f"{'times a linear layer' if gated else 'alone'}")  # fmt: skip
-            )
-        return ACTIVATIONS.get(str(names[0]), "relu")
+            expected = f"one of {', '.join(ACTIVATIONS)}, {'times a linear layer' if gated else 'alone'}"
+            self.problems.append(Problem(f"activations {names!r} are not supported", expected=expected))
+        return ACTIVATIONS[str(names[0])] if fits else "relu"
+
+
+def has_output(config: T5Config) -> bool:
+    """Whether the output layer is an array of its own: also where it is the embedding, but not scaled as that is."""
+    return not (config.tied_output and config.scale_outputs)
 
 
 def count_layers(names: Sequence[str], template: str) -> int:
@@ -135,8 +140,9 @@ def activations_of(config: T5Config, framework: str) -> tuple[str, ...]:
     Raises:
         DialectError: they cannot express the configuration; all at once.
     """
-    fixed = {"max_distance": MAX_DISTANCE, "num_buckets": 32, "layer_norm_epsilon": 1e-6,
-             "scale_outputs": config.tied_output}  # fmt: skip
+    fixed = {"max_distance": MAX_DISTANCE, "num_buckets": 32, "layer_norm_epsilon": 1e-6}
+    if not config.tied_output:
+        fixed["scale_outputs"] = False
     problems = [
         Problem(f"{key}: {getattr(config, key)!r} is not what {framework} computes", expected=repr(value))
         for key, value in fixed.items()

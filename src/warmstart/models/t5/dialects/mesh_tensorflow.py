@@ -12,6 +12,7 @@ from warmstart.models.t5.dialects.google import (
     Shapes,
     activations_of,
     count_layers,
+    has_output,
     read_vocabulary,
     vocabulary_files,
 )
@@ -33,6 +34,7 @@ class MeshTensorFlowDialect(Dialect):
 
     name = "mesh-tensorflow"
     layout = "tensorflow"
+    needs_vocabularies = False
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         first = f"encoder/block_000/layer_000/{_ATTENTION}/q"
@@ -43,7 +45,7 @@ class MeshTensorFlowDialect(Dialect):
     def rules(self, config: T5Config) -> list[Rule]:
         c = config
         rules = [rule(_EMBEDDING, EMBEDDING)]
-        if not c.tied_output:
+        if has_output(c):
             rules.append(rule(_OUTPUT, "decoder.output.weight", Transpose()))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             rules += _norm(f"{side}/{{}}/scale", f"{side}.norm.weight", ("final_layer_norm", "rms_norm"))

@@ -20,6 +20,7 @@ from warmstart.models.t5.dialects.google import (
     activations_of,
     as_dict,
     count_layers,
+    has_output,
     read_vocabulary,
     vocabulary_files,
 )
@@ -33,7 +34,7 @@ GIN = "model.gin"
 _EMBEDDING, _OUTPUT = "target/token_embedder/embedding", "target/decoder/logits_dense/kernel"
 _BIAS = "relpos_bias/rel_embedding"
 _IGNORED = {
-    "dtype", "float32_attention_logits", "remat_policy", "scan_layers", "param_scan_axis", "decode", "remat_static_argnums",
+    "dtype", "float32_attention_logits", "remat_policy", "scan_layers", "param_scan_axis", "decode",
 }  # fmt: skip
 
 
@@ -45,6 +46,7 @@ class T5XDialect(Dialect):
     scanned: bool = False
     split: bool = False
     layout: str = "t5x"
+    needs_vocabularies: bool = False
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         entries = checkpoint.entries
@@ -61,7 +63,7 @@ class T5XDialect(Dialect):
     def rules(self, config: T5Config) -> list[Rule]:
         c = config
         rules = [rule(_EMBEDDING, EMBEDDING)]
-        if not c.tied_output:
+        if has_output(c):
             rules.append(rule(_OUTPUT, "decoder.output.weight", Transpose()))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             rules.append(rule(f"target/{side}/{side}_norm/scale", f"{side}.norm.weight"))
@@ -83,13 +85,11 @@ class T5XDialect(Dialect):
 
         into = (Reshape((c.d_model, c.num_heads, c.d_kv), (c.d_model, c.inner)),) if self.split else ()
         out = (Reshape((c.num_heads, c.d_kv, c.d_model), (c.inner, c.d_model)),) if self.split else ()
-        attentions = {"self_attention": "attention", "cross_attention": None}
+        attentions = {"self_attention": "attention"}
         if side == "decoder":
             attentions = {"self_attention": "self_attention", "cross_attention": "encoder_decoder_attention"}
         rules: list[Rule] = []
         for attention, name in attentions.items():
-            if name is None:
-                continue
             rules += [one(f"{name}/{p}/kernel", f"{attention}.{p}", *into, Transpose()) for p in _INTO]
             rules.append(one(f"{name}/out/kernel", f"{attention}.output", *out, Transpose()))
         if c.position_bias == "per_layer":
@@ -97,7 +97,9 @@ class T5XDialect(Dialect):
         for norm, name in _NORMS[side].items():
             rules.append(one(f"{name}/scale", norm))
         inner = {"wi_0": "gate", "wi_1": "up"} if c.gated else {"wi": "up"}
-        rules += [one(f"mlp/{name}/kernel", f"ffn.{part}", Transpose()) for name, part in {**inner, "wo": "down"}.items()]
+        rules += [
+            one(f"mlp/{name}/kernel", f"ffn.{part}", Transpose()) for name, part in {**inner, "wo": "down"}.items()
+        ]
         return rules
 
     # what is read
@@ -108,11 +110,12 @@ class T5XDialect(Dialect):
         shapes = self._shapes(checkpoint)
         first = "target/encoder/layers_0"
         shared = f"target/encoder/{_BIAS}" in shapes.shapes
+        of_side = "target/{}/" + _BIAS if shared else "target/{}/layers_0/" + _BIAS
         config = shapes.config(
             "T5X",
             embedding=_EMBEDDING,
             output=_OUTPUT,
-            biases=[f"target/{s}/{_BIAS}" if shared else f"target/{s}/layers_0/{_BIAS}" for s in ("encoder", "decoder")],
+            biases=[of_side.format(side) for side in ("encoder", "decoder")],
             query=f"{first}/attention/query/kernel",
             inner=[f"{first}/mlp/{name}/kernel" for name in ("wi", "wi_0", "wi_1")],
             position_bias="shared" if shared else "per_layer",
@@ -142,14 +145,14 @@ class T5XDialect(Dialect):
             layers = {s: e.shape[-1] if (e := checkpoint.entries.get(n)) and e.shape else 0 for s, n in norms.items()}
         shapes: dict[str, tuple[int, ...]] = {}
         for name, entry in checkpoint.entries.items():
-            shape = entry.shape
-            for side in ("encoder", "decoder"):
-                if self.scanned and name.startswith(f"target/{side}/{side}/"):
-                    name = name.replace(f"target/{side}/{side}/", f"target/{side}/layers_0/", 1)
-                    shape = (*shape[:1], *shape[2:])
+            side, shape = name.removeprefix("target/").partition("/")[0], entry.shape
+            stacked = f"target/{side}/{side}/"
+            own = name
+            if self.scanned and name.startswith(stacked):
+                own, shape = name.replace(stacked, f"target/{side}/layers_0/", 1), (*shape[:1], *shape[2:])
             if self.split and len(shape) == 3 and name.endswith("/query/kernel"):
                 shape = (shape[0], shape[1] * shape[2])
-            shapes[name] = shape
+            shapes[own] = shape
         return Shapes(checkpoint.path, shapes, layers)
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:

@@ -116,7 +116,9 @@ class TransformersDialect(Dialect):
         options.expect("is_decoder", False)
         pad = options.get("pad_token_id", 0)
         if options.get("decoder_start_token_id", pad) not in (pad, None):
-            options.problem("the decoder does not start from the padding token", expected=f"decoder_start_token_id {pad}")
+            options.problem(
+                "the decoder does not start from the padding token", expected=f"decoder_start_token_id {pad}"
+            )
         for key in ("eos_token_id", *_DERIVED):
             options.get(key, None)
         options.finish(ARCHITECTURES[kind])
