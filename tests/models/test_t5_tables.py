@@ -9,6 +9,7 @@ import pytest
 
 from rule_tables import InMemory, assert_returns, written
 from warmstart.errors import DialectError
+from warmstart.formats.checkpoint import SlotEntry
 from warmstart.models.registry import dialect, family
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.dialects import DIALECTS
@@ -97,32 +98,40 @@ def test_shapes_say_the_configuration(name, tied):
     assert spoken.read_config(there) == config
 
 
-def test_slots_of_adafactor_follow_where_their_axis_does():
-    """A mean over the foreign axis 0 of a transposed kernel is one over the canonical axis 1; of a scanned array over
-    neither the layers nor joined heads."""
-    from warmstart.formats.checkpoint import SlotEntry
+KERNELS = {
+    "t5x": ("target/encoder/layers_0/attention/query/kernel", 2),
+    "mesh-tensorflow": ("encoder/block_000/layer_000/SelfAttention/q", 2),
+    "t5x-scanned-joined": ("target/encoder/encoder/attention/query/kernel", 3),
+    "t5x-scanned": ("target/encoder/encoder/attention/query/kernel", 4),
+}
+FOLLOWS = {
+    "t5x": {0: 1, 1: 0},
+    "mesh-tensorflow": {0: 1, 1: 0},
+    "t5x-scanned-joined": {0: 1, 2: 0},  # axis 1 is the layers'
+    "t5x-scanned": {},  # no mean has a place once heads are joined
+}
 
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_slots_of_adafactor_follow_where_their_axis_does(name):
+    """A mean over axis 0 of a kernel [in, out] is one over axis 1 of a weight [out, in]."""
     config = CONFIGS[0]
     arrays = {p.storage: RNG.normal(size=p.shape).astype("f4") for p in T5.parameters(config)}
-    for name, axis, expected in (
-        ("t5x", 0, ("v", 1)),
-        ("mesh-tensorflow", 1, ("v", 0)),
-        ("t5x-scanned-joined", 0, ("v", 1)),
-    ):
+    kernel, rank = KERNELS[name]
+    canonical = "encoder.layers.0.self_attention.query.weight"
+    followed = {}
+    for axis in range(rank):
         there = InMemory(written(T5, config, dialect(T5, name), arrays))
-        query = next(n for n in there.entries if n.endswith(("encoder/layers_0/attention/query/kernel", "SelfAttention/q",
-                                                             "encoder/encoder/attention/query/kernel")) and "encoder" in n)  # fmt: skip
-        if name == "mesh-tensorflow":
-            query = "encoder/block_000/layer_000/SelfAttention/q"
-        shape = there.entries[query].shape
-        mean = np.mean(there.read(query), axis)
-        there.slots = {(query, "v_row"): SlotEntry(query, "v_row", mean.shape, "float32", axis)}
-        there.read_slot = lambda p, s, mean=mean: mean
+        mean = there.read(kernel).mean(axis)
+        there.slots = {(kernel, "v_row"): SlotEntry(kernel, "v_row", mean.shape, "float32", axis)}
+        there.read_slot = lambda parameter, slot, mean=mean: mean
         reading = read_through(there, expand(dialect(T5, name).rules(config)))
-        canonical = "encoder.layers.0.self_attention.query.weight"
-        assert reading.slot_axes(canonical) == {expected: ("v_row", axis)}
-        got = reading.read_slot(canonical, "v_row")
-        assert np.allclose(got, arrays[canonical].mean(expected[1])), (name, shape)
+        for (slot, over), source in reading.slot_axes(canonical).items():
+            assert (slot, source) == ("v", ("v_row", axis))
+            assert np.allclose(reading.read_slot(canonical, "v_row"), arrays[canonical].mean(over))
+            followed[axis] = over
+        assert (axis in followed) != bool(reading.lost_slots(canonical))
+    assert followed == FOLLOWS[name]
 
 
 def test_what_google_does_not_compute_is_refused_at_once():

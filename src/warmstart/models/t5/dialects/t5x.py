@@ -173,6 +173,7 @@ class T5XDialect(Dialect):
             )
         bindings: dict[str, Any] = {f"network.T5Config.{key}": getattr(c, ours) for key, ours in _SAID.items()}
         bindings |= {"network.T5Config.mlp_activations": activations, "network.T5Config.dropout_rate": c.dropout}
+        bindings["network.T5Config.logits_via_embedding"] = not has_output(c)
         if self.scanned:
             bindings |= {"network.T5Config.scan_layers": True, "network.T5Config.param_scan_axis": 1}
         package = "scalable_t5" if self.scanned else "t5"
