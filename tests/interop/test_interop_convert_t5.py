@@ -1,13 +1,15 @@
 """T5, mT5, umT5 and ByT5 as transformers saves them, converted by CTranslate2's converter and by us.
 
-Where the converter is wrong with today's transformers (docs/decisions/0013) it is corrected here, in one place, and the
-difference is tested by itself.
+Where the converter is wrong with today's transformers (docs/decisions/0014) it is corrected here, in one place, and the
+difference is tested by itself. ``WARMSTART_RECORD=1`` writes the digests for ``tests/export/test_export_t5.py``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import t5_models
+
 REQUIRES = ["transformers==5.23.0", "torch==2.13.0", "ctranslate2==4.8.5", "sentencepiece"]
 
 SIZES = {
     "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "vocab_size": 56,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20, "decoder_start_token_id": 0,
 }  # fmt: skip
+RECORD = Path(__file__).parents[1] / "golden" / "ctranslate2-converters" / "t5.json"
 GATED = {"feed_forward_proj": "gated-gelu"}
 CASES: dict[str, dict[str, Any]] = {
     "t5": {"kind": "T5"},
@@ -97,7 +103,7 @@ def scales(folder: Path) -> bool:
     config = json.loads((folder / "config.json").read_text())
     if config["model_type"] == "mt5":
         return False
-    return bool(config.get("scale_decoder_outputs", config["tie_word_embeddings"]))
+    return bool(config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True)))
 
 
 def theirs(folder: Path, output: Path, quantization: str, monkeypatch: pytest.MonkeyPatch | None) -> Path:
@@ -131,6 +137,22 @@ def test_same_bytes(case, quantization, tmp_path, monkeypatch):
     theirs(folder, tmp_path / "theirs", quantization, monkeypatch)
     api.convert(folder, tmp_path / "ours", "ctranslate2", quantize=quantization)
     assert_same_files(tmp_path / "ours", tmp_path / "theirs")
+
+
+@pytest.mark.parametrize("kind", t5_models.KINDS)
+def test_digests_are_of_the_reference(kind, tmp_path, monkeypatch):
+    """What ``tests/export/test_export_t5.py`` compares with, without transformers, is what the reference writes."""
+    folder = t5_models.write(tmp_path / "model", kind)
+    recorded = {}
+    for quantization in QUANTIZATIONS:
+        with monkeypatch.context() as patch:
+            output = theirs(folder, tmp_path / quantization, quantization, patch)
+        recorded[quantization] = {f.name: sha256(f.read_bytes()).hexdigest() for f in sorted(output.iterdir())}
+    if os.environ.get("WARMSTART_RECORD"):
+        known = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+        RECORD.parent.mkdir(exist_ok=True)
+        RECORD.write_text(json.dumps({**known, kind: recorded}, indent=1, sort_keys=True) + "\n")
+    assert json.loads(RECORD.read_text())[kind] == recorded
 
 
 def vocabulary(path: Path, rows: int) -> Path:

@@ -50,12 +50,12 @@ def with_sentinels(tokens: list[str], rows: int, sentinels: int) -> list[str]:
 
 
 def padded(tokens: Sequence[str], rows: int, where: object, filler: str = "<extra_id_{}>") -> list[str]:
-    """``tokens`` filled up to ``rows`` with what CTranslate2's converter calls the rows that have none.
+    """``tokens`` filled up to ``rows`` (0: unknown) with what CTranslate2's converter calls the rows that have none.
 
     Raises:
         VocabularyError: there are more tokens than rows.
     """
-    if len(tokens) > rows:
+    if len(tokens) > rows > 0:
         raise VocabularyError(
             "the vocabulary has more tokens than the embedding has rows", where=where, expected=rows, found=len(tokens)
         )

@@ -132,7 +132,8 @@ class TransformersDialect(Dialect):
 
         loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
         config, where = loaded.metadata["config"], loaded.path.parent
-        rows = int(config.get("vocab_size", 0))
+        size = config.get("vocab_size")
+        rows = size if isinstance(size, int) else 0  # which read_config reports
         if files:
             return vocabulary_of([Path(file) for file in files], rows, where)
         kept = dict(loaded.metadata["tokenizer"])

@@ -1,0 +1,221 @@
+"""T5 and its successors: the reference converter's bytes, and the ways between the dialects."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import t5_models
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.errors import DialectError, VocabularyError
+from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.safetensors import write_safetensors
+
+# Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of t5_models.py; recorded and compared again by
+# tests/interop/test_interop_convert_t5.py, with the one correction of docs/decisions/0014.
+DIGESTS = json.loads((Path(__file__).parents[1] / "golden/ctranslate2-converters/t5.json").read_text())
+WAYS = ("t5x", "mesh-tensorflow", "warmstart", "ctranslate2")
+
+
+def arrays_of(path: Path) -> dict[str, tuple[str, bytes]]:
+    checkpoint = open_checkpoint(path)
+    return {name: (e.dtype, checkpoint.read(name).tobytes()) for name, e in checkpoint.entries.items()}
+
+
+@pytest.mark.parametrize("kind", t5_models.KINDS)
+def test_bytes_are_those_of_the_reference_converter(kind, tmp_path):
+    source = t5_models.write(tmp_path / "source", kind)
+    for quantization in QUANTIZATIONS:
+        ours = tmp_path / quantization
+        api.convert(source, ours, "ctranslate2", quantize=quantization)
+        for name, digest in DIGESTS[kind][quantization].items():
+            assert sha256((ours / name).read_bytes()).hexdigest() == digest, (quantization, name)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [k for k in t5_models.KINDS if k != "umt5"])
+def test_a_model_returns_with_every_file(kind, way, tmp_path):
+    source = t5_models.write(tmp_path / "source", kind)
+    facts = api.convert(source, tmp_path / "way", way)
+    assert facts["ledger"]["left_behind"] == facts["ledger"]["lossy"] == {}
+    api.convert(tmp_path / "way", tmp_path / "back", "transformers")
+    before, after = arrays_of(source), arrays_of(tmp_path / "back")
+    if kind == "t5-1.1-tied":  # written beside, since tie_word_embeddings would scale
+        assert after.pop("lm_head.weight") == before["shared.weight"]
+    assert after == before
+    for file in source.iterdir():
+        if file.suffix != ".safetensors":
+            ours = (tmp_path / "back" / file.name).read_bytes()
+            if file.name == "config.json":
+                old, new = json.loads(file.read_bytes()), json.loads(ours)
+                assert {k: new.get(k) for k in old} == old
+                assert set(new) - set(old) <= DEFAULTS
+            else:
+                assert ours == file.read_bytes(), file.name
+
+
+DEFAULTS = {  # which a config.json may leave out
+    "dtype", "feed_forward_proj", "dropout_rate", "layer_norm_epsilon", "scale_decoder_outputs", "tie_word_embeddings",
+}  # fmt: skip
+
+
+def test_every_dialect_to_every_other(tmp_path):
+    """From T5X's own tiny checkpoint all around, and each time the same arrays."""
+    source = t5_models.write(tmp_path / "transformers", "t5-1.1")
+    names = ["transformers", "t5x", "t5x-scanned", "mesh-tensorflow", "warmstart", "ctranslate2"]
+    for name in names[1:]:
+        if name == "t5x-scanned":
+            with pytest.raises(DialectError, match="position bias for each layer"):
+                api.convert(source, tmp_path / name, name)
+        else:
+            api.convert(source, tmp_path / name, name)
+    names.remove("t5x-scanned")
+    for first in names:
+        for second in names:
+            if second != first:
+                api.convert(tmp_path / first, tmp_path / f"{first}-{second}", second)
+                assert arrays_of(tmp_path / f"{first}-{second}") == arrays_of(tmp_path / second), (first, second)
+
+
+def test_umt5_in_scanned_layers(tmp_path):
+    source = t5_models.write(tmp_path / "source", "umt5-tied")
+    api.convert(source, tmp_path / "scanned", "t5x-scanned")
+    there = open_checkpoint(tmp_path / "scanned")
+    assert there.entries["target/encoder/encoder/attention/query/kernel"].shape == (16, 3, 4, 6)
+    api.convert(tmp_path / "scanned", tmp_path / "apart", "t5x")
+    api.convert(tmp_path / "apart", tmp_path / "back", "transformers")
+    assert arrays_of(tmp_path / "back") == arrays_of(source)
+
+
+def test_the_tiny_model_of_t5x(fixtures, tmp_path):
+    source = fixtures / "fixtures/t5x/testdata/test_t5_tiny.checkpoint_0"
+    facts = api.convert(source, tmp_path / "mtf", "mesh-tensorflow")
+    assert facts["ledger"]["used"] == 52
+    assert not facts["ledger"]["left_behind"]
+    api.convert(tmp_path / "mtf", tmp_path / "t5x", "t5x")
+    assert arrays_of(tmp_path / "t5x") == arrays_of(source)
+    with pytest.raises(VocabularyError, match="vocabulary is not known"):
+        api.convert(source, tmp_path / "no", "transformers")
+
+
+def test_the_tiny_model_of_mesh_tensorflow(fixtures):
+    """Its data are missing; its index says everything else, its operative_config.gin the activation."""
+    model = open_model(fixtures / "fixtures/t5x/testdata/mtf_tiny_t5")
+    assert (model.dialect, len(model.reading.origins), model.reading.unknown) == ("mesh-tensorflow", 52, [])
+    assert (model.config.d_model, model.config.d_kv, model.config.num_heads) == (32, 64, 2)
+    assert len(model.checkpoint.slots) == 52
+
+
+def change(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config = {k: v for k, v in {**config, **values}.items() if v is not ...}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def rewrite(folder: Path, edit) -> None:
+    checkpoint = open_checkpoint(folder / "model.safetensors")
+    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries}
+    edit(arrays)
+    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    write_safetensors(folder / "model.safetensors", entries, arrays.values(), {})
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj: 'gated-mish' is not supported"),
+        ({"feed_forward_proj": "twice-gelu"}, "feed_forward_proj: 'twice-gelu' is not supported"),
+        ({"new_trick": 3}, "new_trick: 3 is not an option that is known here"),
+        ({"is_encoder_decoder": False}, "is_encoder_decoder: False is not supported"),
+        ({"decoder_start_token_id": 7}, "the decoder does not start from the padding token"),
+        ({"num_layers": "2"}, "num_layers is not a positive whole number"),
+        ({"vocab_size": ...}, "vocab_size is missing"),
+    ],
+)
+def test_options_are_understood_or_refused(values, found, tmp_path):
+    folder = t5_models.write(tmp_path / "source", "t5")
+    change(folder, **values)
+    with pytest.raises(DialectError, match=found):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        (lambda a: a.update(extra=np.zeros(3, "f4")), "extra would be left behind"),
+        (lambda a: a.pop("encoder.block.1.layer.1.DenseReluDense.wo.weight"), "wo.weight is missing"),
+        (lambda a: a.update({"decoder.final_layer_norm.weight": np.zeros(3, "f4")}), "another shape"),
+    ],
+)
+def test_arrays_must_fit_and_none_is_forgotten(edit, found, tmp_path):
+    folder = t5_models.write(tmp_path / "source", "t5")
+    rewrite(folder, edit)
+    with pytest.raises(DialectError, match=found):
+        api.convert(folder, tmp_path / "out", "ctranslate2")
+
+
+def test_older_files_name_tied_tables_again(tmp_path):
+    """As t5-small lies on the Hub: tables under several names, and a bias that nothing uses."""
+    folder = t5_models.write(tmp_path / "source", "t5-old")
+    again = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    unused = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    shared = {}
+
+    def edit(arrays):
+        shared["table"] = arrays["shared.weight"]
+        arrays.update(dict.fromkeys((*again, "lm_head.weight"), shared["table"]))
+        arrays[unused] = np.zeros((32, 4), "f4")
+
+    rewrite(folder, edit)
+    facts = api.convert(folder, tmp_path / "out", "ctranslate2")
+    assert set(facts["ledger"]["left_behind"]) == {*again, unused}
+    assert facts["ledger"]["checked"] == ["lm_head.weight"]
+    assert sha256((tmp_path / "out/model.bin").read_bytes()).hexdigest() == DIGESTS["t5-old"]["none"]["model.bin"]
+    rewrite(folder, lambda arrays: arrays.update({"lm_head.weight": shared["table"] + 1}))
+    with pytest.raises(DialectError, match=r"lm_head\.weight is not the same as embedding\.weight"):
+        api.convert(folder, tmp_path / "no", "ctranslate2")
+
+
+def test_quantized_models_return_within_half_a_step(tmp_path):
+    source = t5_models.write(tmp_path / "source", "t5-1.1")
+    api.convert(source, tmp_path / "int8", "ctranslate2", quantize="int8")
+    facts = api.convert(tmp_path / "int8", tmp_path / "back", "transformers")
+    assert all("dequantized" in why for why in facts["ledger"]["lossy"].values())
+    before, after = open_checkpoint(source), open_checkpoint(tmp_path / "back")
+    assert set(before.entries) == set(after.entries)
+    for name in before.entries:
+        a, b = before.read(name), after.read(name)
+        step = np.abs(a).max(axis=-1, keepdims=True) / 127
+        assert (np.abs(a - b) <= step * 0.501).all(), name
+
+
+def test_sentencepiece_gives_rows_sentinels_and_padding(tmp_path):
+    from warmstart.models.t5.vocabulary import vocabulary_of
+    from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
+
+    pieces = SentencePieceVocabulary.train(["a few words about nothing", "some more of them"], 20)
+    path = tmp_path / "pieces.model"
+    path.write_bytes(pieces.file()[1])
+    table = vocabulary_of([path], 130, path)["text"]
+    assert table.tokens[:20] == pieces.tokens
+    assert table.tokens[20:22] == ("<extra_id_99>", "<extra_id_98>")
+    assert table.tokens[119:122] == ("<extra_id_0>", "<extra_id_0>", "<extra_id_1>")
+    assert len(table) == 130
+    assert len(vocabulary_of([path], 21, path)["text"]) == 21
+    with pytest.raises(VocabularyError, match="more tokens than the embedding has rows"):
+        vocabulary_of([path], 19, path)
+
+
+def test_bfloat16_stays_bfloat16(tmp_path):
+    source = t5_models.write(tmp_path / "source", "t5-half")
+    api.convert(source, tmp_path / "t5x", "t5x")
+    there = open_checkpoint(tmp_path / "t5x")
+    assert {there.read(name).dtype for name in there.entries} == {np.dtype(ml_dtypes.bfloat16)}
