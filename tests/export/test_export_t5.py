@@ -18,6 +18,7 @@ from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.formats.tensorflow import write_bundle
 
 # Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of t5_models.py; recorded and compared again by
 # tests/interop/test_interop_convert_t5.py, with the one correction of docs/decisions/0014.
@@ -112,6 +113,71 @@ def test_the_tiny_model_of_mesh_tensorflow(fixtures):
     assert (model.dialect, len(model.reading.origins), model.reading.unknown) == ("mesh-tensorflow", 52, [])
     assert (model.config.d_model, model.config.d_kv, model.config.num_heads) == (32, 64, 2)
     assert len(model.checkpoint.slots) == 52
+
+
+def with_adafactor(source: Path, folder: Path) -> Path:
+    """The model in mesh-tensorflow's own bundle at step 7 with what its Adafactor keeps: factors of the larger
+    matrices, squares of the rest."""
+    checkpoint = open_checkpoint(source)
+    rng = np.random.default_rng(2)
+    arrays: dict[str, np.ndarray] = {}
+    for name in checkpoint.entries:
+        array = checkpoint.read(name)
+        arrays[name] = array
+        squares = rng.random(array.shape).astype("f4")
+        if array.ndim == 2 and min(array.shape) >= 16:
+            large, small = sorted((0, 1), key=lambda axis: -array.shape[axis])
+            arrays[f"{name}_slot_vr"], arrays[f"{name}_slot_vc"] = squares.mean(large), squares.mean(small)
+        else:
+            arrays[f"{name}_slot_v"] = squares
+    arrays["global_step"] = np.asarray(7, np.int64)
+    folder.mkdir()
+    write_bundle(folder / "model.ckpt-7", sorted(arrays.items()))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5-square", "umt5-tied"])
+def test_adafactor_comes_along(kind, tmp_path):
+    """Between T5X and mesh-tensorflow, with the step; and by axis, since of equal axes each calls another the first."""
+    changes = {"num_heads": 4, "d_kv": 4} if kind == "t5-square" else {}
+    model = t5_models.write(tmp_path / "model", kind.removesuffix("-square"), **changes)
+    api.convert(model, tmp_path / "plain", "mesh-tensorflow")
+    source = with_adafactor(tmp_path / "plain", tmp_path / "source")
+    facts = api.convert(source, tmp_path / "t5x", "t5x")
+    assert facts["ledger"]["optimizer_left_behind"] == {}
+    before, t5x = open_checkpoint(source), open_checkpoint(tmp_path / "t5x")
+    assert (t5x.step, len(t5x.slots)) == (7, len(before.slots))
+    query, q = "target/encoder/layers_0/attention/query/kernel", "encoder/block_000/layer_000/SelfAttention/q"
+    by_axis = [
+        {c.slots[name, slot].axis: c.read_slot(name, slot).tolist() for n, slot in c.slots if n == name}
+        for c, name in ((t5x, query), (before, q))
+    ]
+    assert by_axis[0] == by_axis[1]
+    assert set(by_axis[0]) == {0, 1}
+    api.convert(tmp_path / "t5x", tmp_path / "back", "mesh-tensorflow")
+    after = open_checkpoint(tmp_path / "back")
+    assert arrays_of(tmp_path / "back") == arrays_of(source)
+    assert after.slots == before.slots
+    assert all(np.array_equal(after.read_slot(*key), before.read_slot(*key)) for key in before.slots)
+    facts = api.convert(source, tmp_path / "ws", "warmstart")
+    assert facts["ledger"]["optimizer_left_behind"] == {"all": "warmstart keeps no optimizer state"}
+
+
+def test_adafactor_of_stacked_layers(tmp_path):
+    """Layers that are stacked keep their factors; where heads are apart, theirs have no place, and that is said."""
+    model = t5_models.write(tmp_path / "model", "umt5-tied")
+    api.convert(model, tmp_path / "plain", "mesh-tensorflow")
+    source = with_adafactor(tmp_path / "plain", tmp_path / "source")
+    facts = api.convert(source, tmp_path / "scanned", "t5x-scanned")
+    scanned, before = open_checkpoint(tmp_path / "scanned"), open_checkpoint(source)
+    lost = facts["ledger"]["optimizer_left_behind"]
+    assert lost
+    assert all("attention" in name and "position_bias" not in name for name in lost)
+    wi = "target/encoder/encoder/mlp/wi_0/kernel"
+    row = scanned.read_slot(wi, "v_row")
+    assert row.shape == (16, 3)
+    kept = before.read_slot("encoder/block_002/layer_001/DenseReluDense/wi_0/kernel", "v_row")
+    assert np.array_equal(row[:, 2], kept)
 
 
 def change(folder: Path, **values: object) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from warmstart.errors import FormatError, Problem
 from warmstart.export.plan import Conversion
+from warmstart.export.slots import SlotRow, factored
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.marian import CONFIG, write_marian
 from warmstart.formats.model_bin import TYPES, write_ctranslate2
@@ -23,10 +24,12 @@ LIMIT = 2**32 - 1  # bytes of one array of a model.bin
 
 @dataclass(frozen=True)
 class Written:
-    """What is written, known before the first array: ``entries`` in their order, and ``aliases`` → entry."""
+    """What is written, known before the first array: ``entries`` in their order, ``aliases`` → entry, and how to
+    compute optimizer state."""
 
     entries: tuple[Entry, ...]
     aliases: Mapping[str, str]
+    state: Callable[[SlotRow], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,25 @@ def _safetensors(directory: Path, conversion: Conversion, written: Written, arra
 def _t5x(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     """``checkpoint_<step>`` in the directory, which is what T5X calls a model's."""
     step = int(conversion.header["step"])
-    write_t5x(directory / f"checkpoint_{step}", _named(written, arrays), step=step)
+    slots = (((name, slot), array) for name, slot, array in _states(conversion, written, later=True))
+    write_t5x(directory / f"checkpoint_{step}", _named(written, arrays), step=step, slots=slots)
 
 
 def _tensorflow(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
-    """``model.ckpt-<step>`` and the state file that names it."""
+    """``model.ckpt-<step>`` and the state file that names it; slots as mesh-tensorflow calls them."""
     step = int(conversion.header["step"])
     counted = ("global_step", np.asarray(step, np.int64))
-    write_bundle(directory / f"model.ckpt-{step}", chain(_named(written, arrays), [counted]))
+    suffix = {"v_row": "vr", "v_col": "vc"}
+    states = _states(conversion, written, later=False)
+    slots = ((f"{parameter}_slot_{suffix.get(slot, slot)}", array) for parameter, slot, array in states)
+    write_bundle(directory / f"model.ckpt-{step}", chain(_named(written, arrays), slots, [counted]))
     write_state(directory / "checkpoint", f"model.ckpt-{step}")
+
+
+def _states(conversion: Conversion, written: Written, later: bool) -> Iterator[tuple[str, str, Array]]:
+    for row, slot in factored(conversion.slots, later).items():
+        assert written.state is not None
+        yield row.parameter, slot, written.state(row)
 
 
 def _named(written: Written, arrays: Iterable[Array]) -> Iterator[tuple[str, Array]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantize import Storage, already_quantized, storage_of
+from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import dtype_of
 from warmstart.models.family import Dialect, Facts, Family
 from warmstart.spec.mapping import Link, Reading, expand
@@ -70,6 +71,7 @@ class Ledger:
         left: source array → why it stays behind.
         generated: arrays of the target that come from the configuration alone.
         lossy: what of the source cannot return → why.
+        slots: optimizer state that stays behind → why; None where the source has none.
     """
 
     used: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Ledger:
     left: Mapping[str, str] = field(default_factory=dict)
     generated: tuple[str, ...] = ()
     lossy: Mapping[str, str] = field(default_factory=dict)
+    slots: Mapping[str, str] | None = None
 
     def summary(self) -> dict[str, Any]:
         """Counts, and by name what did not simply move."""
@@ -86,6 +89,7 @@ class Ledger:
             "left_behind": dict(self.left),
             "generated": list(self.generated),
             "lossy": dict(self.lossy),
+            **({} if self.slots is None else {"optimizer_left_behind": dict(self.slots)}),
         }
 
 
@@ -99,6 +103,7 @@ class Conversion:
     layout: str
     specification: tuple[str, int] | None = None
     header: Mapping[str, str] = field(default_factory=dict)
+    slots: tuple[SlotRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,21 @@ def plan_conversion(
         )
     _refuse_rounding_twice(ledger, options)
     ordered = tuple(sorted(rows, key=lambda row: row.name))
+    states, ledger = _slots(links, storages, reading, target, ledger)
     return Conversion(
-        ordered, ledger, options, target.layout, target.specification(config), target.header(config, facts)
+        ordered, ledger, options, target.layout, target.specification(config), target.header(config, facts), states
     )
+
+
+def _slots(
+    links: Sequence[Link], storages: Mapping[str, str], reading: Reading, target: Dialect, ledger: Ledger
+) -> tuple[tuple[SlotRow, ...], Ledger]:
+    if not reading.checkpoint.slots:
+        return (), ledger
+    if not target.keeps_slots:
+        return (), replace(ledger, slots={"all": f"{target.name} keeps no optimizer state"})
+    states, lost = plan_slots(links, storages, reading)
+    return states, replace(ledger, slots=lost)
 
 
 _NOBODY = "no rule of the dialect speaks of it"

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from warmstart.export.aliases import find_aliases, same_bytes
 from warmstart.export.layouts import LAYOUTS, check, entries_of
 from warmstart.export.plan import Conversion, Row
 from warmstart.export.quantize import Encoder, Loss
+from warmstart.export.slots import compute_slot
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import forget
 from warmstart.spec.mapping import Link, Reading
@@ -56,7 +57,8 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
         rows = [row for row in conversion.rows if row.name not in aliases]
         with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
             work = _Work(conversion, reading, pool, outcome, bar if progress else None)
-            layout.write(directory, conversion, entries_of(conversion, aliases), work.arrays(rows))
+            written = replace(entries_of(conversion, aliases), state=lambda row: compute_slot(row, reading))
+            layout.write(directory, conversion, written, work.arrays(rows))
     return outcome
 
 

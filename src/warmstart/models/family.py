@@ -78,12 +78,14 @@ class Dialect(ABC):
         readable: whether models of this dialect can be opened.
         needs_vocabularies: whether models of this dialect are nothing without their vocabularies; where they are not,
             a source may lack them.
+        keeps_slots: whether its layout has a place for optimizer state.
     """
 
     name: str
     layout: str = ""
     readable: bool = True
     needs_vocabularies: bool = True
+    keeps_slots: bool = False
 
     @property
     def writable(self) -> bool:

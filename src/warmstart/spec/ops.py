@@ -71,6 +71,34 @@ class Op(ABC):
         """``forward`` on arrays whose averaged ``axis`` has length one."""
         return self.forward(arrays)
 
+    def backward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        """Where the averaged ``axis`` of the canonical arrays (``shapes``) lies in each foreign array.
+
+        Raises:
+            SlotLost: the mean cannot be expressed on the foreign side.
+        """
+        foreign = self.backward_shapes(shapes)
+        for candidate in range(len(foreign[0])):
+            try:
+                if self.forward_axis(candidate, foreign) == axis:
+                    return candidate
+            except SlotLost:
+                continue
+        raise SlotLost(f"a mean over axis {axis} of {list(shapes[0])} has no place in {list(foreign[0])}")
+
+    def backward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        """A slot of the canonical parameters (``shapes``) in foreign layout; ``axis`` is the averaged axis, or None.
+
+        Raises:
+            SlotLost: the foreign side has no place for it.
+        """
+        if axis is None:
+            if self.kind == "lossy":
+                raise SlotLost(f"{type(self).__name__} loses what the state is of")
+            return self.backward(arrays)
+        out = self.backward_axis(axis, shapes)
+        return [np.squeeze(a, out) for a in self.backward([np.expand_dims(a, axis) for a in arrays])]
+
 
 @dataclass(frozen=True)
 class Identity(Op):

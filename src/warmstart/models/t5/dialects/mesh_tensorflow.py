@@ -35,6 +35,7 @@ class MeshTensorFlowDialect(Dialect):
     name = "mesh-tensorflow"
     layout = "tensorflow"
     needs_vocabularies = False
+    keeps_slots = True
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         first = f"encoder/block_000/layer_000/{_ATTENTION}/q"

@@ -47,6 +47,7 @@ class T5XDialect(Dialect):
     split: bool = False
     layout: str = "t5x"
     needs_vocabularies: bool = False
+    keeps_slots: bool = True
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         entries = checkpoint.entries
