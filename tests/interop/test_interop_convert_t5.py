@@ -155,6 +155,18 @@ def test_digests_are_of_the_reference(kind, tmp_path, monkeypatch):
     assert json.loads(RECORD.read_text())[kind] == recorded
 
 
+def test_float16_stays_what_it_is(tmp_path):
+    """transformers widens ``wo``, which is a float32 in their model.bin; nothing else differs, nor do the values."""
+    folder = t5_models.write(tmp_path / "model", "t5-half", dtype="float16")
+    there = open_checkpoint(theirs(folder, tmp_path / "theirs", "none", None))
+    api.convert(folder, tmp_path / "ours", "ctranslate2")
+    ours = open_checkpoint(tmp_path / "ours")
+    assert set(there.entries) == set(ours.entries)
+    widened = {name for name in there.entries if there.entries[name] != ours.entries[name]}
+    assert widened == {name for name in there.entries if name.endswith("ffn/linear_1/weight")}
+    assert all(np.array_equal(there.read(name), ours.read(name)) for name in there.entries)
+
+
 def vocabulary(path: Path, rows: int) -> Path:
     """A plain vocabulary of ``rows`` tokens."""
     path.write_text("\n".join(["<pad>", "</s>", "<unk>", *(f"w{k}" for k in range(rows - 3))]) + "\n")
