@@ -13,6 +13,7 @@ from warmstart.formats.checkpoint import SlotEntry
 from warmstart.models.registry import dialect, family
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.dialects import DIALECTS
+from warmstart.models.t5.gin import read_gin
 from warmstart.spec.mapping import expand, read_through
 
 T5 = family("t5")
@@ -146,3 +147,43 @@ def test_what_google_does_not_compute_is_refused_at_once():
 def test_the_native_engine_does_not_compute_t5_yet():
     with pytest.raises(DialectError, match="can be converted, but not run or trained"):
         T5.build(CONFIGS[0])
+
+
+def test_gin_files_say_what_shapes_cannot(tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text(
+        "from t5x.examples.t5 import network\nRATE = 0.25\n"
+        "network.T5Config.dropout_rate = %RATE\n"
+        "network.T5Config.mlp_activations = (\n    'swish',\n    'linear')\n"
+        "train/network.T5Config.emb_dim = \\\n    8\n"
+        "network.T5Config.dtype = @jnp.bfloat16\nnetwork.T5Config.odd = 1 +\n"
+    )
+    assert read_gin(path) == {
+        "RATE": 0.25, "T5Config.dropout_rate": 0.25, "T5Config.mlp_activations": ("swish", "linear"),
+        "T5Config.emb_dim": 8, "T5Config.odd": "1 +",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("mlp_activations = ('swish', 'linear')", None),
+        ("mlp_activations = ('mish', 'linear')", "('mish', 'linear') are not supported"),
+        ("mlp_activations = ('relu',)", "('relu',) are not supported"),
+        ("emb_dim = 9", "emb_dim is 9, but the arrays say 8"),
+        ("num_heads = 4", "num_heads is 4, but the arrays say 2"),
+        ("relu_gate = True", "relu_gate: True is not an option that is known here"),
+    ],
+)
+def test_what_gin_says_fits_the_arrays_or_is_refused(text, found, tmp_path):
+    config = CONFIGS[-1].model_copy(update={"scale_outputs": False, "activation": "swish"})
+    arrays = {p.storage: RNG.normal(size=p.shape).astype("f4") for p in T5.parameters(config)}
+    there = InMemory(written(T5, config, dialect(T5, "t5x"), arrays))
+    there.path, there.format = tmp_path / "checkpoint", "t5x"
+    (tmp_path / "config.gin").write_text(f"network.T5Config.{text}\n")
+    if found is None:
+        assert dialect(T5, "t5x").read_config(there) == config
+    else:
+        with pytest.raises(DialectError) as error:
+            dialect(T5, "t5x").read_config(there)
+        assert found in str(error.value)

@@ -89,6 +89,31 @@ def test_a_mean_over_an_axis_follows_or_is_lost(op, shape):
             np.testing.assert_allclose(mean, whole.mean(out))
 
 
+@pytest.mark.parametrize(("op", "shape"), BIJECTIONS, ids=str)
+def test_what_follows_comes_back(op, shape):
+    """Where a mean, or a state of the parameter's shape, follows an op, it returns through it bit for bit."""
+    foreign = RNG.standard_normal(shape)
+    shapes = op.forward_shapes([shape])
+    (back,) = op.backward_slot(op.forward_slot([foreign], None, [shape]), None, shapes)
+    assert back.tobytes() == foreign.tobytes()
+    for axis in range(len(shape)):
+        mean = foreign.mean(axis)
+        try:
+            carried, out = op.forward_slot([mean], axis, [shape]), op.forward_axis(axis, [shape])
+        except SlotLost:
+            continue
+        assert op.backward_axis(out, shapes) == axis
+        (back,) = op.backward_slot(carried, out, shapes)
+        np.testing.assert_array_equal(back, mean)
+
+
+def test_a_mean_without_a_place_on_the_other_side_is_lost():
+    with pytest.raises(SlotLost, match="has no place"):
+        Reshape((2, 3), (6,)).backward_slot([np.ones(())], 0, [(6,)])
+    with pytest.raises(SlotLost, match="loses what the state is of"):
+        Sum().backward_slot([np.ones(2)], None, [(2,)])
+
+
 def test_lossy_and_generated_say_what_they_are():
     assert Sum().kind == "lossy"
     (total,) = Sum().forward([np.ones(2), np.full(2, 3.0)])

@@ -97,7 +97,12 @@ class Op(ABC):
                 raise SlotLost(f"{type(self).__name__} loses what the state is of")
             return self.backward(arrays)
         out = self.backward_axis(axis, shapes)
-        return [np.squeeze(a, out) for a in self.backward([np.expand_dims(a, axis) for a in arrays])]
+        means = self._backward_means([np.expand_dims(a, axis) for a in arrays], axis, shapes)
+        return [np.squeeze(a, out) for a in means]
+
+    def _backward_means(self, arrays: Sequence[Array], axis: int, shapes: Sequence[Shape]) -> list[Array]:
+        """``backward`` on arrays whose averaged ``axis`` has length one; ``shapes`` are the parameters'."""
+        return self.backward(arrays)
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,9 @@ class PermuteBlocks(Op):
     def _forward_means(self, arrays: Sequence[Array], axis: int) -> list[Array]:
         return list(arrays) if axis == self.axis else self.forward(arrays)
 
+    def _backward_means(self, arrays: Sequence[Array], axis: int, shapes: Sequence[Shape]) -> list[Array]:
+        return list(arrays) if axis == self.axis else self.backward(arrays)
+
 
 @dataclass(frozen=True)
 class Split(Op):
@@ -324,6 +332,14 @@ class Chain(Op):
             moved = op.forward_axis(axis, [a.shape for a in out])
             out = op._forward_means(out, axis)
             axis = moved
+        return out
+
+    def _backward_means(self, arrays: Sequence[Array], axis: int, shapes: Sequence[Shape]) -> list[Array]:
+        out, current = list(arrays), list(shapes)
+        for op in reversed(self.ops):
+            moved = op.backward_axis(axis, current)
+            out = op._backward_means(out, axis, current)
+            axis, current = moved, op.backward_shapes(current)
         return out
 
 

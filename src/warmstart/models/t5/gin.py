@@ -4,32 +4,52 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_BINDING = re.compile(r"^([\w./]+) *= *(.*(?:\\\n.*)*)$", re.MULTILINE)
+_BINDING = re.compile(r"([\w./]+) *= *(.*)")
 _LIMIT = 2**20
 _MACROS = 16
 
 
 def read_gin(path: Path) -> dict[str, Any]:
-    """Bindings by name without scope (``T5Config.emb_dim``) whose values are Python literals; macros by their own.
+    """Bindings by name without scope (``T5Config.emb_dim``); macros by their own.
 
-    What refers to functions (``@``) or to macros that are not here is left out. Nothing is executed.
+    Values are Python literals; of others the text is given, and references to functions (``@``) are left out. Nothing
+    is executed.
     """
     try:
         text = path.read_bytes()[:_LIMIT].decode("utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
-    raw = {name.rpartition("/")[2]: value.replace("\\\n", " ").strip() for name, value in _BINDING.findall(text)}
-    found: dict[str, Any] = {}
+    raw: dict[str, str] = {}
+    for statement in _statements(text):
+        found = _BINDING.fullmatch(statement)
+        if found:
+            raw[found[1].rpartition("/")[2]] = found[2].strip()
+    values: dict[str, Any] = {}
     for name in raw:
-        try:
-            found[".".join(name.split(".")[-2:])] = ast.literal_eval(_followed(raw, name))
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        value = _followed(raw, name)
+        if value.startswith("@"):
             continue
-    return found
+        try:
+            values[".".join(name.split(".")[-2:])] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            values[".".join(name.split(".")[-2:])] = value
+    return values
+
+
+def _statements(text: str) -> Iterator[str]:
+    """Lines, joined where one ends in a backslash or within brackets."""
+    statement, depth = "", 0
+    for line in text.splitlines():
+        statement += line.removesuffix("\\")
+        depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
+        if depth <= 0 and not line.endswith("\\"):
+            yield statement.strip()
+            statement, depth = "", 0
+    yield statement.strip()
 
 
 def _followed(raw: Mapping[str, str], name: str) -> str:
@@ -44,7 +64,7 @@ def _followed(raw: Mapping[str, str], name: str) -> str:
 
 def gin_beside(path: Path, names: tuple[str, ...]) -> tuple[Path | None, Mapping[str, Any]]:
     """The first of ``names`` in the checkpoint's directory or the one above it, and what it says."""
-    for folder in (path, path.parent, path.parent.parent) if path.is_dir() else (path.parent,):
+    for folder in (path, path.parent) if path.is_dir() else (path.parent,):
         for name in names:
             if (folder / name).is_file():
                 return folder / name, read_gin(folder / name)

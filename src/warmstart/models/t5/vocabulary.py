@@ -44,7 +44,7 @@ def of_pieces(vocabulary: Vocabulary, rows: int, where: object, sentinels: int =
 
 def with_sentinels(tokens: list[str], rows: int, sentinels: int) -> list[str]:
     """``tokens`` and behind them the sentinels, which count down."""
-    if len(tokens) + sentinels <= rows and not any("<extra_id_" in token for token in tokens):
+    if (not rows or len(tokens) + sentinels <= rows) and not any("<extra_id_" in token for token in tokens):
         return [*tokens, *(f"<extra_id_{k}>" for k in range(sentinels - 1, -1, -1))]
     return tokens
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import EMBEDDING, VOCABULARY
-from warmstart.models.t5.vocabulary import PAD
+from warmstart.models.t5.vocabulary import PAD, vocabulary_of
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split, constant
 from warmstart.spec.templates import match
@@ -78,7 +79,10 @@ class CTranslate2Dialect(ModelBin):
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         there = checkpoint if isinstance(checkpoint, Floats) else self.view(checkpoint)
-        found = read_vocabularies(checkpoint, files, {VOCABULARY: there.entries[_TABLES[0]].shape[0]})
+        rows = there.entries[_TABLES[0]].shape[0] if _TABLES[0] in there.entries else 0  # which read_config reports
+        if files:
+            return vocabulary_of([Path(file) for file in files], rows, checkpoint.path)
+        found = read_vocabularies(checkpoint, files, {VOCABULARY: rows})
         vocabulary = found.get(VOCABULARY)
         if vocabulary is not None and getattr(vocabulary, "pad", None) is None:
             vocabulary.pad = getattr(vocabulary, "bos", None)  # type: ignore[attr-defined]

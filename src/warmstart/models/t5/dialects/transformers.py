@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from warmstart.errors import DialectError, VocabularyError
@@ -128,8 +129,6 @@ class TransformersDialect(Dialect):
             raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
-        from pathlib import Path
-
         loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
         config, where = loaded.metadata["config"], loaded.path.parent
         size = config.get("vocab_size")
