@@ -17,6 +17,7 @@ from warmstart.errors import DialectError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.model_bin import write_ctranslate2
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.formats.tensorflow import write_bundle
 
@@ -248,6 +249,42 @@ def test_older_files_name_tied_tables_again(tmp_path):
     rewrite(folder, lambda arrays: arrays.update({"lm_head.weight": shared["table"] + 1}))
     with pytest.raises(DialectError, match=r"lm_head\.weight is not the same as embedding\.weight"):
         api.convert(folder, tmp_path / "no", "ctranslate2")
+
+
+def test_a_model_bin_is_quantized_later(tmp_path):
+    source = t5_models.write(tmp_path / "source", "mt5")
+    api.convert(source, tmp_path / "none", "ctranslate2")
+    for quantization in QUANTIZATIONS:
+        api.convert(tmp_path / "none", tmp_path / quantization / "later", "ctranslate2", quantize=quantization)
+        digest = sha256((tmp_path / quantization / "later/model.bin").read_bytes()).hexdigest()
+        assert digest == DIGESTS["mt5"][quantization]["model.bin"], quantization
+
+
+@pytest.mark.parametrize(
+    ("edit", "found"),
+    [
+        ({"encoder/pre_norm": np.int8(0)}, "encoder/pre_norm: 0 is not supported"),
+        ({"decoder/scale_outputs": np.float32(0.3)}, "scale_outputs: 0.3"),
+        ({"decoder/num_heads": np.int16(3)}, "num_heads differs on the two sides"),
+        ({"encoder/activation": np.int8(9), "decoder/activation": np.int8(9)}, "activation 9 is not supported"),
+        ({"decoder/layer_1/self_attention/relative_attention_max_distance": np.int32(9)}, "differs between layers"),
+        ({"encoder/layer_1/self_attention/queries_scale": np.float32(0.5)}, "queries_scale"),
+        ({"encoder/layer_7/ffn/linear_0/weight": np.zeros((24, 16), "f4")}, "encoder/layer_3 is missing"),
+        ({"encoder/odd/weight": np.zeros((2, 2), "f4")}, "encoder/odd/weight would be left behind"),
+    ],
+)
+def test_a_model_bin_that_is_another_model_is_refused(edit, found, tmp_path):
+    api.convert(t5_models.write(tmp_path / "source", "t5"), tmp_path / "ct2", "ctranslate2")
+    checkpoint = open_checkpoint(tmp_path / "ct2")
+    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries if name not in checkpoint.ties}
+    arrays = dict(sorted({**arrays, **edit}.items()))
+    entries = [Entry(name, np.shape(a), np.asarray(a).dtype.name) for name, a in arrays.items()]
+    (tmp_path / "ct2/model.bin").unlink()
+    write_ctranslate2(tmp_path / "ct2/model.bin", "TransformerSpec", 7, entries, map(np.asarray, arrays.values()),
+                      dict(checkpoint.ties))  # fmt: skip
+    with pytest.raises(DialectError) as error:
+        api.convert(tmp_path / "ct2", tmp_path / "out", "transformers")
+    assert found in str(error.value)
 
 
 def test_quantized_models_return_within_half_a_step(tmp_path):
