@@ -41,6 +41,7 @@ ORDER = [
         "pipeline",
         "frontends",
         "converters",
+        "testing",
         "cli",
         "__main__",
     ),

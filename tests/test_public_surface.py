@@ -24,6 +24,7 @@ PUBLIC = [
     "runs",
     "train",
     "translate",
+    "verify",
 ]
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "runs",
     "train",
     "translate",
+    "verify",
 ]
 
 
@@ -187,6 +188,8 @@ def convert(
     strict: bool = True,
     requantize: bool = False,
     report: bool = False,
+    verify: bool = False,
+    inputs: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, object]:
     """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian``, ``warmstart`` …).
@@ -202,11 +205,15 @@ def convert(
         strict: refuse arrays that nothing explains, instead of listing them.
         requantize: what is quantized already may be rounded again.
         report: measure how far every stored array is from its source.
+        verify: run source and output on the lines of ``inputs``, or on random ones, as :func:`verify` does, before
+            the output takes its place.
 
-    Returns what was written: ``bytes``, ``arrays``, ``aliases``, ``ledger``, and ``losses`` with ``report``.
+    Returns what was written: ``bytes``, ``arrays``, ``aliases``, ``ledger``, ``losses`` with ``report``, and
+    ``verification`` with ``verify``.
 
     Raises:
         ConfigError, SourceError, StorageError, DialectError, FormatError; an existing destination is left as it was.
+        VerificationError: the output does not give the source's answers; nothing was written then.
     """
     from warmstart.bundle.model import open_model
     from warmstart.export.convert import convert_model
@@ -216,10 +223,64 @@ def convert(
         from warmstart.export.smoothing import smooth
 
         smooth(model, activation_scales)
-    return convert_model(
+    if inputs is not None and not verify:
+        raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
+    verified: dict[str, Any] = {}
+
+    def check(directory: Path) -> None:
+        from warmstart.inference.verify import require_same, verify_models
+
+        found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
+        verified["verification"] = require_same(found)
+
+    facts = convert_model(
         model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
-        report=report, copy_files=copy_files, vmap=vmap, progress=progress,
+        report=report, copy_files=copy_files, vmap=vmap, progress=progress, check=check if verify else None,
     )  # fmt: skip
+    return {**facts, **verified}
+
+
+def verify(
+    a: str | Path,
+    b: str | Path,
+    *,
+    inputs: str | Path | None = None,
+    count: int = 100,
+    seed: int = 0,
+    tolerance: float | None = None,
+    vocabularies: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run two models on the same inputs: ``same`` says whether they give the same answers.
+
+    A ``model.bin`` is run by CTranslate2, what has a module here by our own forward, other transformers directories
+    by transformers. Compared are the log-probabilities of given outputs (``largest``, ``mean``, in natural logarithms)
+    and the greedy outputs (``outputs_that_differ``, ``examples``).
+
+    Args:
+        inputs: a file of lines; by default ``count`` random pairs of rows of the vocabularies, made from ``seed``.
+        tolerance: the largest difference allowed; by default what the weights' dtypes explain
+            (``inference.verify.TOLERANCES``). The mean must be below a tenth of it.
+        vocabularies: files to use instead of those that the framework of ``a`` names.
+
+    Raises:
+        DialectError, MissingExtra: one of them cannot be computed here.
+        VocabularyError: their rows mean different tokens.
+    """
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.verify import verify_models
+
+    if count < 1 or (tolerance is not None and not tolerance >= 0):
+        raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
+    left, right = open_model(a, vocabularies=vocabularies), open_model(b)
+    return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)
+
+
+def _lines(file: str | Path | None) -> list[str] | None:
+    if file is None:
+        return None
+    from warmstart.data.text import read_lines
+
+    return list(read_lines(Path(file)))
 
 
 def contains_model(path: str | Path) -> bool:

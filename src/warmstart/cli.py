@@ -6,7 +6,8 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,6 +32,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="overrides, key=valu
 Coverage = Annotated[float, typer.Option("--require-coverage", min=0.0, max=1.0, help="refuse a plan that loads less")]
 Beam = Annotated[int, typer.Option("--beam-size", help="1 is greedy")]
 Normalize = Annotated[float, typer.Option("--normalize", help="scores are divided by length to this power")]
+Inputs = Annotated[Path | None, typer.Option("--inputs", help="lines to run both on; else random ones")]
 Metrics = Annotated[list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")]
 Engine = Annotated[str | None, typer.Option("--engine", help="native or ctranslate2; by default what the model is for")]
 
@@ -66,6 +68,21 @@ def _print_error(error: WarmstartError) -> None:
     typer.echo(f"error: {printable(error, keep=chr(10))}", err=True)
 
 
+@contextmanager
+def _status_1_is_a_difference() -> Iterator[None]:
+    """Whatever goes wrong ends with another status."""
+    try:
+        yield
+    except WarmstartError as error:
+        _print_error(error)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except Exception:
+        traceback.print_exc()
+        raise typer.Exit(2) from None
+
+
 @app.command()
 def inspect(
     source: str,
@@ -99,17 +116,33 @@ def diff(
     from warmstart import api
     from warmstart.reports.diff import diff_text
 
-    try:
+    with _status_1_is_a_difference():
         facts = api.diff(a, b, names=names or (), tolerance=tolerance, relative=relative, weights_only=weights_only)
-    except WarmstartError as error:
-        _print_error(error)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except Exception:  # status 1 is for a difference only
-        traceback.print_exc()
-        raise typer.Exit(2) from None
     _print_json(facts) if as_json else _print_report(diff_text, facts)
+    raise typer.Exit(0 if facts["same"] else 1)
+
+
+@app.command()
+def verify(
+    a: str,
+    b: str,
+    inputs: Inputs = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="random inputs, without --inputs")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="of random inputs")] = 0,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", min=0.0, help="largest difference of a log-probability")
+    ] = None,
+    vocab: Vocab = None,
+    as_json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Run two models on the same inputs. Status 0: the same answers; 1: others; 2: trouble."""
+    from warmstart import api
+    from warmstart.reports.verification import verification_text
+
+    with _status_1_is_a_difference():
+        facts = api.verify(a, b, inputs=inputs, count=count, seed=seed, tolerance=tolerance, vocabularies=vocab or ())
+    _print_json(facts) if as_json else typer.echo(verification_text(facts), nl=False)
     raise typer.Exit(0 if facts["same"] else 1)
 
 
@@ -222,6 +255,8 @@ def convert(
     strict: Annotated[bool, typer.Option(help="refuse what nothing explains")] = True,
     report: Annotated[bool, typer.Option("--report", help="show what was lost, array by array")] = False,
     requantize: Annotated[bool, typer.Option("--requantize", help="round again what is quantized")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="run both; write it if the answers are the same")] = False,
+    inputs: Inputs = None,
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
@@ -232,7 +267,7 @@ def convert(
     facts = api.convert(
         source, destination, to, quantize=quantize, from_=from_, vocabularies=vocab or (),
         copy_files=copy_files or (), vmap=vmap, force=force, strict=strict, report=report, requantize=requantize,
-        progress=True,
+        verify=verify, inputs=inputs, progress=True,
     )  # fmt: skip
     _print_json(facts) if as_json else typer.echo(conversion_text(facts), nl=False)
 

@@ -12,16 +12,19 @@ from pathlib import Path
 
 from warmstart import api
 from warmstart.errors import ConfigError, Problem
+from warmstart.export.layers import Layer, write_specification
 from warmstart.frontends.ct2 import COMMON, CONVERTERS, Request
 
 __all__ = [
     "Converter",
     "FairseqConverter",
+    "Layer",
     "MarianConverter",
     "OpenAIGPT2Converter",
     "OpenNMTPyConverter",
     "OpusMTConverter",
     "TransformersConverter",
+    "write_specification",
 ]
 
 

@@ -15,6 +15,7 @@
     ├── DataError            training or test data cannot be used
     ├── TrainingError        a training cannot go on
     ├── Interrupted          SIGTERM or Ctrl-C stopped a training, whose state is saved
+    ├── VerificationError    two models that should give the same answers do not
     ├── StorageError         a directory or file cannot be written
     └── MissingExtra         an optional library is not installed
 
@@ -143,6 +144,10 @@ class DataError(WarmstartError):
 
 class TrainingError(WarmstartError):
     """A training cannot start or go on."""
+
+
+class VerificationError(WarmstartError):
+    """Two models that should give the same answers do not."""
 
 
 class Interrupted(WarmstartError):

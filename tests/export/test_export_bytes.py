@@ -117,3 +117,13 @@ def test_learned_positions_leave_embeddings_unscaled(tmp_path, monkeypatch):
     assert ours.entries == other.entries
     different = {n for n in ours.entries if ours.read(n).tobytes() != other.read(n).tobytes()}
     assert different == {"decoder/scale_embeddings", "encoder/scale_embeddings"}
+
+
+@pytest.mark.parametrize("to", ["ctranslate2", "warmstart"])
+def test_the_manifest_s_digests_are_those_of_the_files(to, tmp_path):
+    """They are taken while the files are written."""
+    from warmstart.bundle.layout import verify
+
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+    api.convert(folder, tmp_path / "out", to)
+    verify(tmp_path / "out")

@@ -11,8 +11,27 @@ from rule_tables import assert_returns
 from warmstart.errors import DialectError
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.family import TransformerFamily
+from warmstart.testing import FamilyContract
 
 FAMILY = TransformerFamily()
+SIZES = {"source_vocab_size": 5, "target_vocab_size": 5, "d_model": 4, "num_heads": 2, "d_ff": 3}
+
+
+class TestContract(FamilyContract):
+    family = FAMILY
+    other_tests = (
+        "opennmt-py",
+        "fairseq",
+        "fairseq-plain",
+        "opennmt-tf",
+        "eole",
+    )  # proved beside their converters' bytes
+    configs = (
+        TransformerConfig(**SIZES),
+        TransformerConfig(**SIZES, norm="pre", tied_embeddings="all", decoder_d_ff=2, output_bias=False),
+        TransformerConfig(**SIZES, positions="learned", max_positions=7, layernorm_embedding=True),
+    )
+
 
 configs = st.fixed_dictionaries(
     {

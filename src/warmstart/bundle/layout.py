@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from warmstart import __version__
 from warmstart.errors import BundleError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
+from warmstart.formats.mapped import forget, map_file
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
 from warmstart.models.registry import FAMILIES
@@ -28,6 +30,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 FORMAT_VERSION = 1
 MANIFEST = "warmstart.json"
 WEIGHTS = "model.safetensors"
+_PIECE = 2**20  # bytes that are hashed at once
 
 
 def write_bundle(
@@ -58,16 +61,23 @@ def write_bundle(
 def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) -> None:
     """``vocabularies/SIDE.suffix`` for every side."""
     (directory / "vocabularies").mkdir()
-    contents = {id(vocabulary): vocabulary.file() for vocabulary in vocabularies.values()}
+    different = {id(vocabulary): vocabulary for vocabulary in vocabularies.values()}
+    contents = {key: vocabulary.file() for key, vocabulary in different.items()}
     for side, vocabulary in vocabularies.items():
         suffix, content = contents[id(vocabulary)]
         (directory / "vocabularies" / f"{side}{suffix}").write_bytes(content)
 
 
-def write_manifest(directory: Path, family: Family, config: BaseModel, **more: Any) -> None:
-    """``warmstart.json`` for everything that lies in ``directory`` already."""
+def write_manifest(
+    directory: Path, family: Family, config: BaseModel, digests: Mapping[str, str] | None = None, **more: Any
+) -> None:
+    """``warmstart.json`` for everything that lies in ``directory`` already; ``digests`` are SHA-256 that are known."""
+    known = digests or {}
     files = {
-        str(f.relative_to(directory)): {"bytes": f.stat().st_size, "sha256": sha256(f)}
+        str(f.relative_to(directory)): {
+            "bytes": f.stat().st_size,
+            "sha256": known.get(str(f.relative_to(directory))) or sha256(f),
+        }
         for f in sorted(directory.rglob("*"))
         if f.is_file()
     }
@@ -168,8 +178,13 @@ def verify(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    if path.stat().st_size:
+        content = np.frombuffer(map_file(path), np.uint8)  # mapped, since copying would cost a third of the hashing
+        for start in range(0, len(content), _PIECE):
+            digest.update(content[start : start + _PIECE].data)
+            forget(content[start : start + _PIECE])
+    return digest.hexdigest()
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:

@@ -186,6 +186,8 @@ def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -
 
 def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[str] | None) -> Model:
     """Vocabularies, configuration and reading of ``model``, whose dialect was recognised."""
+    if notes is not None and model.family is not None:
+        notes += [f"by the plug-in {name}" for name in FAMILIES.plugins(model.family.name, dialect.name)]
     with _noting(notes):
         model.vocabularies = dialect.read_vocabularies(model.checkpoint, files)
     if not dialect.says_config(model.checkpoint) or model.family is None:

@@ -45,10 +45,10 @@ def find_aliases(
                 fresh.append(row)
         if len(fresh) > 1:
             several.append(fresh)
-    jobs = [(rows, row) for rows in several for row in rows]
-    probes = list(pool.map(lambda job: _probe(job[1], _by_source(job[0], reading), reading, compute), jobs))
+    jobs = [(rows, row, by_source) for rows in several for by_source in (_by_source(rows, reading),) for row in rows]
+    probes = list(pool.map(lambda job: _probe(job[1], job[2], reading, compute), jobs))
     alike: dict[object, list[Row]] = defaultdict(list)
-    for (rows, row), probe in zip(jobs, probes, strict=True):
+    for (rows, row, _), probe in zip(jobs, probes, strict=True):
         alike[id(rows), probe].append(row)
     for candidates in alike.values():
         aliases.update(_equal(candidates, compute))

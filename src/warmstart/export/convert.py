@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +89,11 @@ def convert_model(
     copy_files: Sequence[str] = (),
     vmap: str | Path | None = None,
     progress: bool = False,
+    check: Callable[[Path], None] | None = None,
 ) -> dict[str, object]:
     """Write ``model`` at ``destination`` in the dialect ``to``; a description of what was written.
+
+    ``check`` is called with the complete output before anybody sees it; if it raises, nothing was written.
 
     Raises:
         ConfigError: unknown dialect, or a quantization that it does not know or that would round twice.
@@ -117,13 +120,17 @@ def convert_model(
             (temporary / name).write_bytes(content)
         for name, path in extras.files.items():
             shutil.copyfile(path, temporary / name)
-        _write_records(temporary, model, to, options, job, described)
+        _write_records(temporary, model, to, options, job, described, outcome.digests)
+        if check is not None:
+            check(temporary)
     total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
     facts: dict[str, object] = {
         "destination": str(destination), "dialect": to, "quantization": options.quantization, "bytes": total,
         "arrays": len(job.conversion.rows), "aliases": dict(outcome.aliases),
         "ledger": job.conversion.ledger.summary(),
     }  # fmt: skip
+    if plugins := _plugins(model, to):
+        facts["plugins"] = plugins
     if report:
         facts["losses"] = _losses(outcome)
     return facts
@@ -150,6 +157,10 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
 
 
+def _plugins(model: Model, to: str) -> list[str]:
+    return FAMILIES.plugins(model.family.name, model.dialect, to) if model.family is not None else []
+
+
 def _refuse_replacing(model: Model, destination: Path, vmap: str | Path | None) -> None:
     there = destination.resolve()
     folder = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
@@ -169,6 +180,7 @@ def _write_records(
     options: Options,
     job: Job,
     described: Future[list[dict[str, Any]]],
+    digests: Mapping[str, str],
 ) -> None:
     """``conversion.json`` and, where a family knows the model, what makes the output one of our models."""
     files = described.result()
@@ -181,6 +193,8 @@ def _write_records(
         "options": {"quantization": options.quantization, "strict": options.strict, "requantize": options.requantize},
         "ledger": job.conversion.ledger.summary(),
     }
+    if plugins := _plugins(model, to):
+        record["plugins"] = plugins
     (directory / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     family, config = model.family, model.config
     if family is None or not isinstance(config, BaseModel):
@@ -190,11 +204,11 @@ def _write_records(
     if to == "warmstart":
         write_vocabularies(directory, model.vocabularies)
         (directory / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        write_manifest(directory, family, config, origin=origin)
+        write_manifest(directory, family, config, digests, origin=origin)
     elif to == "ctranslate2":
         write_vocabularies(directory, model.vocabularies)
         more = {"dialect": to, "origin": origin, "quantization": options.quantization, "lineage": lineage}
-        write_manifest(directory, family, config, **more)
+        write_manifest(directory, family, config, digests, **more)
 
 
 def _losses(outcome: Outcome) -> list[dict[str, object]]:

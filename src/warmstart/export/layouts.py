@@ -34,14 +34,15 @@ class Written:
 
 @dataclass(frozen=True)
 class Layout:
-    """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order.
+    """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order, and returns the
+    SHA-256 of the one file that it wrote, if it knows.
 
     Attributes:
         aliases: whether equal arrays are stored once under several names; else each is stored.
         dtypes: what the layout holds.
     """
 
-    write: Callable[[Path, Conversion, Written, Iterable[Array]], None]
+    write: Callable[[Path, Conversion, Written, Iterable[Array]], str | None]
     dtypes: tuple[str, ...]
     aliases: bool = False
     limit: int | None = None
@@ -81,9 +82,10 @@ def entries_of(conversion: Conversion, aliases: Mapping[str, str]) -> Written:
     return Written(tuple(sorted(entries, key=lambda e: e.name)), aliases)
 
 
-def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> str:
     assert conversion.specification is not None
-    write_ctranslate2(directory / "model.bin", *conversion.specification, written.entries, arrays, written.aliases)
+    path, specification = directory / "model.bin", conversion.specification
+    return write_ctranslate2(path, *specification, written.entries, arrays, written.aliases)
 
 
 def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:

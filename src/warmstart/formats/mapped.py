@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import IO
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,6 +13,12 @@ from warmstart.formats.checkpoint import Array
 
 MAX_DIMENSIONS = 32
 _PIECE = 2**22  # bytes that are written at once
+
+
+class Writable(Protocol):
+    """What :func:`write_array` asks of a file."""
+
+    def write(self, data: Any, /) -> int: ...
 
 
 def head(path: Path, count: int) -> bytes:
@@ -86,7 +92,7 @@ def view(
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
-def write_array(file: IO[bytes], array: Array) -> None:
+def write_array(file: Writable, array: Array) -> None:
     """Writes the elements of ``array`` in C order, little-endian, and lets go of mapped memory as it goes."""
     little = array.dtype.newbyteorder("<")
     step = max(1, _PIECE // max(1, array[:1].nbytes)) if array.ndim else 1
@@ -102,10 +108,8 @@ def forget(array: Array) -> None:
     What lies apart in the file (columns, every other row) is let go only with what lies between.
     """
     owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if isinstance(owner, memoryview):
-        owner = owner.obj
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     if not isinstance(owner, mmap.mmap) or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
         return
     steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]

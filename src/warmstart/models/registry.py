@@ -1,4 +1,4 @@
-"""Every family, by name. An explicit list: nothing registers itself by being imported."""
+"""Every family, by name. An explicit list, and plug-ins by entry point: nothing registers itself by being imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from warmstart.errors import ConfigError
 from warmstart.models.decoder.family import DecoderFamily
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
+from warmstart.models.plugins import Families
 from warmstart.models.t5.family import T5Family
 from warmstart.models.transformer.family import TransformerFamily
 from warmstart.models.wav2vec2.family import Wav2Vec2Family
@@ -13,14 +14,16 @@ from warmstart.models.wav2vec2_bert.family import Wav2Vec2BertFamily
 from warmstart.models.whisper.family import WhisperFamily
 
 # The first that recognises a checkpoint has it: T5 before the Transformer, whose TransformerSpec it also is.
-FAMILIES: tuple[Family, ...] = (
-    T5Family(),
-    TransformerFamily(),
-    DecoderFamily(),
-    EncoderFamily(),
-    WhisperFamily(),
-    Wav2Vec2Family(),
-    Wav2Vec2BertFamily(),
+FAMILIES = Families(
+    (
+        T5Family(),
+        TransformerFamily(),
+        DecoderFamily(),
+        EncoderFamily(),
+        WhisperFamily(),
+        Wav2Vec2Family(),
+        Wav2Vec2BertFamily(),
+    )
 )
 
 
