@@ -84,7 +84,8 @@ def room_of(relative: Path) -> str:
 
 def may_use_torch(relative: Path) -> bool:
     in_models = relative.parts[0] == "models" and len(relative.parts) > 2
-    in_module = in_models and (relative.name == "module.py" or relative.parts[1] == "layers")
+    computes = relative.name == "module.py" or relative.name.endswith("_torch.py")
+    in_module = in_models and (computes or relative.parts[1] == "layers")
     return in_module or room_of(relative) in {"inference", "training"}
 
 
