@@ -37,7 +37,8 @@ def test_numpy_and_torch_are_tensorflows(fixtures: Path, model: str) -> None:
     batch, frames = MfccBatch(mfcc)(padded, lengths)
     for b, (name, clip) in enumerate(clips.items()):
         features = mfcc(clip)
-        assert features.shape == expected[name].shape and features.dtype == np.float32
+        assert features.shape == expected[name].shape
+        assert features.dtype == np.float32
         np.testing.assert_allclose(features, expected[name], rtol=0, atol=1e-5)
         np.testing.assert_allclose(batch[b, : frames[b]], expected[name], rtol=0, atol=1e-5)
         assert not batch[b, frames[b] :].any()

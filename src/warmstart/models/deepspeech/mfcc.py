@@ -92,7 +92,7 @@ class Mfcc:
         spacing = (highest - lowest) / (CHANNELS + 1)
         centres_C = lowest + spacing * np.arange(1, CHANNELS + 1)
         mels_F = _mel(np.arange(frequencies) * hz_per_bin)
-        weights_FC = np.maximum(0.0, 1.0 - np.abs(mels_F[:, None] - centres_C) / spacing)
+        weights_FC: Doubles = np.maximum(0.0, 1.0 - np.abs(mels_F[:, None] - centres_C) / spacing)
         weights_FC[: int(1.5 + LOWEST_HZ / hz_per_bin)] = 0.0
         return weights_FC
 
@@ -100,7 +100,8 @@ class Mfcc:
     def cosines(self) -> Doubles:
         """(C, K): the first K rows of the DCT-II times √(2 / C), transposed."""
         j, i = np.arange(CHANNELS)[:, None] + 0.5, np.arange(self.n_input)
-        return np.sqrt(2.0 / CHANNELS) * np.cos(np.pi / CHANNELS * i * j)
+        cosines_CK: Doubles = np.sqrt(2.0 / CHANNELS) * np.cos(np.pi / CHANNELS * i * j)
+        return cosines_CK
 
     def spectrogram(self, samples: NDArray[Any]) -> Floats:
         """(T, F) float32 power spectrum of (N,) samples."""
