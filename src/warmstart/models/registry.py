@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from warmstart.errors import ConfigError
 from warmstart.models.decoder.family import DecoderFamily
+from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.family import Dialect, Family
 from warmstart.models.plugins import Families
@@ -23,6 +24,7 @@ FAMILIES = Families(
         WhisperFamily(),
         Wav2Vec2Family(),
         Wav2Vec2BertFamily(),
+        DeepSpeechFamily(),
     )
 )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warmstart.errors import VocabularyError
+from warmstart.vocabularies.alphabet import Alphabet
 from warmstart.vocabularies.characters import CharacterVocabulary
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
@@ -24,12 +25,14 @@ class VocabularyConfig(BaseModel):
     """Where a vocabulary comes from.
 
     ``characters`` (``min_count``) and ``sentencepiece`` (``size``) are made from the training text, ``file``
-    (``path``) is read, ``inherit`` is the vocabulary of the model that a training starts from.
+    (``path``) is read, ``inherit`` is the vocabulary of the model that a training starts from. Of speech models,
+    ``alphabet`` is read from ``path`` (Coqui's ``alphabet.txt``), or made of the characters of the transcripts, and
+    ``bytes`` is the alphabet of all bytes of UTF-8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: Literal["characters", "sentencepiece", "file", "inherit"]
+    type: Literal["characters", "sentencepiece", "file", "inherit", "alphabet", "bytes"]
     size: Annotated[int, Field(gt=2)] | None = None
     path: Path | None = None
     min_count: Annotated[int, Field(ge=1)] = 1
@@ -38,8 +41,10 @@ class VocabularyConfig(BaseModel):
     def _consistent(self) -> Self:
         if (self.type == "sentencepiece") != (self.size is not None):
             raise ValueError("size goes with type: sentencepiece, and only with it")
-        if (self.type == "file") != (self.path is not None):
-            raise ValueError("path goes with type: file, and only with it")
+        if self.type == "file" and self.path is None:
+            raise ValueError("type: file needs a path")
+        if self.path is not None and self.type not in ("file", "alphabet"):
+            raise ValueError("path goes with type: file or type: alphabet only")
         if self.type != "characters" and "min_count" in self.model_fields_set:
             raise ValueError("min_count goes with type: characters only")
         return self
@@ -56,6 +61,10 @@ def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabula
         return SentencePieceVocabulary.train(lines, config.size)
     if config.type == "file" and config.path is not None:
         return load_vocabulary(config.path)
+    if config.type == "alphabet":
+        return Alphabet.of(lines) if config.path is None else load_alphabet(config.path)
+    if config.type == "bytes":
+        return Alphabet.of_bytes()
     raise VocabularyError(
         "there is no model to inherit a vocabulary from", todo="give a start, or a vocabulary of another type"
     )
@@ -67,10 +76,7 @@ def load_vocabulary(path: Path) -> Vocabulary:
 
     Raises ``VocabularyError``.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise VocabularyError("cannot read the vocabulary", where=path, found=error.strerror or error) from error
+    data = _read(path)
     if not data.strip():
         raise VocabularyError("the vocabulary file is empty", where=path)
     try:
@@ -82,6 +88,31 @@ def load_vocabulary(path: Path) -> Vocabulary:
         raise VocabularyError(
             detail, where=path, expected=error.expected, found=error.found, todo=error.todo, problems=error.problems
         ) from error
+
+
+def load_alphabet(path: Path) -> Alphabet:
+    """The alphabet in ``path``: Coqui's ``alphabet.txt``, or our JSON.
+
+    Raises ``VocabularyError``.
+    """
+    if path.suffix.lower() == ".json":
+        vocabulary = load_vocabulary(path)
+        if isinstance(vocabulary, Alphabet):
+            return vocabulary
+        raise VocabularyError(
+            "this vocabulary is no alphabet", where=path, expected=Alphabet.kind, found=vocabulary.kind
+        )
+    try:
+        return Alphabet.from_text(_read(path).decode("utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise VocabularyError("the alphabet is not UTF-8 text", where=path, found=error) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise VocabularyError("cannot read the vocabulary", where=path, found=error.strerror or error) from error
 
 
 def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
@@ -103,11 +134,15 @@ def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
                 return TokenVocabulary.from_json(content, where)
             if content["kind"] == SubwordVocabulary.kind:
                 return SubwordVocabulary.from_json(content, where)
+            if content["kind"] == Alphabet.kind:
+                return Alphabet.from_json(content, where)
             if content["kind"] != CharacterVocabulary.kind:
                 raise VocabularyError(
                     "a vocabulary of a kind this version does not know",
                     where=where,
-                    expected=f"{CharacterVocabulary.kind}, {SubwordVocabulary.kind} or {TokenVocabulary.kind}",
+                    expected=", ".join(
+                        v.kind for v in (Alphabet, CharacterVocabulary, SubwordVocabulary, TokenVocabulary)
+                    ),
                     found=content["kind"],
                 )
             return CharacterVocabulary.from_json(content, where)

@@ -1,1 +1,1 @@
-"""DeepSpeech and Coqui STT: three dense layers, an LSTM, two dense layers, trained with CTC on MFCCs."""
+"""DeepSpeech as Mozilla DeepSpeech and Coqui STT made it: layers of width H around one LSTM, trained with CTC."""

@@ -1,0 +1,123 @@
+"""DeepSpeech in PyTorch, computing what Coqui STT 1.4 computes.
+
+Source of every formula: Coqui STT 1.4.0, ``training/coqui_stt_training/train.py`` (``create_model``), and TensorFlow's
+``BlockLSTM`` (version 1, forget bias 0).
+Shape letters: B utterances, T frames, K frames of one step, F ``n_input``, W ``window``, H ``n_hidden``,
+A ``vocab_size``, N real frames of a batch (and one more).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from warmstart.models.deepspeech.config import DeepSpeechConfig
+from warmstart.models.deepspeech.parameters import GATES
+from warmstart.models.layers.dropout import Noise, dropout
+from warmstart.models.layers.rows import Rows
+
+_NORM_EPSILON = 1e-12  # of tf.contrib.layers.layer_norm
+
+State = tuple[Tensor, Tensor]
+"""Output and cell of the LSTM after the last frame, each [B, H]."""
+
+
+class Dense(nn.Linear):
+    """min(relu(x·Wᵀ + b), clip), normalised where the model is, and in training partly dropped."""
+
+    def __init__(self, inputs: int, config: DeepSpeechConfig, rate: float) -> None:
+        super().__init__(inputs, config.n_hidden)
+        self.norm = nn.LayerNorm(config.n_hidden, eps=_NORM_EPSILON) if config.layer_norm else None
+        self.clip, self.rate = config.relu_clip, rate
+
+    def activate(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """What the layer makes of ``x`` [..., inputs]."""
+        y = functional.linear(x, self.weight, self.bias).clamp(0.0, self.clip)
+        return dropout(y if self.norm is None else self.norm(y), self.rate, noise)
+
+
+class Lstm(nn.Module):
+    """One LSTM layer with one bias, in the type of its weights also under autocast: errors of a recurrence add up."""
+
+    def __init__(self, n_hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(GATES * n_hidden, 2 * n_hidden))
+        self.bias = nn.Parameter(torch.empty(GATES * n_hidden))
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Outputs [B, T, H] for ``x`` [B, T, H], and the state after the last frame."""
+        weights = [part.contiguous() for part in self.weight.chunk(2, 1)]
+        biases = [self.bias, torch.zeros_like(self.bias)]
+        with torch.autocast(x.device.type, enabled=False):
+            y, h, c = torch.lstm(
+                x.to(self.bias.dtype),
+                [s[None] for s in state],
+                [*weights, *biases],
+                True,
+                1,
+                0.0,
+                self.training,
+                False,
+                True,
+            )
+        return y, (h[0], c[0])
+
+
+class DeepSpeech(nn.Module):
+    """DeepSpeech: features to logits, of whole utterances or step by step.
+
+    Built on the ``meta`` device it takes no memory; ``load_state_dict(..., assign=True)`` then fills it.
+    """
+
+    def __init__(self, config: DeepSpeechConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_1 = Dense(config.window * config.n_input, config, config.dropout_1)
+        self.layer_2 = Dense(config.n_hidden, config, config.dropout_2)
+        self.layer_3 = Dense(config.n_hidden, config, config.dropout_3)
+        self.lstm = Lstm(config.n_hidden)
+        self.layer_5 = Dense(config.n_hidden, config, config.dropout_5)
+        self.layer_6 = nn.Linear(config.n_hidden, config.vocab_size)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits float32 [B, T, A] of ``features`` float32 [B, T, F], of which the first ``lengths`` (int64 [B],
+        1 ≤ length ≤ T) frames of each utterance are real; what stands behind them does not matter.
+
+        Logits behind the end are those of an LSTM that says zero, as TensorFlow's are.
+        """
+        rows = Rows(lengths, features.shape[1])
+        noise = Noise() if self.training else None
+        x = self._below(self._windows(features, rows), noise)
+        outputs, _ = self.lstm(rows.lay_out(x), self.initial_state(len(features)))
+        seen = rows.take(outputs)
+        seen[rows.count :] = 0.0
+        return rows.lay_out(self._above(seen, noise))
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first frame of ``batch`` utterances."""
+        zeros = self.lstm.bias.new_zeros(batch, self.config.n_hidden)
+        return zeros, zeros
+
+    def step(self, windows: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits [B, K, A] of the next K frames, each in its ``windows`` float32 [B, K, W, F], and the state after
+        them. Frames before the beginning and after the end are zeros in the windows."""
+        y, state = self.lstm(self._below(windows.flatten(2), None), state)
+        return self._above(y, None), state
+
+    def _windows(self, features: Tensor, rows: Rows) -> Tensor:
+        """[N, W·F]: each real frame with its neighbours in the order of time."""
+        c, f = self.config.n_context, self.config.n_input
+        real = features.masked_fill(~rows.real[:, :, None], 0.0)
+        padded = functional.pad(real, (0, 0, c, c)).flatten(1)
+        return padded.unfold(1, self.config.window * f, f)[rows.place // rows.width, rows.step]
+
+    def _below(self, x: Tensor, noise: Noise | None) -> Tensor:
+        for layer in (self.layer_1, self.layer_2, self.layer_3):
+            x = layer.activate(x, noise)
+        return x
+
+    def _above(self, x: Tensor, noise: Noise | None) -> Tensor:
+        return cast(Tensor, self.layer_6(self.layer_5.activate(x, noise))).to(self.layer_6.weight.dtype)
