@@ -240,3 +240,15 @@ def test_the_command_line_ends_with_the_signals_status(place: Path) -> None:
             _, said = process.communicate(timeout=60)
         assert process.returncode == status, said
         assert "the same command goes on from here" in said
+
+
+def test_data_and_vocabularies_that_do_not_fit_the_family_are_all_named(place: Path) -> None:
+    sides = "vocabularies={source: {type: characters}, text: {type: characters}, shared: {type: characters}}"
+    with pytest.raises(ConfigError, match="do not fit the family") as caught:
+        train(start=[sides])
+    assert [p.what.split()[0] for p in caught.value.problems] == ["vocabularies.text", "vocabularies.shared"]
+    with pytest.raises(ConfigError, match="do not fit the family") as caught:
+        train(start=["family=wav2vec2"])
+    said = {p.what for p in caught.value.problems}
+    assert "a model of the family wav2vec2 does not learn from data of the type text" in said
+    assert "vocabularies.target is no vocabulary of wav2vec2" in said

@@ -18,7 +18,7 @@ from warmstart.sources.config import SourcesConfig
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
 
-SIDES = ("source", "target", "shared")
+Data = DataConfig  # the kinds of data there are, told apart by their ``type``
 
 
 class DecodingConfig(BaseModel):
@@ -34,7 +34,8 @@ class RunConfig(BaseModel):
     """Everything about one run. Paths are relative to the current directory.
 
     ``model`` holds the family's keys that differ from the source's (or, from scratch, from the defaults);
-    ``vocabularies`` the sides that are not the source's; ``start`` one source or several.
+    ``vocabularies`` the sides that are not the source's (those of the family, such as ``source`` and ``target``, or
+    ``shared`` for all of them); ``start`` one source or several.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,7 +47,7 @@ class RunConfig(BaseModel):
     vocabularies: Identity[dict[str, VocabularyConfig]] = {}
     start: Identity[tuple[StartConfig, ...]] = ()
     sources: SourcesConfig = SourcesConfig()
-    data: DataConfig | None = None
+    data: Data | None = None
     training: TrainingConfig | None = None
     decoding: DecodingConfig = DecodingConfig()
 
@@ -54,14 +55,6 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, dict) else value
-
-    @field_validator("vocabularies")
-    @classmethod
-    def _sides(cls, value: dict[str, VocabularyConfig]) -> dict[str, VocabularyConfig]:
-        wrong = set(value) - set(SIDES)
-        if wrong or ("shared" in value and len(value) > 1):
-            raise ValueError(f"sides are source and target, or shared alone; not {', '.join(sorted(value))}")
-        return value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

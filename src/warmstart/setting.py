@@ -13,14 +13,16 @@ from pydantic import ValidationError
 from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, read_as
-from warmstart.config import Change, RunConfig, changes, load_config
-from warmstart.data.config import DataConfig
+from warmstart.config import Change, Data, RunConfig, changes, load_config
 from warmstart.errors import ConfigError, Problem
 from warmstart.keys import IDENTITY
+from warmstart.models.family import Family
 from warmstart.models.registry import dialect, family
 from warmstart.sources.policy import using
 from warmstart.vocabularies.load import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
+
+_MADE = {"text": "alphabet"}  # side → the type of vocabulary to be made from the data, where it is not characters
 
 
 @dataclass
@@ -50,8 +52,9 @@ def open_setting(path: str | Path, overrides: Sequence[str], require_coverage: f
 
 def _open(config: RunConfig, require_coverage: float) -> Setting:
     of = family(config.family)
+    _check_sides(config, of)
     models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
-    vocabularies = _vocabularies(config, models)
+    vocabularies = _vocabularies(config, tuple(of.vocabulary_sizes), models)
     model_config = _model_config(config, of, models, vocabularies)
     for start, model in zip(config.start, models, strict=True):
         if model.reading is None and start.dialect is not None:
@@ -64,26 +67,52 @@ def _open(config: RunConfig, require_coverage: float) -> Setting:
     return Setting(config, models, of, model_config, vocabularies, made)
 
 
-def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocabulary]:
+def _check_sides(config: RunConfig, of: Family) -> None:
+    """The family's vocabularies must be those that the data and ``vocabularies`` speak of.
 
+    Raises:
+        ConfigError: every one that is not.
+    """
+    sides = tuple(of.vocabulary_sizes)
+    problems: list[Problem] = []
+    known = (*sides, "shared") if len(sides) > 1 else sides
+    for side in sorted(set(config.vocabularies) - set(known)):
+        problems.append(Problem(f"vocabularies.{side} is no vocabulary of {of.name}", expected=" and ".join(sides)))
+    if "shared" in config.vocabularies and len(config.vocabularies) > 1:
+        problems.append(Problem("vocabularies.shared stands alone", found=", ".join(config.vocabularies)))
+    if config.data is not None and set(config.data.sides) != set(sides):
+        problems.append(
+            Problem(
+                f"a model of the family {of.name} does not learn from data of the type {config.data.type}",
+                expected=f"texts called {' and '.join(sides)}",
+                found=" and ".join(config.data.sides),
+                todo="set `family` or `data.type`",
+            )
+        )
+    if problems:
+        raise ConfigError("the data and vocabularies do not fit the family", problems=problems)
+
+
+def _vocabularies(config: RunConfig, sides: Sequence[str], models: Sequence[Model]) -> dict[str, Vocabulary]:
+    """The vocabulary of each side: as configured, or the source's."""
     inherited = {side: v for model in reversed(models) for side, v in model.vocabularies.items()}
     shared = config.vocabularies.get("shared")
     if shared is not None and shared.type != "inherit":
         both: list[str] = []
         if shared.type != "file":
             data = data_of(config)
-            both = [*data.text("source"), *data.text("target")]
+            both = [line for side in sides for line in data.text(side)]
         one = build_vocabulary(shared, both)
-        return {"source": one, "target": one}
+        return dict.fromkeys(sides, one)
     out: dict[str, Vocabulary] = {}
-    for side in ("source", "target"):
+    for side in sides:
         piece = config.vocabularies.get(side)
         if piece is None or piece.type == "inherit":
             if side not in inherited:
                 raise ConfigError(
                     f"there is no {side} vocabulary",
-                    todo=f"add `vocabularies: {{{side}: {{type: characters}}}}`, or `start.files` where the source "
-                    "does not name its own",
+                    todo=f"add `vocabularies: {{{side}: {{type: {_MADE.get(side, 'characters')}}}}}`, or `start.files` "
+                    "where the source does not name its own",
                 )
             out[side] = inherited[side]
         else:
@@ -92,7 +121,7 @@ def _vocabularies(config: RunConfig, models: Sequence[Model]) -> dict[str, Vocab
     return out
 
 
-def data_of(config: RunConfig) -> DataConfig:
+def data_of(config: RunConfig) -> Data:
     if config.data is None:
         raise ConfigError("data is missing", expected="data: tasks: …")
     return config.data

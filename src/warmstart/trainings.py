@@ -12,7 +12,7 @@ from warmstart.setting import Setting, changes_of_run, open_setting
 from warmstart.sources.uri import shown
 
 if TYPE_CHECKING:
-    from warmstart.training.run import Job
+    from warmstart.training.workload import Job
 
 
 def open_for_run(config: str | Path, overrides: Sequence[str], require_coverage: float) -> Setting:
@@ -34,7 +34,7 @@ def job_of(setting: Setting) -> Job:
     if c.data is None or c.training is None:
         missing = [key for key in ("data", "training") if getattr(c, key) is None]
         raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
-    from warmstart.training.run import Job
+    from warmstart.training.workload import Job
 
     return Job(
         c.run,

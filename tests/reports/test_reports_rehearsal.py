@@ -12,10 +12,11 @@ FACTS: dict[str, Any] = {
     "device": "cpu",
     "steps": 200_000,
     "evaluations": 41,
-    "longest": (67, 59, 61),
+    "longest": "67 rows of 59 source and 61 target tokens",
     "longest_seconds": 1.219,
     "step_seconds": 0.5254,
-    "tokens_per_second": 7424.4,
+    "work": "tokens",
+    "work_per_second": 7424.4,
     "evaluation_seconds": 75.0,
     "total_seconds": 108_155.0,
     "memory": 844_000_000,
@@ -37,6 +38,11 @@ def test_every_figure_is_said() -> None:
         "note: too little of something",
         "nothing was trained, nothing was written",
     ]
+
+
+def test_speech_is_counted_in_seconds_of_audio() -> None:
+    speech = rehearsal_text(FACTS | {"work": "audio_seconds", "work_per_second": 412.6})
+    assert "update        525 ms, 413 seconds of audio a second" in speech.splitlines()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0 s"), (89.0, "89 s"), (3600.0, "1 h"), (5430.0, "1 h 30 min")])

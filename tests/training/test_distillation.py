@@ -27,7 +27,7 @@ from warmstart.models.registry import family
 from warmstart.training import distillation
 from warmstart.training.config import Distillation, TrainingConfig
 from warmstart.training.distillation import Teacher, distilled_split, divergence, mean_probabilities, open_teachers
-from warmstart.training.objective import Objective
+from warmstart.training.objective import CrossEntropy
 from warmstart.training.precision import autocast
 from warmstart.vocabularies.characters import CharacterVocabulary
 
@@ -54,9 +54,9 @@ def distilling(config: TrainingConfig, **options: Any) -> TrainingConfig:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_its_own_outputs_teach_a_model_nothing(build, batch, config, precision: str) -> None:  # type: ignore[no-untyped-def]
     model = build(dropout=0.0)
-    objective = Objective(distilling(config), [teacher(copy.deepcopy(model))])
+    objective = CrossEntropy(distilling(config), [teacher(copy.deepcopy(model))])
     with autocast(precision, CPU):
-        own, plain = objective(model, batch), Objective(config)(model, batch)
+        own, plain = objective(model, batch), CrossEntropy(config)(model, batch)
     assert own.loss.item() == pytest.approx(0.0, abs=1e-6)
     assert own.nll.item() == plain.nll.item() > 1.0
     assert gradient(model, own.loss).norm() <= 1e-6 * gradient(model, plain.loss).norm()
@@ -68,7 +68,7 @@ def test_loss_and_gradient_are_the_formulas(  # type: ignore[no-untyped-def]
 ) -> None:
     model, teachers = build(dropout=0.0), [build(dropout=0.3, seed=seed) for seed in range(5, 5 + count)]
     options = distilling(config, temperature=temperature, weight=weight)
-    found = Objective(options, [teacher(t) for t in teachers])(model, batch).loss
+    found = CrossEntropy(options, [teacher(t) for t in teachers])(model, batch).loss
 
     source, target = torch.from_numpy(batch.source).long(), torch.from_numpy(batch.target).long()
     lengths, ends = torch.from_numpy(batch.source_lengths).long(), torch.from_numpy(batch.target_lengths).long()
@@ -106,7 +106,7 @@ def test_gradient_of_the_divergence_is_its_slope() -> None:
 
 def test_teachers_are_frozen_and_never_drop_out(build, batch, config) -> None:  # type: ignore[no-untyped-def]
     student, model = build(dropout=0.0), build(dropout=0.5, seed=2).train()
-    objective = Objective(distilling(config), [teacher(model)])
+    objective = CrossEntropy(distilling(config), [teacher(model)])
     first, second = objective(student, batch).loss, objective(student, batch).loss
     assert torch.equal(first, second)
     first.backward()
@@ -117,16 +117,16 @@ def test_teachers_are_frozen_and_never_drop_out(build, batch, config) -> None:  
 def test_a_student_becomes_its_teacher(build, stream, config) -> None:  # type: ignore[no-untyped-def]
     """The targets are noise, so only the teacher can be learnt from."""
     student, model = build(dropout=0.0), build(seed=2)
-    objective = Objective(distilling(config), [teacher(model)])
+    objective = CrossEntropy(distilling(config), [teacher(model)])
     batches = [batch for _, (_, batch) in zip(range(40), stream().iterate(Position()), strict=False)]
     optimizer = torch.optim.Adam(student.parameters(), lr=0.02)
     course = []
     for batch in batches * 2:
         loss = objective(student, batch)
-        (loss.loss / loss.tokens).backward()
+        (loss.loss / loss.units).backward()
         optimizer.step()
         optimizer.zero_grad()
-        course.append(loss.loss.item() / loss.tokens)
+        course.append(loss.loss.item() / loss.units)
     assert np.mean(course[-10:]) < 0.2 * np.mean(course[:3])
 
 

@@ -42,7 +42,7 @@ def updated(model: nn.Module, batch: Any, steps: int = 5) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = batch_loss(model, batch, 0.1)
-        (loss.loss / loss.tokens).backward()
+        (loss.loss / loss.units).backward()
         optimizer.step()
 
 

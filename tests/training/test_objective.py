@@ -13,7 +13,7 @@ from warmstart.data.batches import Batch, Position
 from warmstart.errors import TrainingError
 from warmstart.training.config import Distillation, TrainingConfig
 from warmstart.training.distillation import Teacher
-from warmstart.training.objective import Objective, batch_loss, smoothed_cross_entropy
+from warmstart.training.objective import CrossEntropy, batch_loss, smoothed_cross_entropy
 
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
@@ -59,12 +59,12 @@ def test_smoothing_and_z_loss_have_the_plain_gradient() -> None:
 @pytest.mark.parametrize("normalizer", ["tokens", "sequences", 7.5])
 def test_accumulated_batches_equal_the_large_one(build, stream, config: TrainingConfig, normalizer: Any) -> None:  # type: ignore[no-untyped-def]
     batches = [batch for _, (_, batch) in zip(range(3), stream().iterate(Position()), strict=False)]
-    objective = Objective(config.model_copy(update={"loss_normalizer": normalizer, "z_loss": 1e-3}))
+    objective = CrossEntropy(config.model_copy(update={"loss_normalizer": normalizer, "z_loss": 1e-3}))
     tokens = sum(int(b.target_lengths.sum()) for b in batches)
     assert objective.divisor(batches) == {"tokens": tokens, "sequences": 9, 7.5: 7.5}[normalizer]
     model, large = build(dropout=0.0), joined(batches)
     whole = objective(model, large)
-    assert (whole.tokens, whole.sequences) == (tokens, 9)
+    assert whole.units == tokens
     parts = sum(gradient(model, objective(model, b).loss / objective.divisor(batches)) for b in batches)
     torch.testing.assert_close(parts, gradient(model, whole.loss / objective.divisor([large])))
 
@@ -73,7 +73,7 @@ def test_without_weight_teachers_change_nothing(build, batch, config: TrainingCo
     model, other = build(), build(seed=7)
     distilling = config.model_copy(update={"distillation": Distillation(teachers=("t",), weight=0.0)})
     losses = []
-    for objective in (Objective(config), Objective(distilling, [Teacher("t", other.config, other)])):
+    for objective in (CrossEntropy(config), CrossEntropy(distilling, [Teacher("t", other.config, other)])):
         torch.manual_seed(3)
         losses.append(objective(model, batch))
     plain, distilled = losses
@@ -90,5 +90,5 @@ def test_word_level_needs_teachers_and_sequence_level_does_not(build, batch, con
         for level in ("word", "sequence")
     )
     with pytest.raises(TrainingError, match="needs its teachers"):
-        Objective(word)
-    assert torch.equal(Objective(sequence)(model, batch).loss, Objective(config)(model, batch).loss)
+        CrossEntropy(word)
+    assert torch.equal(CrossEntropy(sequence)(model, batch).loss, CrossEntropy(config)(model, batch).loss)

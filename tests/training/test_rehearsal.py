@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.index import Counts, EncodedSplit
 from warmstart.errors import WarmstartError
 from warmstart.training.config import InverseSqrt, TrainingConfig
-from warmstart.training.rehearsal import ORDINARY, Rehearsal, count_evaluations, longest_batch, rehearse
+from warmstart.training.objective import CrossEntropy
+from warmstart.training.rehearsal import ORDINARY, Rehearsal, count_evaluations, rehearse
 from warmstart.training.state import latest
+from warmstart.training.terms import Evaluate, Measured
+from warmstart.training.text_task import TextWorkload, longest_batch
 
 
 def encoded(source: Sequence[int], target: Sequence[int]) -> EncodedSplit:
@@ -41,6 +44,18 @@ def training(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**options | {"evaluate_every": 30, "log_every": 2} | changes)
 
 
+class Evaluated:
+    """Stands for an evaluation: it takes the clock's time, and tells what it was given."""
+
+    def __init__(self, clock: Clock, splits: dict[str, EncodedSplit]) -> None:
+        self.clock, self.splits = clock, splits
+
+    def __call__(self, model: object, step: int) -> Measured:
+        self.clock.evaluated |= self.splits
+        self.clock.now += sum(0.01 * (len(split.source) + len(split.target)) for split in self.splits.values())
+        return Measured({})
+
+
 class Clock:
     """Time passes only where the test says so: an update takes a second, and four more for a new shape."""
 
@@ -57,18 +72,25 @@ class Clock:
         self.now += 1.0 if shape in self.seen else self.first
         self.seen.add(shape)
 
-    def evaluate(self, splits: Mapping[str, EncodedSplit]) -> None:
-        for name, split in splits.items():
-            self.evaluated[name] = split
-            self.now += 0.01 * (len(split.source) + len(split.target))
+    def evaluate(self, trial: Evaluate) -> None:
+        trial(torch.nn.Module(), 0)
 
     def snapshot(self) -> Any:
         return np.zeros(1000, np.uint8)
 
-    def rehearse(self, run: Path, stream: BatchPlan, config: TrainingConfig, **options: Any) -> Rehearsal:
+    def rehearse(
+        self,
+        run: Path,
+        stream: BatchPlan,
+        config: TrainingConfig,
+        *,
+        validation: dict[str, EncodedSplit],
+        **options: Any,
+    ) -> Rehearsal:
+        evaluation: Any = Evaluated(self, validation)
         return rehearse(
             run,
-            stream,
+            TextWorkload(stream, CrossEntropy(config), evaluation, ["task"], "", []),
             config,
             update=self.update,
             evaluate=self.evaluate,
@@ -108,7 +130,11 @@ def test_times_follow_from_what_was_measured(
     expected = [batch for (_, batch), _ in zip(stream.iterate(), range(2 * ORDINARY), strict=False)]
     for mine, its in zip((b for batches in ordinary for b in batches), expected, strict=True):
         assert (mine.indices == its.indices).all()
-    assert found.tokens_per_second == sum(int(b.target_lengths.sum()) for b in expected) / ORDINARY
+    assert found.longest == "5 rows of 8 source and 8 target tokens"
+    assert (found.work, found.work_per_second) == (
+        "tokens",
+        sum(int(b.target_lengths.sum()) for b in expected) / ORDINARY,
+    )
     tokens = sum(len(split.source) + len(split.target) for split in validation.values())
     assert found.evaluation_seconds == pytest.approx(0.01 * tokens)
     assert found.total_seconds == pytest.approx(100 * 1.0 + 5 * found.evaluation_seconds)

@@ -23,8 +23,8 @@ from warmstart.training.config import Nonfinite, Patience, Plateau
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.metrics import read_metrics
-from warmstart.training.objective import Loss, Objective
-from warmstart.training.terms import Measured
+from warmstart.training.objective import CrossEntropy
+from warmstart.training.terms import Loss, Measured
 
 
 def measure(values: dict[int, float] | None = None) -> Any:
@@ -44,7 +44,7 @@ def weights(run: Path, step: int) -> dict[str, bytes]:
     return {name: opened.read(name).tobytes() for name in opened.entries}
 
 
-class Poisoned(Objective):
+class Poisoned(CrossEntropy):
     """The loss of batch number ``bad`` (by its lengths, which the stream makes from its number) is not a number."""
 
     def __init__(self, config: Any, bad: Any) -> None:
@@ -54,7 +54,7 @@ class Poisoned(Objective):
     def __call__(self, model: torch.nn.Module, batch: Any) -> Loss:
         loss = super().__call__(model, batch)
         if (batch.source == self.bad.source).all() if batch.source.shape == self.bad.source.shape else False:
-            return Loss(loss.loss * math.nan, loss.nll, loss.tokens, loss.sequences)
+            return Loss(loss.loss * math.nan, loss.nll, loss.units)
         return loss
 
 
@@ -87,10 +87,10 @@ def test_not_finite_updates_are_left_out_and_counted(tmp_path: Path, build, stre
     assert checkpoints.read_state(checkpoints.checkpoint_path(tmp_path / "run", 6)).skipped == 1
     assert read_metrics(tmp_path / "run")[-2]["train/skipped"] == 1
 
-    class Always(Objective):
+    class Always(CrossEntropy):
         def __call__(self, model: torch.nn.Module, batch: Any) -> Loss:
             loss = super().__call__(model, batch)
-            return Loss(loss.loss * math.inf, loss.nll, loss.tokens, loss.sequences)
+            return Loss(loss.loss * math.inf, loss.nll, loss.units)
 
     with pytest.raises(TrainingError, match="the loss is not finite") as caught:
         go(tmp_path / "always", build, stream(), skipping, objective=Always(config))
@@ -195,7 +195,7 @@ def test_a_signal_saves_and_stops(  # type: ignore[no-untyped-def]
         measured.append(step)
         return Measured({"validation/loss": float(step)})
 
-    class Asking(Objective):
+    class Asking(CrossEntropy):
         def __call__(self, model: torch.nn.Module, batch: Any) -> Loss:
             if place == "update" and measured == [0, 2, 4] and self.calls == 8:
                 os.kill(os.getpid(), number)

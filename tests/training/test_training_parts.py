@@ -38,7 +38,7 @@ def test_padding_counts_for_nothing(build, batch) -> None:  # type: ignore[no-un
     for row, length in zip(batch.target, batch.target_lengths, strict=True):
         row[length:] = 5
     after = batch_loss(model, batch, 0.1)
-    assert before.tokens == after.tokens == batch.target_lengths.sum()
+    assert before.units == after.units == batch.target_lengths.sum()
     torch.testing.assert_close(before.loss, after.loss)
 
 

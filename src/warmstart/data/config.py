@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -63,7 +63,7 @@ class TaskConfig(BaseModel):
 
 
 class DataConfig(BaseModel):
-    """Tasks and how their examples are mixed and put into batches.
+    """Tasks of text pairs, and how their examples are mixed and put into batches.
 
     ``rates`` are weights of the tasks; without them they are the sizes, capped at ``maximum`` and to the power
     1/``temperature``. ``max_length`` counts tokens with the end (longer examples are dropped), ``batch_tokens``
@@ -72,6 +72,9 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    sides: ClassVar[tuple[str, ...]] = ("source", "target")
+
+    type: Identity[Literal["text"]] = "text"
     tasks: Identity[Annotated[dict[str, TaskConfig], Field(min_length=1)]]
     rates: Identity[dict[str, PositiveFloat] | None] = None
     temperature: Identity[PositiveFloat | None] = None
@@ -114,7 +117,7 @@ class DataConfig(BaseModel):
             keep_examples=keep_examples,
         )
 
-    def text(self, side: Literal["source", "target"], split: str = "train") -> Iterable[str]:
+    def text(self, side: str, split: str = "train") -> Iterable[str]:
         """Preprocessed lines of one side of every task that has ``split``: what a vocabulary is made from.
 
         Raises ``DataError`` when no task has it.

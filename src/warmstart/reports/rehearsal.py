@@ -14,14 +14,13 @@ def rehearsal_text(facts: Mapping[str, Any]) -> str:
     Args:
         facts: the fields of ``training.rehearsal.Rehearsal``.
     """
-    rows, source, target = facts["longest"]
+    work = {"tokens": "target tokens", "audio_seconds": "seconds of audio"}.get(facts["work"], facts["work"])
     # on a processor oneDNN and malloc keep something for every new shape of a batch
     more = "" if facts["device"] == "cuda" else ", and somewhat more when batches of other shapes come"
     lines = [
         f"memory        {readable_size(facts['memory'])} of {readable_size(facts['memory_there'])}{more}",
-        f"longest batch {rows} rows of {source} source and {target} target tokens: "
-        f"{_seconds(facts['longest_seconds'])} an update",
-        f"update        {_seconds(facts['step_seconds'])}, {facts['tokens_per_second']:,.0f} target tokens a second",
+        f"longest batch {facts['longest']}: {_seconds(facts['longest_seconds'])} an update",
+        f"update        {_seconds(facts['step_seconds'])}, {facts['work_per_second']:,.0f} {work} a second",
         f"evaluation    {_seconds(facts['evaluation_seconds'])}",
         f"in all        {_duration(facts['total_seconds'])}: {facts['steps']:,} updates, "
         f"{facts['evaluations']:,} evaluations",

@@ -285,8 +285,9 @@ class TrainingConfig(_Frozen):
     """How a model is trained.
 
     ``steps`` counts updates from step 0 of the optimizer, so a training that continues another one counts on.
-    ``accumulation`` batches make one update. The sum of the target tokens' losses is divided by ``loss_normalizer``:
-    the ``tokens`` or ``sequences`` of the update, or a number. ``clip_norm`` bounds the gradient's global L2 norm.
+    ``accumulation`` batches make one update. The summed loss is divided by ``loss_normalizer``: the target ``tokens``
+    or the ``sequences`` of the update, or a number; by default tokens for text and sequences for speech.
+    ``clip_norm`` bounds the gradient's global L2 norm.
     ``best_metric`` is one of the names that evaluation returns. Checkpoints are written every ``checkpoint_every``
     steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by ``best_metric`` and those that hold a
     file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first update too. ``samples`` outputs of
@@ -303,7 +304,7 @@ class TrainingConfig(_Frozen):
     distillation: Identity[Distillation | None] = None
     label_smoothing: Identity[Share] = 0.1
     z_loss: Identity[NotNegative] = 0.0
-    loss_normalizer: Identity[Literal["tokens", "sequences"] | Positive] = "tokens"
+    loss_normalizer: Identity[Literal["tokens", "sequences"] | Positive | None] = None
     clip_norm: Adjustable[Positive | None] = 1.0
     accumulation: Identity[Count] = 1
     precision: Identity[Literal["auto", "float32", "bfloat16"]] = "auto"

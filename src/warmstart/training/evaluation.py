@@ -1,8 +1,8 @@
-"""What is measured between updates: the loss and decoded metrics of every task's validation split."""
+"""What is measured between updates of a training on text: the loss and decoded metrics of every validation split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +48,7 @@ class Evaluation:
             for batch in sequential_batches(split, self.batch_tokens, (self.source.eos_id, self.target.eos_id)):
                 loss = batch_loss(model, batch, 0.0)
                 nll += float(loss.nll)
-                count += loss.tokens
+                count += loss.units
             total, tokens = total + nll, tokens + count
             prefix = "validation" if len(self.splits) == 1 else f"validation/{name}"
             out[f"{prefix}/loss"] = nll / count
@@ -72,7 +72,7 @@ def _spans(offsets: Any) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in pairwise(offsets)]
 
 
-def describe_batch(batch: Batch, tasks: list[str], source: Vocabulary, target: Vocabulary) -> list[dict[str, Any]]:
+def describe_batch(batch: Batch, tasks: Sequence[str], source: Vocabulary, target: Vocabulary) -> list[dict[str, Any]]:
     """The examples of a training batch, to be looked at: their tasks and places in it, texts and token ids."""
     sides = (batch.source, batch.source_lengths, batch.target, batch.target_lengths)
     rows = zip(batch.tasks, batch.indices, *sides, strict=True)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from warmstart.data.batches import Batch
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
@@ -20,22 +20,24 @@ from warmstart.training.average import MovingAverage
 from warmstart.training.config import TrainingConfig
 from warmstart.training.groups import Freezing, in_some_group
 from warmstart.training.lora import add_lora, canonical_name, canonical_parameters
-from warmstart.training.objective import Objective
+from warmstart.training.objective import CrossEntropy
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, set_learning_rate
 from warmstart.training.patience import plateau_factor
 from warmstart.training.precision import autocast, resolve
 from warmstart.training.schedule import learning_rate
 from warmstart.training.state import Snapshot, State, read_state
+from warmstart.training.terms import Objective
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one update's batches came to: sums over their target ``tokens``, and the global L2 ``norm`` of the gradient
-    before clipping."""
+    """What one update's batches came to: sums over the ``units`` of the objective, the ``work`` that they were, and the
+    global L2 ``norm`` of the gradient before clipping."""
 
     loss: float
     nll: float
-    tokens: int
+    units: int
+    work: float
     norm: float
 
     @property
@@ -48,6 +50,7 @@ class Learner:
 
     Args:
         model: with its first values.
+        objective: what is minimised; cross entropy of text pairs by default.
         stages: parameter → stage, for groups that name stages.
         seed: of the run; adapters begin from it.
 
@@ -68,7 +71,7 @@ class Learner:
         self.model, self.config, stages = model, config, stages or {}
         if config.lora is not None:
             add_lora(model, config.lora, seed, in_some_group(model, config.groups, stages))
-        self.objective = objective or Objective(config)
+        self.objective = objective or CrossEntropy(config)
         self.device = next(model.parameters()).device
         self.precision, self.why_precision = resolve(config.precision, self.device)
         self.optimizer = build_optimizer(model, config, stages)
@@ -76,20 +79,22 @@ class Learner:
         self.average = MovingAverage(model, config.average) if config.average else None
         self._parameters = list(canonical_parameters(model).values())
 
-    def gradient(self, batches: Sequence[Batch], step: int, plateaus: int) -> Gradient:
+    def gradient(self, batches: Sequence[Any], step: int, plateaus: int) -> Gradient:
         """Compute the clipped gradient of update ``step``; the model stays as it is."""
         self.freezing.apply(step, plateaus)
-        tokens = max(1, sum(int(batch.target_lengths.sum()) for batch in batches))
         divisor = self.objective.divisor(batches)
-        loss_sum = nll_sum = 0.0
+        loss_sum = nll_sum = work = 0.0
+        units = 0
         for batch in batches:
             with autocast(self.precision, self.device):
                 loss = self.objective(self.model, batch)
             (loss.loss / divisor).backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.loss.item()
             nll_sum += loss.nll.item()
+            units += loss.units
+            work += self.objective.amount(batch)
         norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or math.inf))
-        return Gradient(loss_sum, nll_sum, tokens, norm)
+        return Gradient(loss_sum, nll_sum, max(1, units), work, norm)
 
     def rate(self, step: int, epoch: int, plateaus: int) -> float:
         """The learning rate of update ``step``."""

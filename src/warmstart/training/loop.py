@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Position
 from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.storage.processes import rank
@@ -129,6 +130,7 @@ class _Loop:
     ) -> None:
         self.run, self.learner, self.config, self.model = run, learner, learner.config, learner.model
         self.stream, self.evaluate, self.describe = stream, evaluate, describe
+        self.unit, self.work = learner.objective.unit, learner.objective.work
         self.metrics, self.samples = metrics, samples
         self.writer, self.signals, self.bar = writer, signals, bar
         self.began = self.saved_at = time.perf_counter()
@@ -137,7 +139,7 @@ class _Loop:
     def _resume_at(self, state: State) -> None:
         self.state, self.step, self.position = state, state.step, state.position
         self.standing = Standing(self.config, state)
-        self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", "tokens", "updates"), 0.0)
+        self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", self.unit, "updates"), 0.0)
         self.evaluated, self.skipped = state.evaluated, state.skipped
         self.norm = self.speed = 0.0
         self.batches = self.stream.reordered(state.order).iterate(state.position)
@@ -201,7 +203,7 @@ class _Loop:
         config, step, where = self.config, self.step + 1, self.position
         began = time.perf_counter()
         torch.manual_seed(step_seed(self.state.seed, step, rank()))
-        parts: list[Batch] = []
+        parts: list[Any] = []
         for _ in range(config.accumulation):
             item = next(self.batches, None)
             if item is None:
@@ -212,17 +214,18 @@ class _Loop:
         if found.finite:
             self.learner.apply(step, self.position.epoch, self.standing.plateaus)
             self.norm = found.norm
-            for name, value in (("loss", found.loss), ("nll", found.nll), ("tokens", found.tokens), ("updates", 1)):
+            for name, value in (("loss", found.loss), ("nll", found.nll), (self.unit, found.units), ("updates", 1)):
                 self.sums[name] += value
         elif not self._not_finite(step, where, parts, found):
             return False
         self.step = step
-        self.speed = found.tokens / (time.perf_counter() - began)
+        self.speed = found.work / (time.perf_counter() - began)
         if self.bar is not None:
-            self.bar.update(1, **{"loss": f"{found.loss / found.tokens:.3f}", "tok/s": f"{self.speed:,.0f}"})
+            pace = f"{self.work.replace('_', ' ')}/s"
+            self.bar.update(1, **{"loss": f"{found.loss / found.units:.3f}", pace: f"{self.speed:,.0f}"})
         return True
 
-    def _not_finite(self, step: int, where: Position, parts: Sequence[Batch], found: Gradient) -> bool:
+    def _not_finite(self, step: int, where: Position, parts: Sequence[Any], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
         rule = self.config.nonfinite
         name, path = write_record(self.run, step, where, found, self.model, parts, self.describe)
@@ -259,18 +262,18 @@ class _Loop:
 
     def _log(self) -> None:
         """A record over the updates since the last one."""
-        tokens = max(1.0, self.sums["tokens"])
+        units = max(1.0, self.sums[self.unit])
         fields = {
-            "train/loss": self.sums["loss"] / tokens,
-            "train/nll": self.sums["nll"] / tokens,
-            "train/tokens": self.sums["tokens"],
+            "train/loss": self.sums["loss"] / units,
+            "train/nll": self.sums["nll"] / units,
+            f"train/{self.unit}": self.sums[self.unit],
             "train/gradient_norm": self.norm,
             "train/learning_rate": self.learner.rate(self.step, self.position.epoch, self.standing.plateaus),
             "train/epoch": self.position.epoch,
         }
         if self.skipped:
             fields["train/skipped"] = self.skipped
-        times = {"seconds": self._seconds(), "tokens_per_second": self.speed}
+        times = {"seconds": self._seconds(), f"{self.work}_per_second": self.speed}
         self.metrics.measured(self.step, "train", fields, times)
         self.sums = dict.fromkeys(self.sums, 0.0)
 

@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Position
 from warmstart.storage import atomic
 from warmstart.training.learner import Gradient
 from warmstart.training.lora import canonical_parameters
@@ -23,7 +24,7 @@ def write_record(
     where: Position,
     found: Gradient,
     model: nn.Module,
-    parts: Sequence[Batch],
+    parts: Sequence[Any],
     describe: Describe | None,
 ) -> tuple[str, Path]:
     """Write ``nonfinite/step-….json`` of ``run``: the update, its parameters with a gradient that is not finite, and

@@ -1,9 +1,8 @@
-"""What a training minimises: cross entropy as Marian defines it, alone or mixed with what teachers say."""
+"""Cross entropy as Marian defines it, alone or mixed with what teachers say: what a training on text minimises."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +12,11 @@ from warmstart.errors import TrainingError
 from warmstart.training.config import TrainingConfig
 from warmstart.training.cross_entropy import smoothed_cross_entropy
 from warmstart.training.distillation import Inputs, Teacher, divergence, mean_probabilities
+from warmstart.training.terms import Loss
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Sums over target tokens: ``loss`` (differentiable) and ``nll`` (detached), in nats; what they are sums over."""
-
-    loss: Tensor
-    nll: Tensor
-    tokens: int
-    sequences: int
-
-
-class Objective:
-    """The loss of a batch, and what the losses of an update's batches are divided by.
+class CrossEntropy:
+    """The loss of a batch of text pairs, and what the losses of an update's batches are divided by.
 
     With distillation at word level the loss is (1 - ``weight``)·cross entropy + ``weight``·T²·KL(teachers ‖ student).
     At sequence level the data are other ones (:func:`~warmstart.training.distillation.distilled_split`) and the loss
@@ -35,6 +25,8 @@ class Objective:
     Raises:
         TrainingError: distillation at word level without a teacher.
     """
+
+    unit, work = "tokens", "tokens"
 
     def __init__(self, config: TrainingConfig, teachers: Sequence[Teacher] = ()) -> None:
         self.config, self.teachers = config, tuple(teachers)
@@ -63,11 +55,15 @@ class Objective:
     def divisor(self, batches: Sequence[Batch]) -> float:
         """What the summed loss of ``batches``, which make one update, is divided by: their target tokens or
         sequences, or the number that ``loss_normalizer`` is. So accumulated batches equal one large batch."""
-        normalizer = self.config.loss_normalizer
+        normalizer = self.config.loss_normalizer or "tokens"
         if not isinstance(normalizer, str):
             return float(normalizer)
         counts = (b.target_lengths.sum() if normalizer == "tokens" else len(b.target_lengths) for b in batches)
         return float(max(1, sum(map(int, counts))))
+
+    def amount(self, batch: Batch) -> float:
+        """Target tokens."""
+        return float(batch.target_lengths.sum())
 
 
 def batch_loss(model: nn.Module, batch: Batch, label_smoothing: float) -> Loss:
@@ -88,4 +84,4 @@ def _inputs(model: nn.Module, batch: Batch) -> tuple[Inputs, Tensor]:
 
 
 def _loss(loss: Tensor, nll: Tensor, batch: Batch) -> Loss:
-    return Loss(loss, nll, int(batch.target_lengths.sum()), len(batch.target_lengths))
+    return Loss(loss, nll, int(batch.target_lengths.sum()))

@@ -8,21 +8,20 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from warmstart.data.batches import Batch, BatchPlan, Position, make_batch
-from warmstart.data.index import EncodedSplit, Offsets, Rows
+from warmstart.data.batches import Position
 from warmstart.storage.progress import Progress
 from warmstart.training.config import TrainingConfig
-from warmstart.training.samples import spread
+from warmstart.training.terms import BatchStream, Evaluate
+from warmstart.training.workload import Workload
 
 ORDINARY = 8  # updates that are measured
 PATIENCE = 30.0  # seconds after which updates are no longer measured twice
@@ -40,10 +39,10 @@ class Rehearsal:
     Attributes:
         device: ``cpu`` or ``cuda``.
         steps, evaluations: those that are still to be done.
-        longest: rows, source and target length of the batch with the longest examples.
+        longest: the size of the batch with the longest examples, in words.
         longest_seconds, step_seconds: of an update with that batch, and the median of ordinary ones.
-        tokens_per_second: target tokens of the ordinary updates.
-        evaluation_seconds: of one evaluation, extrapolated from a batch of each task by the number of tokens.
+        work, work_per_second: what is counted for the speed, and how much of it ordinary updates do.
+        evaluation_seconds: of one evaluation, extrapolated from a batch of each task.
         total_seconds: ``steps`` times the median, and the evaluations.
         memory, memory_there: the most that was used, of the process or of the GPU, and all that there is.
         checkpoint_bytes, disk_free: size of a checkpoint, and free space where the run will be.
@@ -53,10 +52,11 @@ class Rehearsal:
     device: str
     steps: int
     evaluations: int
-    longest: tuple[int, int, int]
+    longest: str
     longest_seconds: float
     step_seconds: float
-    tokens_per_second: float
+    work: str
+    work_per_second: float
     evaluation_seconds: float
     total_seconds: float
     memory: int
@@ -68,12 +68,11 @@ class Rehearsal:
 
 def rehearse(
     run: Path,
-    stream: BatchPlan,
+    workload: Workload,
     config: TrainingConfig,
     *,
-    update: Callable[[Sequence[Batch]], object],
-    evaluate: Callable[[Mapping[str, EncodedSplit]], object],
-    validation: Mapping[str, EncodedSplit],
+    update: Callable[[Sequence[Any]], object],
+    evaluate: Callable[[Evaluate], object],
     snapshot: Callable[[], Sized],
     device: torch.device,
     start_step: int = 0,
@@ -89,27 +88,25 @@ def rehearse(
     Args:
         run: where the run will be; it need not be there.
         update: makes one update with ``config.accumulation`` batches, as the training does.
-        evaluate: evaluates, and decodes, what it is given instead of the whole of ``validation``.
+        evaluate: makes an evaluation, as the training does.
         snapshot: copies what a checkpoint holds, as the training does before it writes one and goes on meanwhile.
         first: no checkpoint of the run is there.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    longest = longest_batch(stream)
-    parts = {name: _part(split, stream.batch_tokens) for name, split in validation.items()}
+    longest, trials, objective = workload.longest(), workload.trials(), workload.objective
     with ExitStack() as stack:
-        bar = Progress("rehearsing", 2 + 2 * ORDINARY + len(parts), "steps") if progress else None
+        bar = Progress("rehearsing", 2 + 2 * ORDINARY + len(trials), "steps") if progress else None
         clock = _Clock(device, stack.enter_context(bar) if bar else None)
         clock.time(update, [longest] * config.accumulation)
         held = snapshot()
         longest_seconds = clock.time(update, [longest] * config.accumulation)
         size = held.nbytes
         del held
-        seconds, tokens = _ordinary(clock, update, stream, start_position or Position(), config.accumulation)
-        evaluation = sum(
-            clock.time(evaluate, {name: part}) * _tokens(validation[name]) / _tokens(part)
-            for name, part in parts.items()
-        )
+        start = start_position or Position()
+        seconds, done = _ordinary(clock, update, workload.stream, start, config.accumulation)
+        work = sum(objective.amount(batch) for batch in done)
+        evaluation = sum(clock.time(evaluate, trial.evaluate) * trial.times for trial in trials)
     step_seconds = statistics.median(seconds)
     steps = max(0, config.steps - start_step)
     evaluations = count_evaluations(config, start_step, first)
@@ -118,17 +115,21 @@ def rehearse(
     kept = config.keep_last + config.keep_best + 1  # one more while it is written
     notes = []
     if memory > 0.9 * there:
-        notes.append("memory is almost used up: lower data.batch_tokens, and raise training.accumulation for it")
+        notes.append(
+            "memory is almost used up: make batches smaller (data.batch_tokens, data.batch_seconds), and raise "
+            "training.accumulation for it"
+        )
     if size * kept > free:
         notes.append(f"{kept} checkpoints of this size do not fit on the disk: free space, or lower training.keep_last")
     return Rehearsal(
         device=device.type,
         steps=steps,
         evaluations=evaluations,
-        longest=(len(longest.source), longest.source.shape[1], longest.target.shape[1]),
+        longest=workload.size(longest),
         longest_seconds=longest_seconds,
         step_seconds=step_seconds,
-        tokens_per_second=tokens / sum(seconds),
+        work=objective.work,
+        work_per_second=work / sum(seconds),
         evaluation_seconds=evaluation,
         total_seconds=steps * step_seconds + evaluations * evaluation,
         memory=memory,
@@ -137,16 +138,6 @@ def rehearse(
         disk_free=free,
         notes=tuple(notes),
     )
-
-
-def longest_batch(stream: BatchPlan) -> Batch:
-    """The longest examples of all tasks, as many as make a batch: no batch of the training is longer."""
-    sizes = [np.maximum(split.source_lengths, split.target_lengths) for split in stream.splits]
-    tasks = np.concatenate([np.full(len(size), t, np.int64) for t, size in enumerate(sizes)])
-    indices = np.concatenate([np.arange(len(size), dtype=np.int64) for size in sizes])
-    lengths = np.concatenate(sizes)
-    order = np.argsort(-lengths, kind="stable")[: max(1, stream.batch_tokens // int(lengths.max()))]
-    return make_batch(stream.splits, tasks[order], indices[order], stream.eos_ids)
 
 
 def count_evaluations(config: TrainingConfig, start_step: int, first: bool) -> int:
@@ -174,9 +165,9 @@ class _Clock:
 
 
 def _ordinary(
-    clock: _Clock, update: Callable[[Sequence[Batch]], object], stream: BatchPlan, position: Position, accumulation: int
-) -> tuple[list[float], int]:
-    """(seconds of each update, target tokens of all)."""
+    clock: _Clock, update: Callable[[Sequence[Any]], object], stream: BatchStream, position: Position, accumulation: int
+) -> tuple[list[float], list[Any]]:
+    """(seconds of each update, their batches)."""
     batches = [batch for _, batch in islice(stream.iterate(position), ORDINARY * accumulation)]
     updates = [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
     seconds: list[float] = []
@@ -186,25 +177,7 @@ def _ordinary(
             break
     else:
         seconds = [clock.time(update, parts) for parts in updates]
-    return seconds, sum(int(batch.target_lengths.sum()) for parts in updates[: len(seconds)] for batch in parts)
-
-
-def _part(split: EncodedSplit, batch_tokens: int) -> EncodedSplit:
-    """About a batch of examples, evenly spread over the lengths there are."""
-    lengths = np.maximum(split.source_lengths, split.target_lengths)
-    chosen = np.argsort(lengths, kind="stable")[spread(len(split), max(1, int(batch_tokens / lengths.mean())))]
-
-    def rows(values: Rows, offsets: Offsets) -> tuple[Rows, Offsets]:
-        picked = [values[offsets[i] : offsets[i + 1]] for i in chosen]
-        return np.concatenate(picked), np.cumsum([0, *map(len, picked)])
-
-    source, target = rows(split.source, split.source_offsets), rows(split.target, split.target_offsets)
-    examples = tuple(split.examples[i] for i in chosen) if split.examples else ()
-    return EncodedSplit(*source, *target, split.counts, split.vocabularies, examples)
-
-
-def _tokens(split: EncodedSplit) -> int:
-    return len(split.source) + len(split.target)
+    return seconds, [batch for parts in updates[: len(seconds)] for batch in parts]
 
 
 def _memory(device: torch.device) -> tuple[int, int]:

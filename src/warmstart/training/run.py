@@ -1,11 +1,9 @@
-"""A run from its parts: data encoded, the module built and filled as planned, trained, and written as a bundle."""
+"""A run from its parts: data opened, the module built and filled as planned, trained, and written as a bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +15,26 @@ from warmstart.bootstrap.apply import start_arrays, start_slots
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
 from warmstart.bundle.model import Model
-from warmstart.data.batches import Batch, BatchPlan, Position
-from warmstart.data.config import DataConfig
-from warmstart.data.index import EncodedSplit
-from warmstart.errors import DataError
+from warmstart.data.batches import Position
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
-from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
 from warmstart.sources.uri import shown
 from warmstart.storage import atomic
 from warmstart.training.config import TrainingConfig
-from warmstart.training.distillation import distilled_split, open_teachers
-from warmstart.training.evaluation import Evaluation, describe_batch
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
 from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
-from warmstart.training.objective import Objective
 from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
-from warmstart.training.terms import TrainResult, best_metrics
-from warmstart.vocabularies.vocabulary import Vocabulary
+from warmstart.training.terms import Evaluate, TrainResult, best_metrics
+from warmstart.training.text_task import text_workload
+from warmstart.training.workload import Job, Workload
 
-
-@dataclass(frozen=True)
-class Job:
-    """A training to be done: its directory, the planned model, data and settings."""
-
-    run: Path
-    family: Family
-    model_config: Any
-    vocabularies: Mapping[str, Vocabulary]
-    plan: Plan
-    models: Sequence[Model]
-    data: DataConfig
-    training: TrainingConfig
-    search: SearchConfig | None
-    seed: int
+WORKLOADS: Mapping[str, Callable[..., Workload]] = {"text": text_workload}
 
 
 @dataclass(frozen=True)
@@ -67,22 +45,16 @@ class Prepared:
         learner: filled as planned, or with zeros where the run has a checkpoint to be restored.
         slots: optimizer state that is carried, if any.
         position: where the data go on, if the source's position is carried.
-        fingerprint: identity of the data.
-        notes: lines about the data (kept and dropped examples).
     """
 
     learner: Learner
-    stream: BatchPlan
-    tasks: list[str]
-    evaluate: Evaluation
+    workload: Workload
     slots: dict[tuple[str, str], Array] | None
     position: Position | None
-    fingerprint: str
-    notes: list[str]
 
 
 def prepare(job: Job, *, distil: bool = True, progress: bool = True) -> Prepared:
-    """Encode the data, open teachers, build the model and fill it.
+    """Open the data, build the model and fill it.
 
     Args:
         distil: whether sequence-level teachers decode the training data now (which they do once for a run).
@@ -92,49 +64,18 @@ def prepare(job: Job, *, distil: bool = True, progress: bool = True) -> Prepared
         ConfigError: groups or adapters do not fit the model.
         VocabularyError: a teacher has other vocabularies.
     """
-    data, training, seed = job.data, job.training, job.seed
-    source, target = job.vocabularies["source"], job.vocabularies["target"]
-    tasks = data.build_tasks(source, target)
-    splits = {name: data.encode(task, "train") for name, task in tasks.items() if "train" in task.splits}
-    validation = {
-        name: data.encode(task, "validation", keep_examples=True)
-        for name, task in tasks.items()
-        if "validation" in task.splits
-    }
-    if not splits or not validation:
-        raise DataError("training needs a train and a validation split", found=", ".join(sorted(tasks)))
-    notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
-    config = training.distillation
-    teachers = open_teachers(config, job.vocabularies, torch.device("cpu")) if config else ()
-    if config and config.level == "sequence" and distil:
-        cache = job.run / "distilled"
-        translate = partial(distilled_split, max_length=data.max_length, progress=progress)
-        splits = {n: translate(s, teachers, config, job.vocabularies, cache) for n, s in splits.items()}
-        notes += [f"{name}, translated by the teacher: {describe_counts(split)}" for name, split in splits.items()]
-    rates = data.mixing_rates({name: len(split) for name, split in splits.items()})
-    stream = BatchPlan(
-        list(splits.values()),
-        eos_ids=(source.eos_id, target.eos_id),
-        rates=[rates[name] for name in splits],
-        batch_tokens=data.batch_tokens,
-        window=data.window,
-        seed=seed,
-    )
-    fingerprint = "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items())
+    workload = WORKLOADS[job.data.type](job, distil=distil, progress=progress)
     with torch.device("meta"):
         module = job.family.build(job.model_config)
     first = latest(job.run) is None
-    fill(module, dict(start_arrays(job.plan, job.models, seed)) if first else {}, job.family, job.model_config)
+    arrays = dict(start_arrays(job.plan, job.models, job.seed)) if first else {}
+    fill(module, arrays, job.family, job.model_config)
     stages = {p.name: p.stage for p in job.family.parameters(job.model_config)}
     return Prepared(
-        Learner(module, training, seed, Objective(training, teachers), stages),
-        stream,
-        list(splits),
-        Evaluation(tasks, validation, (source, target), job.search, data.batch_tokens, training.samples),
+        Learner(module, job.training, job.seed, workload.objective, stages),
+        workload,
         (start_slots(job.plan, job.models) or None) if first else None,
-        _position(job.plan, job.models, fingerprint),
-        fingerprint,
-        notes,
+        _position(job.plan, job.models, workload.fingerprint),
     )
 
 
@@ -143,20 +84,20 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
 
     Returns the result and lines about the data (kept and dropped examples).
     """
-    run, source, target = job.run, job.vocabularies["source"], job.vocabularies["target"]
+    run = job.run
     keep_freed_memory()
     parts = prepare(job, progress=progress)
     result = finished(run, job.training) or train(
         run,
         parts.learner,
-        parts.stream,
+        parts.workload.stream,
         seed=job.seed,
-        evaluate=parts.evaluate,
+        evaluate=parts.workload.evaluate,
         slots=parts.slots,
         start_step=job.plan.step,
         start_position=parts.position,
-        task_fingerprint=parts.fingerprint,
-        describe=partial(describe_batch, tasks=parts.tasks, source=source, target=target),
+        task_fingerprint=parts.workload.fingerprint,
+        describe=parts.workload.describe,
         progress=progress,
     )
     newest = latest(run)
@@ -171,7 +112,7 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
         write_bundle(run / "model", job.family, job.model_config, wanted, job.vocabularies, lineage, force=True)
         if job.training.lora is not None:
             _write_adapters(run / "adapters", parts.learner, job.training)
-    return result, parts.notes
+    return result, list(parts.workload.notes)
 
 
 def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) -> None:
@@ -194,25 +135,22 @@ def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
         if parts.slots is not None:
             learner.load_slots(parts.slots, job.plan.step)
 
-    def update(batches: Sequence[Batch]) -> None:
+    def update(batches: Sequence[Any]) -> None:
         learner.model.train()
         learner.gradient(batches, start.step + 1, start.plateau.get("plateaus", 0))
         learner.apply(start.step + 1, start.position.epoch, start.plateau.get("plateaus", 0))
 
-    def evaluate(splits: Mapping[str, EncodedSplit]) -> None:
+    def evaluate(trial: Evaluate) -> None:
         learner.model.eval()
-        some = copy(parts.evaluate)
-        some.splits = splits
         with torch.no_grad(), learner.evaluated():
-            some(learner.model, start.step)
+            trial(learner.model, start.step)
 
     return rehearse(
         job.run,
-        parts.stream,
+        parts.workload,
         job.training,
         update=update,
         evaluate=evaluate,
-        validation=parts.evaluate.splits,
         snapshot=lambda: learner.snapshot(start),
         device=learner.device,
         start_step=start.step,
@@ -277,14 +215,3 @@ def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
             for mode, source, model in zip(job.plan.modes, job.plan.sources, job.models, strict=True)
         ],
     }
-
-
-def describe_counts(split: EncodedSplit) -> str:
-    """Kept and dropped examples in a sentence."""
-    c = split.counts
-    text = f"{c.kept:,} examples"
-    others = ((c.dropped_long, "too long"), (c.dropped_empty, "empty"), (c.unknown_source, "unknown source tokens"))
-    for count, what in others:
-        if count:
-            text += f", {count:,} {what}"
-    return text

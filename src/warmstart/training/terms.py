@@ -1,4 +1,7 @@
-"""What a training is given by its caller, and what it comes to."""
+"""What a training is given by its caller, and what it comes to.
+
+The loop does not look into batches: one is whatever the objective of its kind of task takes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from torch import nn
+from torch import Tensor, nn
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Position
 from warmstart.storage.records import Record
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over the ``units`` of a batch: ``loss`` (differentiable) and ``nll`` (detached), in nats."""
+
+    loss: Tensor
+    nll: Tensor
+    units: int
+
+
+class Objective(Protocol):
+    """What a training minimises.
+
+    Attributes:
+        unit: what losses are means over, in the plural: ``tokens``, ``utterances``.
+        work: what is counted for the speed: ``tokens``, ``audio_seconds``.
+    """
+
+    unit: str
+    work: str
+
+    def __call__(self, model: nn.Module, batch: Any) -> Loss:
+        """The loss of ``batch``, summed. Computes in the precision of the surrounding ``autocast``."""
+
+    def divisor(self, batches: Sequence[Any]) -> float:
+        """What the summed loss of ``batches``, which make one update, is divided by."""
+
+    def amount(self, batch: Any) -> float:
+        """How much of ``work`` there is in ``batch``."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +54,13 @@ class Measured:
 
 
 Evaluate = Callable[[nn.Module, int], Measured]
-Describe = Callable[[Batch], Any]
+Describe = Callable[[Any], Any]
 
 
 class BatchStream(Protocol):
     """Batches without end, from any position on."""
 
-    def iterate(self, position: Position) -> Iterator[tuple[Position, Batch]]:
+    def iterate(self, position: Position) -> Iterator[tuple[Position, Any]]:
         """Each batch with the position after it."""
 
     def reordered(self, order: int) -> Self:

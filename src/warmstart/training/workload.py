@@ -1,0 +1,86 @@
+"""The seam between the loop and kinds of task: what is to be trained, and what one kind brings to a training.
+
+A kind of task (text pairs, speech) is one module that makes a :class:`Workload` from a :class:`Job`;
+``training.run`` lists them by ``data.type``. Nothing else in this room knows of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from warmstart.bootstrap.plan import Plan
+from warmstart.bundle.model import Model
+from warmstart.inference.search import SearchConfig
+from warmstart.models.family import Family
+from warmstart.training.config import TrainingConfig
+from warmstart.training.terms import BatchStream, Evaluate, Measured, Objective
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be done: its directory, the planned model, data and settings.
+
+    ``data`` is the configuration of one kind of task, which its ``type`` names; ``search`` is how validation is
+    decoded where outputs are searched for.
+    """
+
+    run: Path
+    family: Family
+    model_config: Any
+    vocabularies: Mapping[str, Vocabulary]
+    plan: Plan
+    models: Sequence[Model]
+    data: Any
+    training: TrainingConfig
+    search: SearchConfig | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The evaluation of a part of one validation split; the whole takes ``times`` as long."""
+
+    evaluate: Evaluate
+    times: float
+
+
+class Workload(Protocol):
+    """What a kind of task brings to a training.
+
+    Attributes:
+        stream: the training batches.
+        objective: what is minimised on them.
+        fingerprint: identity of the training data.
+        notes: lines about the data (kept and dropped examples).
+    """
+
+    @property
+    def stream(self) -> BatchStream: ...
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def evaluate(self, model: Any, step: int) -> Measured:
+        """Measure ``model``, which is in evaluation mode, on the validation splits."""
+
+    def describe(self, batch: Any) -> list[dict[str, Any]]:
+        """The examples of a training batch, to be looked at when its loss is not finite."""
+
+    def longest(self) -> Any:
+        """The batch that needs most memory: no batch of the training is longer."""
+
+    def size(self, batch: Any) -> str:
+        """The size of a batch in words: ``67 rows of 59 source and 61 target tokens``."""
+
+    def trials(self) -> Sequence[Trial]:
+        """About a batch of each validation split, evenly spread over the lengths there are."""
