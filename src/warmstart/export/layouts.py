@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from warmstart.errors import FormatError, Problem
+from warmstart.export.onnx import write_onnx
 from warmstart.export.plan import Conversion
 from warmstart.export.slots import SlotRow, factored
 from warmstart.formats.checkpoint import Array, Entry
@@ -114,6 +116,11 @@ def _tensorflow(directory: Path, conversion: Conversion, written: Written, array
     write_state(directory / "checkpoint", f"model.ckpt-{step}")
 
 
+def _onnx(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    graph = json.loads(conversion.header["graph"])
+    write_onnx(directory, graph, _named(written, arrays), int8=conversion.options.quantization == "int8")
+
+
 def _states(conversion: Conversion, written: Written, later: bool) -> Iterator[tuple[str, str, Array]]:
     for row, slot in factored(conversion.slots, later).items():
         assert written.state is not None
@@ -133,6 +140,7 @@ LAYOUTS: dict[str, Layout] = {
     "model.bin": Layout(_model_bin, TYPES, aliases=True, limit=LIMIT),
     "model.npz": Layout(_model_npz, ("float32", "float16", "bfloat16")),
     "model.safetensors": Layout(_safetensors, _SAFETENSORS),
+    "onnx": Layout(_onnx, ("float32",)),
     "t5x": Layout(_t5x, ("float64", "float32", "float16", "bfloat16")),
     "tensorflow": Layout(_tensorflow, ("float64", "float32", "float16", "bfloat16")),
 }

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from warmstart.errors import ConfigError, DialectError, Problem
-from warmstart.export.quantize import Storage, already_quantized, storage_of
+from warmstart.export.quantize import QUANTIZATIONS, Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import dtype_of
 from warmstart.models.family import Dialect, Facts, Family
@@ -133,9 +133,12 @@ def plan_conversion(
     """
     facts = facts or Facts()
     target = target.adapt(facts)
-    if options.quantization != "none" and target.layout != "model.bin":
+    known = QUANTIZATIONS if target.layout == "model.bin" else ("none", *target.quantizations)
+    if options.quantization not in known:
+        others = f"leave it out, or use {', '.join(target.quantizations)}" if target.quantizations else ""
         raise ConfigError(
-            f"--quantize does not go with --to {target.name}", todo="leave it out, or use --to ctranslate2"
+            f"--quantize {options.quantization} does not go with --to {target.name}",
+            todo=others or "leave it out, or use --to ctranslate2",
         )
     problems = _algebra(family, config, reading, source)
     links = [link for link in expand(target.rules(config)) if not link.alternative]

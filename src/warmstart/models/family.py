@@ -79,6 +79,7 @@ class Dialect(ABC):
         needs_vocabularies: whether models of this dialect are nothing without their vocabularies; where they are not,
             a source may lack them.
         keeps_slots: whether its layout has a place for optimizer state.
+        quantizations: what ``--quantize`` may ask of a layout other than ``model.bin``.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Dialect(ABC):
     readable: bool = True
     needs_vocabularies: bool = True
     keeps_slots: bool = False
+    quantizations: tuple[str, ...] = ()
 
     @property
     def writable(self) -> bool:

@@ -45,6 +45,30 @@ class Filled(Op):
 
 
 @dataclass(frozen=True)
+class Inverse(Op):
+    """``op`` the other way round: what it makes of foreign arrays, this makes of canonical ones (a join of several
+    foreign arrays is the inverse of a split)."""
+
+    kind: ClassVar[Kind] = "many"
+    op: Op
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return self.op.backward_shapes(shapes)
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return self.op.forward_shapes(shapes)
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return self.op.backward(arrays)
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return self.op.forward(arrays)
+
+    def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
+        return self.op.backward_axis(axis, shapes)
+
+
+@dataclass(frozen=True)
 class WeightNorm(Op):
     """Lossy: a foreign weight [.., width] is canonical ``direction`` · (``scale`` / ‖direction‖), norms along the last
     axis (Salimans & Kingma 2016). Read back, the weight is its own direction, and ``scale`` its norms.

@@ -36,7 +36,9 @@ class DeepSpeechFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        return ()
+        from warmstart.models.deepspeech.dialects.onnx import OnnxDialect
+
+        return (OnnxDialect(),)
 
     def build(self, config: DeepSpeechConfig) -> Any:
         from warmstart.models.deepspeech.module import DeepSpeech

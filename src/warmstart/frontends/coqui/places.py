@@ -1,0 +1,152 @@
+"""What Coqui STT's flags name: directories, the checkpoint to start from, the alphabet; and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import ConfigError, Problem
+from warmstart.frontends.coqui.flags import Flags
+
+STATE_FILES = {"best": "best_dev_checkpoint", "last": "checkpoint"}
+LAYERS = 5
+ALPHABET = "alphabet.txt"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a command reads and writes.
+
+    Attributes:
+        load: directory of the checkpoint to start from, if one is named.
+        save: directory that receives the run.
+        source: what is opened there, ``DIRECTORY@best`` for instance; None where a training starts afresh.
+        said: about the choice, a line each.
+    """
+
+    load: Path | None
+    save: Path | None
+    source: str | None
+    said: tuple[str, ...]
+
+
+def find_places(flags: Flags, *, training: bool) -> Places:
+    """Directories and checkpoint.
+
+    ``--checkpoint_dir`` is both directories, as upstream. ``auto`` tries ``best``, then ``last``, then, in a training,
+    to begin afresh: the best checkpoint, not the latest, as upstream.
+
+    Raises:
+        ConfigError: directories are missing, or the checkpoint that was asked for.
+    """
+    both = flags["checkpoint_dir"]
+    load, save = (
+        Path(name) if name else None for name in (both or flags[f"{x}_checkpoint_dir"] for x in ("load", "save"))
+    )
+    said = []
+    if both and {"load_checkpoint_dir", "save_checkpoint_dir"} & flags.given:
+        said.append("--checkpoint_dir replaces --load_checkpoint_dir and --save_checkpoint_dir")
+    if training and save is None:
+        raise ConfigError("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
+    load = load or (None if training else save)
+    if not training and load is None:
+        raise ConfigError("nothing says which model is meant", todo="give --checkpoint_dir or --load_checkpoint_dir")
+    which = flags["load_train" if training else "load_evaluate"]
+    source, line = _checkpoint(load, which, training=training)
+    return Places(load, save, source, (*said, line))
+
+
+def _path(name: str) -> Path | None:
+    return Path(name) if name else None
+
+
+def _checkpoint(load: Path | None, which: str, *, training: bool) -> tuple[str | None, str]:
+    """The checkpoint to be opened, and a line about it."""
+    afresh = "Initializing all variables: the training begins afresh"
+    if which == "init" or (training and load is None):
+        return None, afresh
+    assert load is not None
+    for role, adjective in (("best", "best validating"), ("last", "most recent")):
+        if which in ("auto", role) and (load / STATE_FILES[role]).is_file():
+            return f"{load}@{role}", f"Loading {adjective} checkpoint from {load}@{role}"
+    if which in ("auto", "last") and any((load / name).exists() for name in ("warmstart.json", "config.yaml")):
+        return str(load), f"Loading {load}"
+    if which == "auto" and training:
+        return None, f"{afresh}; there is no checkpoint in {load}"
+    raise ConfigError(
+        "there is no such checkpoint",
+        where=load,
+        expected=" or ".join(name for role, name in STATE_FILES.items() if which in ("auto", role)),
+        found=", ".join(sorted(p.name for p in load.iterdir())[:8]) or "nothing" if load.is_dir() else "no directory",
+        todo="check the directory" + ("; --load_train init begins afresh" if training else ""),
+    )
+
+
+def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
+    """Everything that is wrong with values, whatever the files hold."""
+    known = ("auto", "best", "last", "init") if training else ("auto", "best", "last")
+    name = "load_train" if training else "load_evaluate"
+    if flags[name] not in known:
+        hint = "start from another alphabet's model with --drop_source_layers" if flags[name] == "transfer" else ""
+        yield Problem(f"--{name} has no such value", expected=", ".join(known), found=flags[name], todo=hint or None)
+    rate = flags["audio_sample_rate"]
+    for key in ("feature_win_len", "feature_win_step"):
+        if rate <= 0 or flags[key] <= 0 or flags[key] * rate % 1000:
+            yield Problem(
+                f"--{key} is no whole number of samples",
+                expected=f"a multiple of 1000/{rate} ms" if rate > 0 else "a rate and a length above zero",
+                found=f"{flags[key]} ms at {rate} Hz",
+                todo="8000, 16000 and 48000 Hz go with the usual 32 and 20 ms; audio of other rates is resampled",
+            )
+    if flags["bytes_output_mode"] and flags["alphabet_config_path"]:
+        yield Problem(
+            "--bytes_output_mode and --alphabet_config_path exclude each other",
+            todo="leave out --alphabet_config_path: the labels are the 255 bytes",
+        )
+    if training and not 0 <= flags["drop_source_layers"] <= LAYERS:
+        yield Problem(
+            "--drop_source_layers is out of range",
+            expected=f"0 to {LAYERS}: layers 2, 3, LSTM, 5 and 6, from the output; layer 1 cannot be dropped",
+            found=flags["drop_source_layers"],
+            todo="--load_train init takes nothing from a checkpoint",
+        )
+    if training and not flags["train_files"]:
+        yield Problem("there is nothing to train on", todo="give --train_files; `warmstart stt evaluate` tests a model")
+    for key in ("epochs", "train_batch_size", "dev_batch_size", "test_batch_size"):
+        if flags[key] < 1:
+            yield Problem(f"--{key} must be at least 1", found=flags[key])
+    for key in ("dropout_rate", "dropout_rate2", "dropout_rate3", "dropout_rate6"):
+        if flags[key] >= 1 or (flags[key] < 0 and (key == "dropout_rate" or flags[key] != -1)):
+            yield Problem(f"--{key} is no share", expected="0 ≤ rate < 1", found=flags[key])
+
+
+def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, str | None]:
+    """The vocabulary's piece of a configuration (None: the checkpoint's own), and a line where upstream prints one.
+
+    In this order: bytes; ``--alphabet_config_path``; the alphabet of the checkpoint; an ``alphabet.txt`` in the one
+    directory of all CSV files; the characters of their transcripts.
+
+    Raises:
+        ConfigError: none of them is there.
+    """
+    if flags["bytes_output_mode"]:
+        return {"type": "bytes"}, None
+    if flags["alphabet_config_path"]:
+        return {"type": "file", "path": flags["alphabet_config_path"]}, None
+    if places.source is not None:
+        return None, "--alphabet_config_path not specified: the alphabet is the checkpoint's"
+    groups = [flags[key] for key in ("train_files", "dev_files", "test_files")]
+    if places.load is not None and (places.load / ALPHABET).is_file():
+        return {"type": "file", "path": str(places.load / ALPHABET)}, f"the alphabet is {places.load / ALPHABET}"
+    if not all(groups):
+        raise ConfigError(
+            "nothing says what the alphabet is",
+            todo="give --alphabet_config_path, or --train_files, --dev_files and --test_files to make it from",
+        )
+    folders = {Path(name).parent for group in groups for name in group}
+    beside = next(iter(folders)) / ALPHABET
+    if len(folders) == 1 and beside.is_file():
+        return {"type": "file", "path": str(beside)}, f"the alphabet is {beside}"
+    return {"type": "alphabet"}, "the alphabet is made of the characters of the transcripts"

@@ -1,0 +1,1 @@
+"""How frameworks spell DeepSpeech."""
