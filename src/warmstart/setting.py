@@ -62,7 +62,9 @@ def _open(config: RunConfig, require_coverage: float) -> Setting:
         model.require()
         if model.config is not model_config:
             check_vocabulary_sizes(model)
-    target = Target(of.parameters(model_config), of.stages, of.order, of.behaviour(model_config), vocabularies)
+    target = Target(
+        of.parameters(model_config), of.stages, of.order, of.behaviour(model_config), vocabularies, model_config
+    )
     made = make_plan(list(zip(config.start, models, strict=True)), target, require_coverage=require_coverage)
     return Setting(config, models, of, model_config, vocabularies, made)
 

@@ -42,7 +42,7 @@ def parent(tmp_path: Path, source: str = "abc", target: str = "xyz", name: str =
 def target(source: str = "abc", letters: str = "xyz", **keys) -> Target:
     c = config(source, letters, **keys)
     sides = {"source": vocabulary(source), "target": vocabulary(letters)}
-    return Target(FAMILY.parameters(c), FAMILY.stages, FAMILY.order, FAMILY.behaviour(c), sides)
+    return Target(FAMILY.parameters(c), FAMILY.stages, FAMILY.order, FAMILY.behaviour(c), sides, c)
 
 
 def start(**keys) -> StartConfig:
@@ -128,6 +128,15 @@ def test_missing_extra_and_other_shapes(tmp_path):
     assert "expected: [32, 8]\n  found: [16, 8]" in problems(caught)
     plan = make_plan([(start(mode="init", strict=False), model)], target(d_ff=32))
     assert actions(plan)["encoder.layers.0.ffn.up.weight"] == "initialise"
+
+
+def test_other_shapes_name_the_key_that_makes_them(tmp_path):
+    with pytest.raises(PlanError) as caught:
+        make_plan([(start(mode="continue", data="start"), parent(tmp_path))], target(d_ff=32, dropout=0.3))
+    said = [p for p in caught.value.problems if p.what.startswith("`model.")]
+    assert [p.what for p in said] == ["`model.d_ff: 32` makes arrays of other shapes than the source's"]
+    assert said[0].expected == "d_ff 16, as the source has it"
+    assert "`mode: init` and `strict: false`" in said[0].todo
 
 
 def test_equal_shapes_that_mean_something_else(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
+
 from warmstart.bootstrap.plan import Action, Leftover, Plan, Row, SlotRow
 from warmstart.bootstrap.rows import rows_by_token
 from warmstart.bootstrap.start import Answers, StartConfig, answers
@@ -21,13 +23,14 @@ _Take = Callable[..., Row]
 
 @dataclass
 class Target:
-    """The model to be trained: its storages, stages, behaviour and vocabularies."""
+    """The model to be trained: its storages, stages, behaviour, vocabularies, and its configuration if it has one."""
 
     parameters: Sequence[Parameter]
     stages: Sequence[str]
     order: Sequence[str] | None
     behaviour: Mapping[str, object]
     vocabularies: Mapping[str, Vocabulary]
+    config: BaseModel | None = None
 
 
 @dataclass
@@ -102,6 +105,7 @@ class _Source:
         self.mine = [p for p in target.parameters if p.name.startswith(self.prefix)]
         self.partial = bool(config.select or config.exclude)
         self.relaxed = answer.weights == "matching"
+        self.misshapen = False
 
     def plan(self) -> None:
         if not self.mine:
@@ -133,6 +137,8 @@ class _Source:
                 if row.action != "initialise":
                     taken.add(found[0])
                     self._plan_slots(row)
+        if self.misshapen:
+            self._explain_shapes()
         self._account(taken, offered, dropped)
 
     def _take(self, row: Row) -> None:
@@ -243,6 +249,7 @@ class _Source:
         if origin.shape != p.shape and not (resizable and origin.shape[1:] == p.shape[1:]):
             if self.relaxed:
                 return _initialise(p, f"the source's shape is {list(origin.shape)}")
+            self.misshapen = True
             self.draft.problem(
                 f"{p.storage} has another shape",
                 where=f"{self.config.source}: {', '.join(origin.link.foreign)}",
@@ -258,6 +265,26 @@ class _Source:
         had, wanted = origin.shape[0], p.shape[0]
         rows = [k if k < had else -1 for k in range(wanted)]
         return take("resize", f"{min(had, wanted)} positions of {had}", rows)
+
+    def _explain_shapes(self) -> None:
+        """Keys of the model that make shapes other than the source's, and the mode that would do."""
+        mine = self.target.config
+        if not isinstance(mine, type(self.source_config)):
+            return
+        sizes = set(self.family.vocabulary_sizes.values())
+        shapes = [p.shape for p in self.family.parameters(mine)]
+        for key, value in self.source_config.model_dump().items():
+            if key in sizes or getattr(mine, key) == value:
+                continue
+            like_source = self.family.parameters(mine.model_copy(update={key: value}))
+            if [p.shape for p in like_source] != shapes:
+                self.draft.problem(
+                    f"`model.{key}: {getattr(mine, key)}` makes arrays of other shapes than the source's",
+                    where=self.config.source,
+                    expected=f"{key} {value}, as the source has it",
+                    todo=f"remove `model.{key}`; what another {key} does not touch is loaded with `mode: init` and "
+                    "`strict: false`, the rest begins anew",
+                )
 
     def _load_by_vocabulary(self, p: Parameter, side: str, take: _Take) -> Row | None:
         new = self.target.vocabularies.get(side)
