@@ -1,0 +1,1 @@
+"""Recordings and their transcripts: where they lie, how they become features, batches and augmented examples."""

@@ -1,0 +1,132 @@
+"""Audio of any format that libsndfile knows (wav, flac, ogg Vorbis, ogg Opus, mp3 …) as mono samples of one rate.
+
+An hour of audio is 230 MB at 16 kHz: everything here goes block by block, and what needs no more than a block at
+a time (features) never holds the whole.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart.data.speech.example import AudioSource, unreadable
+from warmstart.errors import DataError, MissingExtra
+
+Samples = NDArray[np.float32]
+
+BLOCK_VALUES = 1 << 17  # samples of all channels that are decoded at a time
+RATES = (1_000, 768_000)  # a header that says another rate is damaged, or would make a small file a huge one
+FULL_SCALE = 32767  # what Coqui's training divides 16-bit samples by (its C++ client by 32768)
+
+
+def read_audio(audio: AudioSource | Path | bytes, sample_rate: int, *, resample: bool = True) -> Samples:
+    """(N,) float32 samples in [-1, 1] at ``sample_rate``; channels are averaged.
+
+    Raises ``DataError`` where :func:`audio_blocks` does.
+    """
+    blocks = list(audio_blocks(audio, sample_rate, resample=resample))
+    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+
+def audio_blocks(
+    audio: AudioSource | Path | bytes, sample_rate: int, *, resample: bool = True, start: float = 0.0
+) -> Iterator[Samples]:
+    """The samples of :func:`read_audio` in consecutive blocks, from the share ``start`` in [0, 1) of the file on.
+
+    16-bit samples, and all that libsndfile makes 16-bit samples of, are divided by 32767; those of float files are
+    taken as they are. Another rate is resampled by soxr (HQ): n samples become round(n · sample_rate / rate).
+
+    Raises:
+        DataError: the file is missing, no audio, damaged or shorter than it says, of another rate where ``resample``
+            is false, or holds samples that are not finite.
+        MissingExtra: soundfile or soxr is not installed.
+    """
+    soundfile, soxr = _libraries()
+    where = "audio in memory" if isinstance(audio, bytes) else audio
+    try:
+        file = soundfile.SoundFile(_opened(audio))
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError("this is no audio file that can be read", where=where, found=_reason(error)) from error
+    except OSError as error:
+        raise unreadable(error, where) from error
+    with file:
+        rate = file.samplerate
+        if not RATES[0] <= rate <= RATES[1]:
+            raise DataError(
+                "the audio has an impossible sample rate", where=where, expected="1 to 768 kHz", found=f"{rate} Hz"
+            )
+        if rate != sample_rate and not resample:
+            raise DataError(
+                "the audio has another sample rate",
+                where=where,
+                expected=f"{sample_rate} Hz",
+                found=f"{rate} Hz",
+                todo="convert the file, or set resample: true",
+            )
+        blocks = _decoded(soundfile, file, where, start)
+        if rate == sample_rate:
+            yield from blocks
+            return
+        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        for block in blocks:
+            yield resampler.resample_chunk(block)
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _decoded(soundfile: Any, file: Any, where: object, start: float) -> Iterator[Samples]:
+    as_float = file.subtype in ("FLOAT", "DOUBLE")  # libsndfile does not scale these to integers
+    frames = max(1, BLOCK_VALUES // file.channels)
+    remaining = file.frames
+    try:
+        if start:
+            remaining -= file.seek(int(start * file.frames))
+        while True:
+            block_NC = file.read(frames, dtype="float32" if as_float else "int16", always_2d=True)
+            if not len(block_NC):
+                break
+            remaining -= len(block_NC)
+            values_N = block_NC[:, 0] if file.channels == 1 else block_NC.mean(axis=1)
+            samples_N = np.asarray(values_N if as_float else values_N / FULL_SCALE, np.float32)
+            if as_float and not np.isfinite(samples_N).all():
+                raise DataError("the audio holds samples that are not finite", where=where)
+            yield samples_N
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise DataError("the audio is damaged", where=where, found=_reason(error)) from error
+    if remaining > 0:
+        raise DataError(
+            "the audio is damaged or cut off",
+            where=where,
+            expected=f"{file.frames} samples, as the file says",
+            found=file.frames - remaining,
+        )
+
+
+def _opened(audio: AudioSource | Path | bytes) -> Any:
+    if isinstance(audio, bytes):
+        return io.BytesIO(audio)
+    if isinstance(audio, AudioSource):
+        if audio.length is not None:
+            return io.BytesIO(audio.read())
+        audio = audio.path
+    audio.stat()  # names what is wrong with the path better than libsndfile does
+    return str(audio)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", None) or error).removeprefix("Error : ")
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise MissingExtra(error.name or "soundfile", "speech") from error
+    except OSError as error:  # soundfile without libsndfile
+        raise MissingExtra("libsndfile", "speech") from error
+    return soundfile, soxr

@@ -1,0 +1,170 @@
+"""The piece of a configuration that says which recordings are learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from warmstart.data.speech.batches import MixedSpeech, SortedSpeech, SpeechStream
+from warmstart.data.speech.example import SpeechExample
+from warmstart.data.speech.read import read_examples
+from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
+from warmstart.data.task import num_examples_rate
+from warmstart.errors import DataError
+from warmstart.keys import Adjustable, Identity
+from warmstart.models.deepspeech.mfcc import Mfcc
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class SpeechSplitConfig(BaseModel):
+    """``files`` are lists of recordings (``.csv``, ``.sdb`` or ``.tar``); ``folder`` is where relative names in a CSV
+    begin (each CSV's own directory, if not given); ``limit`` takes the first so many examples."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: Annotated[tuple[Path, ...], Field(min_length=1)]
+    folder: Path | None = None
+    limit: PositiveInt | None = None
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
+
+    @field_validator("files")
+    @classmethod
+    def _known(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        wrong = [str(path) for path in value if path.suffix.lower() not in (".csv", ".sdb", ".tar")]
+        if wrong:
+            raise ValueError(f"recordings are listed in .csv, .sdb or .tar files, not in {', '.join(wrong)}")
+        return value
+
+    def examples(self) -> list[SpeechExample]:
+        """All of them, in order. Raises ``DataError``."""
+        found = [e for path in self.files for e in read_examples(path, folder=self.folder)]
+        return found[: self.limit] if self.limit else found
+
+
+class SpeechTaskConfig(BaseModel):
+    """The recordings of each split (``train``, ``validation``, ``test``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    splits: Annotated[dict[str, SpeechSplitConfig], Field(min_length=1)]
+
+
+class SpeechDataConfig(BaseModel):
+    """Tasks of recordings, and how these are mixed and put into batches.
+
+    ``rates``, ``temperature`` and ``maximum`` mix tasks as for texts. A batch holds recordings of similar length:
+    rows × longest ≤ ``batch_seconds``, and at most ``batch_size`` rows; one of the two is enough. ``order: sorted`` is
+    Coqui's: by size of file, always ``batch_size`` rows, batches shuffled from epoch ``shuffle_from`` on (null:
+    never). Recordings longer than ``max_seconds`` are left out and named, like those too short for their transcript.
+
+    ``feature_cache`` is the directory of computed features (one in the run's, if not given). ``resample: false``
+    refuses recordings of another rate than the model's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Identity[Literal["speech"]] = "speech"
+    tasks: Identity[Annotated[dict[str, SpeechTaskConfig], Field(min_length=1)]]
+    rates: Identity[dict[str, PositiveFloat] | None] = None
+    temperature: Identity[PositiveFloat | None] = None
+    maximum: Identity[PositiveInt | None] = None
+    max_seconds: Identity[PositiveFloat] = 60.0
+    batch_seconds: Identity[PositiveFloat | None] = None
+    batch_size: Identity[PositiveInt | None] = None
+    window: Identity[PositiveInt] = 8192
+    order: Identity[Literal["mixed", "sorted"]] = "mixed"
+    shuffle_from: Identity[Annotated[int, Field(ge=0)] | None] = 1
+    unreadable: Identity[Literal["error", "drop"]] = "error"
+    empty_transcripts: Identity[Literal["error", "drop"]] = "error"
+    resample: Identity[bool] = True
+    feature_cache: Adjustable[Path | None] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rates is not None and set(self.rates) != set(self.tasks):
+            raise ValueError(f"rates must name every task: {', '.join(sorted(self.tasks))}")
+        if self.rates is not None and (self.temperature is not None or self.maximum is not None):
+            raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+        if self.batch_seconds is not None and self.max_seconds > self.batch_seconds:
+            raise ValueError(f"max_seconds {self.max_seconds:g} is more than batch_seconds {self.batch_seconds:g}")
+        if self.order == "sorted":
+            self._consistent_sorted()
+        elif "shuffle_from" in self.model_fields_set:
+            raise ValueError("shuffle_from goes with order: sorted only; mixed batches are always shuffled")
+        if self.batch_seconds is None and self.batch_size is None:
+            object.__setattr__(self, "batch_seconds", max(160.0, self.max_seconds))
+        return self
+
+    def _consistent_sorted(self) -> None:
+        if self.batch_size is None:
+            raise ValueError("order: sorted needs a batch_size")
+        unread = [key for key in ("batch_seconds", "rates", "temperature", "maximum") if getattr(self, key) is not None]
+        if unread or "window" in self.model_fields_set:
+            names = ", ".join([*unread, *(["window"] if "window" in self.model_fields_set else [])])
+            raise ValueError(f"{names} changes nothing under order: sorted")
+
+    def transcripts(self, split: str = "train") -> Iterable[str]:
+        """Those of every task that has ``split``: what an alphabet is made from. Raises ``DataError``."""
+        chosen = [task.splits[split] for task in self.tasks.values() if split in task.splits]
+        if not chosen:
+            raise DataError(f"no task has a split {split!r}")
+        return (example.transcript or "" for part in chosen for example in part.examples())
+
+    def read(
+        self,
+        task: str,
+        split: str,
+        alphabet: Spelling,
+        mfcc: Mfcc,
+        cache: Path,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> SpeechSplit:
+        """Split ``split`` of ``task`` with its features and labels; ``cache`` is used where no ``feature_cache`` is
+        configured. For validation nothing is too long. Raises ``DataError`` with everything that is wrong."""
+        return encode_speech(
+            self.tasks[task].splits[split].examples(),
+            alphabet,
+            mfcc,
+            self.feature_cache or cache,
+            name=f"{split} of task {task}",
+            max_seconds=self.max_seconds if split == "train" else None,
+            unreadable=self.unreadable,
+            empty_transcripts=self.empty_transcripts,
+            resample=self.resample,
+            progress=progress,
+        )
+
+    def batch_frames(self, mfcc: Mfcc) -> int | None:
+        """``batch_seconds`` as frames."""
+        return None if self.batch_seconds is None else max(1, int(self.batch_seconds * 1000 / mfcc.step_ms))
+
+    def mixing_rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """The weight of each task; ``sizes`` are their kept training examples."""
+        if self.rates is not None:
+            return {name: self.rates[name] for name in sizes}
+        return num_examples_rate(sizes, self.maximum, temperature=self.temperature or 1.0)
+
+    def stream(self, splits: Mapping[str, SpeechSplit], seed: int) -> SpeechStream:
+        """The training batches of the tasks' training splits. Raises ``DataError``."""
+        values = list(splits.values())
+        if self.order == "sorted" and self.batch_size is not None:
+            return SortedSpeech(values, batch_size=self.batch_size, shuffle_from=self.shuffle_from, seed=seed)
+        rates = self.mixing_rates({name: len(split) for name, split in splits.items()})
+        return MixedSpeech(
+            values,
+            batch_frames=self.batch_frames(values[0].mfcc) if values else None,
+            batch_size=self.batch_size,
+            rates=[rates[name] for name in splits],
+            window=self.window,
+            seed=seed,
+        )

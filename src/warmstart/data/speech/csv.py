@@ -1,0 +1,60 @@
+"""Lists of recordings as Coqui STT reads them: CSV with ``wav_filename``, ``wav_filesize`` and ``transcript``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from warmstart.data.speech.example import AudioSource, SpeechExample
+from warmstart.errors import DataError, Problem
+
+SHOWN = 20
+
+
+def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
+    """The examples of a CSV, in its order. Other columns are ignored, ``wav_filesize`` may be missing.
+
+    Relative names are below ``folder``, or below the CSV's own. Raises one ``DataError`` with every bad row: no name,
+    no such file, a size that is no number, columns that are missing.
+    """
+    folder = path.parent if folder is None else folder
+    examples: list[SpeechExample] = []
+    problems: list[Problem] = []
+    for where, row in _rows(path, {"wav_filename"} | ({"transcript"} if transcripts else set())):
+        name, size = row.get("wav_filename") or "", (row.get("wav_filesize") or "0").strip()
+        text = row.get("transcript") if transcripts else None
+        if not name or (transcripts and text is None):
+            problems.append(Problem("a row has too few columns", where))
+        elif not (size.isascii() and size.isdigit() and len(size) < 19):
+            problems.append(Problem("wav_filesize is no number of bytes", where, found=repr(size)))
+        elif "\0" in name or not (folder / name).is_file():
+            problems.append(Problem("there is no such file", where, found=str(folder / name)))
+        else:
+            examples.append(SpeechExample(f"{folder / name}", AudioSource(folder / name), text, int(size)))
+    if problems:
+        more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
+        raise DataError(f"{path.name} has {len(problems)} bad rows{more}", where=path, problems=problems[:SHOWN])
+    return examples
+
+
+def _rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = required - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(
+                    f"the CSV has no column {', '.join(sorted(missing))}",
+                    where=path,
+                    expected="wav_filename, wav_filesize, transcript in the first line",
+                    found=", ".join(reader.fieldnames or ()) or "nothing",
+                )
+            for row in reader:
+                yield f"{path}, line {reader.line_num}", row
+    except OSError as error:
+        raise DataError("cannot read the CSV", where=path, found=error.strerror or error) from error
+    except UnicodeDecodeError as error:
+        raise DataError("the CSV is not UTF-8", where=path, found=error) from error
+    except csv.Error as error:
+        raise DataError("this is no CSV", where=path, found=error) from error

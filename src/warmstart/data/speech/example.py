@@ -1,0 +1,50 @@
+"""One recording and its transcript, before anything of the audio is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmstart.errors import DataError
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """An audio file, or ``length`` bytes of a file from ``offset`` on that are one."""
+
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+    def read(self) -> bytes:
+        """The whole of it. Raises ``DataError``."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(-1 if self.length is None else self.length)
+        except OSError as error:
+            raise unreadable(error, self) from error
+        if self.length is not None and len(data) < self.length:
+            raise DataError("the audio is cut off", where=self, expected=f"{self.length} bytes", found=len(data))
+        return data
+
+    def __str__(self) -> str:
+        return str(self.path) if self.length is None else f"{self.path}, byte {self.offset}"
+
+
+@dataclass(frozen=True)
+class SpeechExample:
+    """``where`` names it to people; ``transcript`` is None where none was asked for.
+
+    ``size`` is what its list says of the file in bytes (0 if nothing): Coqui sorts by it, nothing else uses it.
+    """
+
+    where: str
+    audio: AudioSource
+    transcript: str | None
+    size: int = 0
+
+
+def unreadable(error: OSError, where: object) -> DataError:
+    """What a file that cannot be opened or read is called."""
+    return DataError("the audio cannot be read", where=where, found=error.strerror or error)

@@ -1,0 +1,69 @@
+"""WebDatasets: tar files in which ``KEY.wav`` (or flac, ogg, opus, mp3) and ``KEY.txt`` are one example."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path, PurePosixPath
+
+from warmstart.data.speech.example import AudioSource, SpeechExample
+from warmstart.errors import DataError, Problem
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+LONGEST_TRANSCRIPT = 1 << 20
+SHOWN = 20
+
+
+def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
+    """The examples of an uncompressed tar file, in its order. Nothing is unpacked: audio is read where it lies.
+
+    Other files of a key are ignored. Raises one ``DataError`` with all that is wrong: audio without transcript or a
+    transcript without audio, names that are no place in a directory, links, parts beyond the end of the file.
+    """
+    problems: list[Problem] = []
+    audio: dict[str, AudioSource] = {}
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            total = path.stat().st_size
+            for member in archive:
+                name = PurePosixPath(member.name)
+                key, extension = str(name.with_suffix("")), name.suffix.lower()
+                known = extension in EXTENSIONS or extension == ".txt"
+                if member.isdir() or not known:
+                    continue
+                where = f"{path}, {member.name}"
+                end = member.offset_data + member.size
+                if name.is_absolute() or ".." in name.parts:
+                    problems.append(Problem("a name leaves the directory", where))
+                elif not member.isreg() or member.size < 0 or end > total:
+                    problems.append(Problem("this is no whole file", where))
+                elif key in (texts if extension == ".txt" else audio):
+                    problems.append(Problem("there are two of this name", where))
+                elif extension in EXTENSIONS:
+                    audio[key] = AudioSource(path, member.offset_data, member.size)
+                elif transcripts:
+                    text = _text(path, member, where, problems)
+                    if text is not None:
+                        texts[key] = text
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError("this is no tar file, or a damaged one", where=path, found=error) from error
+    except OSError as error:
+        raise DataError("cannot read the tar file", where=path, found=error.strerror or error) from error
+    if transcripts and not problems:
+        lonely = [key for key in (*audio, *texts) if (key in audio) != (key in texts)]
+        problems = [Problem("audio and transcript do not come together", f"{path}, {key}") for key in lonely]
+    if problems:
+        more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
+        raise DataError(f"{path.name} has {len(problems)} bad parts{more}", where=path, problems=problems[:SHOWN])
+    return [SpeechExample(f"{path}, {key}", part, texts.get(key), part.length or 0) for key, part in audio.items()]
+
+
+def _text(path: Path, member: tarfile.TarInfo, where: str, problems: list[Problem]) -> str | None:
+    if member.size > LONGEST_TRANSCRIPT:
+        problems.append(Problem("a transcript is longer than a mebibyte", where))
+        return None
+    try:
+        return AudioSource(path, member.offset_data, member.size).read().decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        problems.append(Problem("a transcript is not UTF-8", where, found=str(error)))
+        return None
