@@ -245,7 +245,7 @@ def verify(
     b: str | Path,
     *,
     inputs: str | Path | None = None,
-    count: int = 100,
+    count: int | None = None,
     seed: int = 0,
     tolerance: float | None = None,
     vocabularies: Sequence[str] = (),
@@ -253,13 +253,14 @@ def verify(
     """Run two models on the same inputs: ``same`` says whether they give the same answers.
 
     A ``model.bin`` is run by CTranslate2, what has a module here by our own forward, other transformers directories
-    by transformers. Compared are the log-probabilities of given outputs (``largest``, ``mean``, in natural logarithms)
-    and the greedy outputs (``outputs_that_differ``, ``examples``).
+    by transformers. Of models that write text the log-probabilities of given outputs (``largest``, ``mean``, in natural
+    logarithms) and the greedy outputs (``outputs_that_differ``, ``examples``) are compared; of encoders and models that
+    hear, the arrays that they give (``answers``): states, as a part of their size, and log-probabilities.
 
     Args:
-        inputs: a file of lines; by default ``count`` random pairs of rows of the vocabularies, made from ``seed``.
+        inputs: a file of lines; by default ``count`` (100, of sound 10) random inputs, made from ``seed``.
         tolerance: the largest difference allowed; by default what the weights' dtypes explain
-            (``inference.verify.TOLERANCES``). The mean must be below a tenth of it.
+            (``inference.verify.TOLERANCES`` and ``STATES``). The mean must be below a tenth of it.
         vocabularies: files to use instead of those that the framework of ``a`` names.
 
     Raises:
@@ -269,7 +270,7 @@ def verify(
     from warmstart.bundle.model import open_model
     from warmstart.inference.verify import verify_models
 
-    if count < 1 or (tolerance is not None and not tolerance >= 0):
+    if (count is not None and count < 1) or (tolerance is not None and not tolerance >= 0):
         raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
     left, right = open_model(a, vocabularies=vocabularies), open_model(b)
     return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)

@@ -6,22 +6,31 @@ own around them, which is a part of what is compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from warmstart.bundle.model import Model
-from warmstart.errors import DialectError, MissingExtra, VocabularyError
-from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
-from warmstart.formats.detect import open_checkpoint
+from warmstart.errors import DialectError
 from warmstart.models.model_bin import specification_of
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 Ids = Sequence[int]
+Given = Mapping[str, NDArray[Any]]
 QUANTIZED = ("int8", "int16", "float16", "bfloat16")
+TEXT = ("transformer", "t5", "decoder")
+ARRAYS = ("encoder", "whisper", "wav2vec2", "wav2vec2_bert")
+_KINDS = {
+    "TransformerSpec": "transformer", "TransformerDecoderSpec": "decoder", "TransformerEncoderSpec": "encoder",
+    "WhisperSpec": "whisper", "Wav2Vec2Spec": "wav2vec2", "Wav2Vec2BertSpec": "wav2vec2_bert",
+}  # fmt: skip
 _MAX_LENGTH_FACTOR = 3  # as the native search stops
-_SEQUENCE_TO_SEQUENCE = ("TransformerSpec",)
+_FRAME = 2  # tokens around a text that take a position
 
 
 class Side(Protocol):
@@ -30,8 +39,8 @@ class Side(Protocol):
     Attributes:
         engine: who computes.
         quantization: the narrowest numbers that weights are stored in; ``float32`` for whole ones.
-        tokens: of the source's and the target's vocabulary, by row.
-        text: what cuts text into rows of the source's vocabulary and joins those of the target's, if it is known.
+        tokens: of each of the model's vocabularies (source and target, or one), by row.
+        text: what cuts text into rows of the first vocabulary and joins those of the last, if it is known.
     """
 
     @property
@@ -41,13 +50,25 @@ class Side(Protocol):
     def quantization(self) -> str: ...
 
     @property
-    def tokens(self) -> tuple[Sequence[str], Sequence[str]]: ...
+    def tokens(self) -> tuple[Sequence[str], ...]: ...
 
     @property
     def text(self) -> tuple[Vocabulary, Vocabulary] | None: ...
 
+
+class TextSide(Side, Protocol):
+    """A model that continues a text, or makes one of another. A *source* is either; it ends with the end token where
+    the source is a text of its own.
+
+    Attributes:
+        positions: how many tokens the model can tell the places of; None where there is no end.
+    """
+
+    @property
+    def positions(self) -> int | None: ...
+
     def greedy(self, sources: Sequence[Ids]) -> list[tuple[int, ...]]:
-        """The best next token again and again, to at most three times the source's tokens (end token included)."""
+        """The best next token again and again, to at most :func:`limit_of` tokens, without the end token."""
         ...
 
     def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
@@ -55,145 +76,128 @@ class Side(Protocol):
         ...
 
 
-def limit_of(source: Ids) -> int:
-    """The most tokens of an output."""
-    return _MAX_LENGTH_FACTOR * (len(source) + 1)
+@dataclass(frozen=True)
+class Answer:
+    """An array that a model gives for an input.
+
+    ``log-probabilities`` are natural logarithms over all rows; ``states`` are measured against their own size (the
+    root of their mean square).
+    """
+
+    values: NDArray[np.float32]
+    unit: Literal["log-probabilities", "states"]
 
 
-def side_of(model: Model) -> Side:
-    """The side of an opened model.
+class ArraySide(Side, Protocol):
+    """A model that makes arrays of its input."""
+
+    def answers(self, given: Given) -> dict[str, Answer]:
+        """Every array that the model gives, by name. What is ``given`` is what ``inputs.random_given`` makes."""
+        ...
+
+
+def limit_of(source: Ids, positions: int | None = None) -> int:
+    """The most tokens of an output: three times the source's (end token included), as far as there are positions."""
+    most = _MAX_LENGTH_FACTOR * (len(source) + 1)
+    return most if positions is None else max(0, min(most, positions - len(source) - _FRAME))
+
+
+def longest_source(positions: int | None, most: int) -> int:
+    """The longest source, of at most ``most`` tokens, for whose longest output there are positions."""
+    if positions is None:
+        return most
+    return max(1, min(most, (positions - _FRAME - _MAX_LENGTH_FACTOR) // (_MAX_LENGTH_FACTOR + 1)))
+
+
+def first_rows(tokens: Sequence[str]) -> dict[str, int]:
+    """token → its first row: names of rows that no tokenizer makes may repeat, and the engine speaks in tokens."""
+    return {token: row for row, token in reversed(list(enumerate(tokens)))}
+
+
+def positions_of(model: Model) -> int | None:
+    """How many positions ``model`` has, by its configuration."""
+    names = ("max_positions", "decoder_max_positions")
+    found = [value for name in names if (value := getattr(model.config, name, None)) is not None]
+    return min(found, default=None)
+
+
+def narrowest(kinds: set[str]) -> str:
+    """The narrowest of some dtypes."""
+    return next((q for q in QUANTIZED if q in kinds), "float32")
+
+
+def log_softmax(logits: NDArray[Any]) -> Answer:
+    """Log-probabilities over the last axis."""
+    wide = np.asarray(logits, np.float64)
+    wide = wide - wide.max(-1, keepdims=True)
+    return Answer((wide - np.log(np.exp(wide).sum(-1, keepdims=True))).astype(np.float32), "log-probabilities")
+
+
+def kind_of(model: Model) -> str:
+    """What ``model`` is: one of :data:`TEXT` or :data:`ARRAYS`.
+
+    Raises:
+        DialectError: nothing recognises it, or nobody computes its family.
+    """
+    name = model.family.name if model.family is not None else None
+    if model.checkpoint.format == "ctranslate2":
+        specification = specification_of(model.checkpoint)
+        name = name or _KINDS.get(specification, specification)
+    if name is None:
+        model.require()
+    if name not in (*TEXT, *ARRAYS):
+        raise DialectError(
+            "nobody here computes answers of such models",
+            where=model.path,
+            expected=", ".join((*TEXT, *ARRAYS)),
+            found=name,
+            todo="compare the arrays instead: `warmstart diff`",
+        )
+    return str(name)
+
+
+def side_of(model: Model) -> Any:
+    """The side of an opened model: a :class:`TextSide` or, for :data:`ARRAYS`, an :class:`ArraySide`.
 
     Raises:
         DialectError: nobody here computes it; it says who could.
         MissingExtra: the engine is not installed.
         VocabularyError: its vocabularies are not known.
     """
+    kind = kind_of(model)
     if model.checkpoint.format == "ctranslate2":
-        return EngineSide(model)
+        from warmstart.inference.engine_sides import ENGINE_SIDES
+
+        return ENGINE_SIDES[kind](model)
     problem: DialectError | None = None
-    if model.family is not None and model.family.name == "transformer":
+    if kind == "transformer":
+        from warmstart.inference.native_side import NativeSide
+
         try:
             return NativeSide(model)
         except DialectError as error:
             problem = error
     folder = model.path if model.path.is_dir() else model.path.parent
-    if (folder / "config.json").is_file():
-        return _transformers(folder, model)
+    if model.dialect == "transformers" and (folder / "config.json").is_file():
+        return _transformers(folder, model, kind)
     if problem is not None:
         raise problem
-    model.require()
-    assert model.family is not None
     raise DialectError(
-        f"{model.family.name} models in {model.dialect} are converted, but not computed here",
+        f"{kind} models in {model.dialect} are converted, but not computed here",
         where=model.path,
         todo="compare two exports of it (ctranslate2), or its transformers directory, with transformers installed",
     )
 
 
-class NativeSide:
-    """Our own forward and search, in float32."""
-
-    engine = "warmstart"
-    quantization = "float32"
-
-    def __init__(self, model: Model) -> None:
-        from warmstart.inference.translate import load_module, require_vocabularies
-
-        self.text = require_vocabularies(model)
-        self.tokens = (self.text[0].tokens, self.text[1].tokens)
-        self._module = load_module(model)
-        kinds = {entry.dtype for entry in model.checkpoint.entries.values()}
-        self.quantization = next((q for q in ("bfloat16", "float16") if q in kinds), "float32")
-
-    def _framed(self, sources: Sequence[Ids]) -> list[list[int]]:
-        assert self.text is not None
-        return [[*source, self.text[0].eos_id] for source in sources]
-
-    def greedy(self, sources: Sequence[Ids]) -> list[tuple[int, ...]]:
-        from warmstart.inference.scorer import TransformerScorer
-        from warmstart.inference.search import SearchConfig, translate_ids
-
-        assert self.text is not None
-        target = self.text[1]
-        config = SearchConfig(max_length_factor=_MAX_LENGTH_FACTOR)
-        scorer = TransformerScorer(self._module)
-        found = translate_ids([scorer], self._framed(sources), config, eos_id=target.eos_id, unk_id=target.unk_id)
-        return [best[0].ids for best in found]
-
-    def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
-        from warmstart.inference.score import score_ids
-
-        assert self.text is not None
-        return score_ids(self._module, self._framed(sources), [[*target, self.text[1].eos_id] for target in targets])
-
-
-class EngineSide:
-    """A ``model.bin`` in CTranslate2's engine on the CPU: 8-bit products where weights are 8-bit, else float32."""
-
-    engine = "ctranslate2"
-
-    def __init__(self, model: Model) -> None:
-        try:
-            import ctranslate2
-        except ImportError:
-            raise MissingExtra("ctranslate2", "convert") from None
-        path = model.path
-        checkpoint = open_checkpoint(path)
-        assert isinstance(checkpoint, CTranslate2Checkpoint)
-        name = specification_of(checkpoint)
-        if name not in _SEQUENCE_TO_SEQUENCE:
-            raise DialectError(
-                "the engine's answers are compared for models that make a text of a text",
-                where=path,
-                expected=", ".join(_SEQUENCE_TO_SEQUENCE),
-                found=name,
-                todo="compare the arrays instead: `warmstart diff`",
-            )
-        kinds = {entry.dtype for entry in checkpoint.entries.values() if entry.shape}
-        self.quantization = next((q for q in QUANTIZED if q in kinds), "float32")
-        there = checkpoint.metadata.get("vocabularies", {})
-        keys = [next((k for k in (side, "shared", "vocabulary") if k in there), None) for side in ("source", "target")]
-        if None in keys:
-            raise VocabularyError("the model's vocabularies are not beside it", where=path)
-        source, target = (checkpoint.vocabulary(str(key)) for key in keys)
-        self.tokens = (source, target)
-        self.text = (model.vocabularies["source"], model.vocabularies["target"]) if model.vocabularies else None
-        self._rows = {token: row for row, token in reversed(list(enumerate(target)))}
-        compute = "int8_float32" if self.quantization == "int8" else "float32"
-        self._engine = ctranslate2.Translator(str(path), device="cpu", compute_type=compute)
-
-    def _spelt(self, ids: Sequence[Ids], side: int) -> list[list[str]]:
-        return [[self.tokens[side][i] for i in line] for line in ids]
-
-    def greedy(self, sources: Sequence[Ids]) -> list[tuple[int, ...]]:
-        if not sources:
-            return []
-        results = self._engine.translate_batch(
-            self._spelt(sources, 0), beam_size=1, disable_unk=True, max_input_length=0, max_batch_size=32,
-            max_decoding_length=max(map(limit_of, sources)),
-        )  # fmt: skip
-        found = [tuple(self._rows[token] for token in result.hypotheses[0]) for result in results]
-        return [ids[: limit_of(source)] for ids, source in zip(found, sources, strict=True)]
-
-    def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
-        results = self._engine.score_batch(
-            self._spelt(sources, 0), self._spelt(targets, 1), max_input_length=0, max_batch_size=32
-        )
-        return [list(result.log_probs) for result in results]
-
-
-def _transformers(folder: Path, model: Model) -> Side:
+def _transformers(folder: Path, model: Model, kind: str) -> Side:
     try:
-        transformers = import_module("transformers")
+        import_module("transformers")
     except ImportError:
         raise DialectError(
             "this model has no module here, and transformers, which has, is not installed",
             where=folder,
             todo="pip install transformers, or compare the arrays: `warmstart diff`",
         ) from None
-    from warmstart.inference.transformers_side import TransformersSide
+    from warmstart.inference.transformers_sides import TRANSFORMERS_SIDES
 
-    return TransformersSide(transformers, folder, model)
-
-
-__all__ = ["EngineSide", "Ids", "NativeSide", "Side", "limit_of", "side_of"]
+    return TRANSFORMERS_SIDES[kind](folder, model)

@@ -1,21 +1,22 @@
 """Do two models give the same answers? Both are run on the same inputs; what differs is measured and judged.
 
-Two things are compared. The log-probabilities of given outputs, token by token: those of A's own outputs, and for
-random inputs those of random outputs, which reach all of the vocabulary. And the greedy outputs: where they part, the
-two tokens must have been a tie, as far as the tolerance of log-probabilities goes; what follows is not compared.
+Of models that write text two things are compared. The log-probabilities of given outputs, token by token: those of A's
+own outputs, and for random inputs those of random outputs, which reach all of the vocabulary. And the greedy outputs:
+where they part, the two tokens must have been a tie, as far as the tolerance of log-probabilities goes; what follows is
+not compared. Of other models the arrays that they give are compared.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from warmstart.bundle.model import Model
-from warmstart.errors import ConfigError, VerificationError, VocabularyError
-from warmstart.inference.sides import Ids, Side, side_of
+from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
+from warmstart.inference.compare_arrays import MEAN, compare_arrays
+from warmstart.inference.inputs import COUNT, SOUNDS, Inputs, given_ids, given_texts, random_given, random_texts
+from warmstart.inference.sides import ARRAYS, Ids, Side, TextSide, kind_of, side_of
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1.5e-1, "int16": 6e-2, "int8": 7.5e-1}
 """The largest difference of a log-probability (natural logarithm) that storing weights in such numbers explains.
@@ -25,19 +26,10 @@ differs from the float32 model by at most 0.000006, 0.0070, 0.051, 0.021 and 0.2
 for float32, where only the order of sums differs, what deeper models may need. The mean must be below a tenth of it
 (measured: 0.0000006, 0.0006, 0.005, 0.002, 0.017), which finds what is a little wrong everywhere.
 """
-_MEAN = 0.1  # of the tolerance
-_SHORTEST, _LONGEST = 1, 24  # tokens of random inputs
-_SPECIAL = {"<s>", "</s>", "<unk>", "<pad>", "<blank>", "<mask>"}
+STATES = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 3.5e-2, "int16": 2.5e-2, "int8": 2e-1}
+"""The same of states, as a part of their size. Measured on models as transformers initialises them (256 wide, 4 and 6
+layers; BERT, Whisper's encoder; docs/decisions/0031): 0.000002, 0.0014, 0.011, 0.0075 and 0.063."""
 _EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What both sides are given: sources and outputs to score, in rows of the vocabularies."""
-
-    sources: list[tuple[int, ...]]
-    targets: list[tuple[int, ...]] = field(default_factory=list)
-    kind: str = "random"
 
 
 def verify_models(
@@ -45,22 +37,28 @@ def verify_models(
     b: Model,
     lines: Sequence[str] | None = None,
     *,
-    count: int = 100,
+    count: int | None = None,
     seed: int = 0,
     tolerance: float | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
     """How the answers of ``b`` differ from those of ``a``; ``same`` says whether the tolerance explains it.
 
+    Args:
+        count: of random inputs; by default 100 texts or 10 sounds.
+        tolerance: of log-probabilities, or of states as a part of their size.
+
     Raises:
         VocabularyError: their vocabularies differ, or nothing knows how text becomes tokens.
-        DialectError, MissingExtra: one cannot be computed here.
+        DialectError, MissingExtra: one cannot be computed here, or the two are of different kinds.
     """
+    kind, other = kind_of(a), kind_of(b)
+    if kind != other:
+        raise DialectError("the two models are of different kinds", where=b.source, expected=kind, found=other)
     sides = side_of(a), side_of(b)
     _require_one_vocabulary(a, b, sides)
-    inputs = _given(sides, lines) if lines is not None else _random(sides[0].tokens, count, seed)
-    allowed = max(TOLERANCES[side.quantization] for side in sides) if tolerance is None else tolerance
-    facts = compare_sides(sides[0], sides[1], inputs, allowed)
+    compare = _arrays if kind in ARRAYS else _texts
+    facts = compare(kind, a, sides, lines, count, seed, tolerance)
     return facts | {
         "a": str(a.source),
         "b": name or str(b.source),
@@ -68,7 +66,44 @@ def verify_models(
     }
 
 
-def compare_sides(a: Side, b: Side, inputs: Inputs, tolerance: float) -> dict[str, Any]:
+def _texts(
+    kind: str, a: Model, sides: tuple[Any, Any], lines: Sequence[str] | None, count: int | None, seed: int,
+    tolerance: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    positions = min((side.positions for side in sides if side.positions is not None), default=None)
+    for side in sides:
+        side.positions = positions
+    made = random_texts(sides[0], positions, count or COUNT, seed)
+    inputs = made if lines is None else given_texts(sides, lines)
+    allowed = max(TOLERANCES[side.quantization] for side in sides) if tolerance is None else tolerance
+    return compare_sides(sides[0], sides[1], inputs, allowed)
+
+
+def _arrays(
+    kind: str, a: Model, sides: tuple[Any, Any], lines: Sequence[str] | None, count: int | None, seed: int,
+    tolerance: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    _, config, _ = a.require()
+    if lines is not None and kind != "encoder":
+        raise ConfigError("inputs are lines of text, and this model hears sound", todo="leave out --inputs")
+    sounds = COUNT if kind == "encoder" else SOUNDS
+    made = random_given(kind, config, sides[0].tokens[0], count or sounds, seed)
+    inputs = made if lines is None else given_ids(sides, lines)
+    units = {"log-probabilities": TOLERANCES, "states": STATES}
+    allowed = {unit: max(table[side.quantization] for side in sides) for unit, table in units.items()}
+    if tolerance is not None:
+        allowed = dict.fromkeys(allowed, tolerance)
+    answers = compare_arrays(sides[0], sides[1], inputs, allowed)
+    worst = max(answers, key=lambda facts: facts["largest"] / max(facts["tolerance"], 1e-30))
+    return {
+        "same": all(facts["same"] for facts in answers), "answers": answers,
+        "engines": [side.engine for side in sides], "quantizations": [side.quantization for side in sides],
+        "inputs": len(inputs), "kind": "random" if lines is None else "given",
+        **{key: worst[key] for key in ("largest", "mean", "tolerance", "mean_tolerance", "where")},
+    }  # fmt: skip
+
+
+def compare_sides(a: TextSide, b: TextSide, inputs: Inputs, tolerance: float) -> dict[str, Any]:
     """Facts of the comparison: see the module's text."""
     outputs = a.greedy(inputs.sources), b.greedy(inputs.sources)
     sources = [*inputs.sources, *(inputs.sources if inputs.targets else [])]
@@ -91,10 +126,10 @@ def compare_sides(a: Side, b: Side, inputs: Inputs, tolerance: float) -> dict[st
         for k, gap in sorted(zip(parted, gaps, strict=True), key=lambda pair: -pair[1])[:_EXAMPLES]
     ]  # fmt: skip
     return {
-        "same": largest <= tolerance and mean <= _MEAN * tolerance and not unexplained,
+        "same": largest <= tolerance and mean <= MEAN * tolerance and not unexplained,
         "engines": [a.engine, b.engine], "quantizations": [a.quantization, b.quantization],
         "inputs": len(inputs.sources), "kind": inputs.kind, "scored_tokens": tokens, "tolerance": tolerance,
-        "largest": largest, "mean": mean, "mean_tolerance": _MEAN * tolerance, "where": where,
+        "largest": largest, "mean": mean, "mean_tolerance": MEAN * tolerance, "where": where,
         "outputs_that_differ": len(parted), "unexplained": len(unexplained), "examples": examples,
     }  # fmt: skip
 
@@ -107,17 +142,22 @@ def require_same(facts: dict[str, Any]) -> dict[str, Any]:
     """
     if facts["same"]:
         return facts
+    what, outputs = "log-probabilities", ""
+    if "answers" in facts:
+        what = ", ".join(f"{answer['name']} ({answer['unit']})" for answer in facts["answers"] if not answer["same"])
+    else:
+        outputs = f"; {facts['outputs_that_differ']} of {facts['inputs']} outputs differ, "
+        outputs += f"{facts['unexplained']} where it was no tie"
     raise VerificationError(
         "the converted model does not give the answers of its source",
         where=facts["b"],
-        expected=f"log-probabilities within {facts['tolerance']:.3g}, {facts['mean_tolerance']:.3g} in the mean",
-        found=f"{facts['largest']:.3g}, {facts['mean']:.3g} in the mean; {facts['outputs_that_differ']} of "
-        f"{facts['inputs']} outputs differ, {facts['unexplained']} where it was no tie",
+        expected=f"{what} within {facts['tolerance']:.3g}, {facts['mean_tolerance']:.3g} in the mean",
+        found=f"{facts['largest']:.3g}, {facts['mean']:.3g} in the mean{outputs}",
         todo="nothing was written; without --verify it is, and `warmstart verify` shows examples",
     )
 
 
-def _gaps(a: Side, sources: Sequence[Ids], pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+def _gaps(a: TextSide, sources: Sequence[Ids], pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
     """By how much A prefers its own token where two outputs part; an output's end is a token too."""
     steps = [next((k for k, (x, y) in enumerate(zip(*pair, strict=False)) if x != y), None) for pair in pairs]
     places = [min(map(len, pair)) if step is None else step for step, pair in zip(steps, pairs, strict=True)]
@@ -132,8 +172,9 @@ def _shown(side: Side, ids: Ids, which: int) -> str:
 
 
 def _require_one_vocabulary(a: Model, b: Model, sides: tuple[Side, Side]) -> None:
-    for which, name in enumerate(("source", "target")):
-        left, right = (list(side.tokens[which]) for side in sides)
+    names = ("source", "target") if len(sides[0].tokens) == 2 else ("text",)
+    for name, *tables in zip(names, sides[0].tokens, sides[1].tokens, strict=True):
+        left, right = map(list, tables)
         if left in (right, [*right, "<unk>"]) or right == [*left, "<unk>"]:
             continue
         row = next((k for k, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), None)
@@ -143,26 +184,3 @@ def _require_one_vocabulary(a: Model, b: Model, sides: tuple[Side, Side]) -> Non
             expected=f"{len(left)} tokens" if row is None else f"{left[row]!r} in row {row}, as {a.source} says",
             found=f"{len(right)} tokens" if row is None else repr(right[row]),
         )
-
-
-def _given(sides: tuple[Side, Side], lines: Sequence[str]) -> Inputs:
-    text = next((side.text for side in sides if side.text is not None), None)
-    if text is None:
-        raise VocabularyError("nothing knows how text becomes tokens", todo="give --vocab, or leave out --inputs")
-    sources = [tuple(text[0].encode(line)) for line in lines]
-    spoken = [source for source in sources if source]
-    if not spoken:
-        raise ConfigError("the inputs hold no text")
-    return Inputs(spoken, [], "given")
-
-
-def _random(tokens: tuple[Sequence[str], Sequence[str]], count: int, seed: int) -> Inputs:
-    """``count`` pairs of random rows, the same for the same vocabularies and ``seed``."""
-    generator = random.Random(seed)
-    rows = [[row for row, token in enumerate(table) if token not in _SPECIAL] for table in tokens]
-
-    def some(choices: list[int]) -> tuple[int, ...]:
-        return tuple(generator.choice(choices) for _ in range(generator.randint(_SHORTEST, _LONGEST)))
-
-    pairs = [(some(rows[0]), some(rows[1])) for _ in range(count)]
-    return Inputs([source for source, _ in pairs], [target for _, target in pairs])

@@ -1,0 +1,182 @@
+"""Models of every family in CTranslate2's engine: two exports give the same answers, and a damaged one does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_inference_verify import damaged
+from typer.testing import CliRunner
+
+import decoder_models
+import pretrained_models
+import t5_models
+from warmstart import api
+from warmstart.cli import app
+from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
+from warmstart.inference.compare_arrays import compare_arrays
+from warmstart.inference.sides import Answer, limit_of, longest_source
+from warmstart.inference.verify import require_same
+
+pytest.importorskip("ctranslate2")
+
+MADE = {
+    "llama": decoder_models.write,
+    "gpt2": decoder_models.write,
+    "mistral": decoder_models.write,
+    "t5": t5_models.write,
+    "bert": pretrained_models.write,
+    "roberta": pretrained_models.write,
+    "whisper": pretrained_models.write,
+    "wav2vec2": pretrained_models.write,
+    "wav2vec2-hidden": pretrained_models.write,
+}
+ARRAYS = ("bert", "roberta", "whisper", "wav2vec2", "wav2vec2-hidden")
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_two_exports_give_the_same_answers(kind, tmp_path):
+    source = MADE[kind](tmp_path / "source", kind)
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    api.convert(source, tmp_path / "half", "ctranslate2", quantize="float16")
+    same = api.verify(tmp_path / "ct2", tmp_path / "ct2", count=5)
+    assert same["same"]
+    assert same["largest"] == 0
+    assert same["engines"] == ["ctranslate2", "ctranslate2"]
+    other = api.verify(tmp_path / "ct2", tmp_path / "half", count=5, tolerance=0.5)
+    assert other["largest"] > 0
+    assert other["same"]
+    assert ("answers" in other) == (kind in ARRAYS)
+
+
+PLACES = {
+    "llama": "decoder/layer_1/ffn/linear_1/weight",
+    "gpt2": "decoder/layer_1/self_attention/linear_1/weight",
+    "t5": "decoder/layer_1/ffn/linear_1/weight",
+    "bert": "encoder/layer_1/ffn/linear_1/weight",
+    "whisper": "decoder/layer_1/attention/linear_2/weight",
+    "wav2vec2": "encoder/layer_1/self_attention/linear_1/weight",
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_damaged_export_is_found(kind, tmp_path):
+    """Two rows of one weight change places."""
+    source = MADE[kind](tmp_path / "source", kind)
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+
+    def change(arrays):
+        arrays[PLACES[kind]][[0, 1]] = arrays[PLACES[kind]][[1, 0]]
+
+    broken = damaged(tmp_path / "ct2", tmp_path / "broken", change)
+    facts = api.verify(tmp_path / "ct2", broken, count=10)
+    assert not facts["same"]
+    if kind == "whisper":  # its encoder is whole
+        assert {answer["name"]: answer["same"] for answer in facts["answers"]} == {"encoder": True, "tokens": False}
+
+
+def test_the_answers_of_an_encoder_are_those_of_its_arithmetic(tmp_path):
+    """A pooler of zeros gives zeros: what is compared is what the engine computes."""
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.sides import side_of
+
+    api.convert(pretrained_models.write(tmp_path / "source", "bert"), tmp_path / "ct2", "ctranslate2")
+
+    def change(arrays):
+        arrays["pooler_dense/weight"][:] = 0
+        arrays["pooler_dense/bias"][:] = 0
+
+    side = side_of(open_model(damaged(tmp_path / "ct2", tmp_path / "zero", change)))
+    answers = side.answers({"ids": np.array([5, 6, 7])})
+    assert answers["states"].values.shape == (3, pretrained_models.WIDTH)
+    assert not answers["pooled"].values.any()
+
+
+def test_conversions_are_verified_between_exports(tmp_path):
+    source = pretrained_models.write(tmp_path / "source", "bert")
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    facts = api.convert(tmp_path / "ct2", tmp_path / "int16", "ctranslate2", quantize="int16", verify=True)
+    assert [answer["name"] for answer in facts["verification"]["answers"]] == ["states", "pooled"]
+    with pytest.raises(VerificationError, match="does not give the answers") as caught:
+        require_same(api.verify(tmp_path / "ct2", tmp_path / "int16", tolerance=1e-9))
+    assert "states (states), pooled (states)" in str(caught.value)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    sources = {kind: MADE[kind](tmp_path / kind, kind) for kind in ("bert", "wav2vec2", "llama")}
+    for kind, source in sources.items():
+        api.convert(source, tmp_path / f"{kind}-ct2", "ctranslate2")
+    with pytest.raises(DialectError, match="of different kinds"):
+        api.verify(tmp_path / "bert-ct2", tmp_path / "llama-ct2")
+    (tmp_path / "lines").write_text("##p1 ##p2\n")
+    with pytest.raises(ConfigError, match="hears sound"):
+        api.verify(tmp_path / "wav2vec2-ct2", tmp_path / "wav2vec2-ct2", inputs=tmp_path / "lines")
+    facts = api.verify(tmp_path / "bert-ct2", tmp_path / "bert-ct2", inputs=tmp_path / "lines")
+    assert facts["inputs"] == 1
+    assert facts["kind"] == "given"
+    other = json.loads((tmp_path / "llama-ct2/vocabulary.json").read_text())
+    shutil.copytree(tmp_path / "llama-ct2", tmp_path / "renamed")
+    (tmp_path / "renamed/vocabularies").joinpath("text.json").unlink()
+    (tmp_path / "renamed/vocabulary.json").write_text(json.dumps([*other[:5], "another", *other[6:]]))
+    with pytest.raises(VocabularyError, match="different text vocabularies|different source vocabularies"):
+        api.verify(tmp_path / "llama-ct2", tmp_path / "renamed")
+
+
+def test_the_report_names_every_array(tmp_path):
+    api.convert(pretrained_models.write(tmp_path / "source", "whisper"), tmp_path / "ct2", "ctranslate2")
+    done = CliRunner().invoke(app, ["verify", str(tmp_path / "ct2"), str(tmp_path / "ct2"), "--count", "2"])
+    assert done.exit_code == 0
+    assert "the same answers: 2 inputs (random)" in done.output
+    assert "encoder: " in done.output
+    assert "tokens: " in done.output
+
+
+class Fixed:
+    engine, quantization, tokens, text = "fixed", "float32", ("ab",), None
+
+    def __init__(self, *values, unit="states"):
+        self.answer = {"x": Answer(np.array(values, np.float32), unit)}
+
+    def answers(self, given):
+        return self.answer
+
+
+def test_states_are_measured_by_their_size():
+    limits = {"states": 0.1, "log-probabilities": 0.1}
+    small = compare_arrays(Fixed(0.01, 0.01), Fixed(0.01, 0.0105), [{}], limits)[0]
+    assert small["largest"] == pytest.approx(0.05, rel=1e-5)
+    assert not small["same"]  # the mean is 0.025, and 0.01 is allowed
+    plain = compare_arrays(
+        Fixed(0.01, 0.01, unit="log-probabilities"), Fixed(0.01, 0.0105, unit="log-probabilities"), [{}], limits
+    )[0]
+    assert plain["largest"] == pytest.approx(0.0005, rel=1e-3)
+    assert plain["same"]
+    lost = compare_arrays(Fixed(1.0, 2.0), Fixed(1.0, float("nan")), [{}], limits)[0]
+    assert lost["largest"] == float("inf")
+    assert not lost["same"]
+    with pytest.raises(DialectError, match="do not give the same arrays"):
+        compare_arrays(Fixed(1.0), Fixed(1.0, 2.0), [{}], limits)
+
+
+def test_inputs_leave_room_for_their_outputs():
+    for positions in range(5, 300):
+        source = [0] * longest_source(positions, 24)
+        assert 1 <= len(source) <= 24
+        assert len(source) + limit_of(source, positions) + 2 <= max(positions, 3 + len(source))
+    assert longest_source(None, 24) == 24
+    assert limit_of([0] * 9) == 30
+
+
+def test_without_transformers_its_directories_are_not_computed(tmp_path, monkeypatch):
+    import importlib
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    importlib.invalidate_caches()
+    source = Path(pretrained_models.write(tmp_path / "source", "bert"))
+    with pytest.raises(DialectError, match="transformers, which has, is not installed"):
+        api.convert(source, tmp_path / "ct2", "ctranslate2", verify=True)
+    assert not (tmp_path / "ct2").exists()
