@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     shutil.copytree(tmp_path / "llama-ct2", tmp_path / "renamed")
     (tmp_path / "renamed/vocabularies").joinpath("text.json").unlink()
     (tmp_path / "renamed/vocabulary.json").write_text(json.dumps([*other[:5], "another", *other[6:]]))
-    with pytest.raises(VocabularyError, match="different text vocabularies|different source vocabularies"):
+    with pytest.raises(VocabularyError, match=r"different (text|source) vocabularies"):
         api.verify(tmp_path / "llama-ct2", tmp_path / "renamed")
 
 

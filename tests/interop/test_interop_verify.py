@@ -11,7 +11,8 @@ import pytest
 import torch
 import transformers as t
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[k]) for k in (0, 1)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import test_interop_convert_t5 as t5
 
