@@ -11,17 +11,11 @@ import torch
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.models.deepspeech.module import DeepSpeech
-from warmstart.testing import FamilyContract
 
 FAMILY = DeepSpeechFamily()
 SMALL = {"vocab_size": 7, "n_hidden": 6, "n_input": 5, "n_context": 2}
 
 CONFIGS = (DeepSpeechConfig(**SMALL), DeepSpeechConfig(**SMALL, layer_norm=True))
-
-
-class TestContract(FamilyContract):
-    family = FAMILY
-    configs = CONFIGS
 
 
 def random_model(**changes: Any) -> DeepSpeech:

@@ -106,6 +106,7 @@ class _Source:
         self.partial = bool(config.select or config.exclude)
         self.relaxed = answer.weights == "matching"
         self.misshapen = False
+        draft.notes += model.remarks
 
     def plan(self) -> None:
         if not self.mine:

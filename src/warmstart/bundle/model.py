@@ -29,6 +29,7 @@ class Model:
     """An opened pretrained model in canonical names. ``reading`` is None where no dialect recognises it.
 
     ``origin`` is the dialect in which it was first found, where a bundle says so; ``dialect`` the one it is in now.
+    ``remarks`` say how files were understood that left a choice.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Model:
     lineage: dict[str, Any] = field(default_factory=dict)
     origin: str | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     def require(self) -> tuple[Family, BaseModel, Reading]:
         """Family, configuration and canonical reading.
@@ -193,8 +195,11 @@ def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[s
     if not dialect.says_config(model.checkpoint) or model.family is None:
         return model
     with _noting(notes):
+        model.remarks += dialect.remarks(model.checkpoint)
         read_as(model, model.family, dialect.read_config(model.checkpoint), dialect)
         check_vocabulary_sizes(model)
+    if notes is not None:
+        notes += model.remarks
     return model
 
 

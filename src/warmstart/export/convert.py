@@ -129,6 +129,8 @@ def convert_model(
         "arrays": len(job.conversion.rows), "aliases": dict(outcome.aliases),
         "ledger": job.conversion.ledger.summary(),
     }  # fmt: skip
+    if model.remarks:
+        facts["remarks"] = model.remarks
     if plugins := _plugins(model, to):
         facts["plugins"] = plugins
     if report:
@@ -150,9 +152,11 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
         )
     origin = model.origin or model.dialect or "warmstart"
     dtype = next((origin.dtype for origin in reading.origins.values()), "float32")
-    metadata = model.checkpoint.metadata if model.dialect == to else {}
-    facts = Facts(origin, metadata, dtype, model.checkpoint.step or 0)
+    checkpoint = model.checkpoint
     source = None if model.dialect in (None, "warmstart") else dialect(family, str(model.dialect))
+    same = source is not None and (source.framework or source.name) == (target.framework or target.name)
+    metadata = checkpoint.metadata if same else {}
+    facts = Facts(origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots))
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
 
@@ -193,6 +197,8 @@ def _write_records(
         "options": {"quantization": options.quantization, "strict": options.strict, "requantize": options.requantize},
         "ledger": job.conversion.ledger.summary(),
     }
+    if model.remarks:
+        record["remarks"] = model.remarks
     if plugins := _plugins(model, to):
         record["plugins"] = plugins
     (directory / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")

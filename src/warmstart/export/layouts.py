@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from heapq import merge
 from itertools import chain
 from pathlib import Path
 
@@ -121,6 +123,21 @@ def _onnx(directory: Path, conversion: Conversion, written: Written, arrays: Ite
     write_onnx(directory, graph, _named(written, arrays), int8=conversion.options.quantization == "int8")
 
 
+def _tensorflow_saver(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    """A bundle as the Saver of TensorFlow 1 writes it, everything sorted by name; Adam's slots of ``X`` are ``X/Adam``
+    and ``X/Adam_1``. State files name it."""
+    prefix, suffix = conversion.header["prefix"], {"m": "Adam", "v": "Adam_1"}
+    assert written.state is not None
+    later = {
+        f"{row.parameter}/{suffix.get(row.slot, row.slot)}": partial(written.state, row) for row in conversion.slots
+    }
+    later |= {name: partial(np.asarray, value) for name, value in conversion.scalars.items()}
+    rest = ((name, later[name]()) for name in sorted(later))
+    write_bundle(directory / prefix, merge(_named(written, arrays), rest, key=lambda named: named[0].encode()))
+    for state in conversion.header["states"].split():
+        write_state(directory / state, prefix)
+
+
 def _states(conversion: Conversion, written: Written, later: bool) -> Iterator[tuple[str, str, Array]]:
     for row, slot in factored(conversion.slots, later).items():
         assert written.state is not None
@@ -142,5 +159,6 @@ LAYOUTS: dict[str, Layout] = {
     "model.safetensors": Layout(_safetensors, _SAFETENSORS),
     "onnx": Layout(_onnx, ("float32",)),
     "t5x": Layout(_t5x, ("float64", "float32", "float16", "bfloat16")),
+    "tensorflow-saver": Layout(_tensorflow_saver, ("float64", "float32", "float16", "bfloat16")),
     "tensorflow": Layout(_tensorflow, ("float64", "float32", "float16", "bfloat16")),
 }

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantize import QUANTIZATIONS, Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
-from warmstart.formats.checkpoint import dtype_of
+from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.models.family import Dialect, Facts, Family
 from warmstart.spec.mapping import Link, Reading, expand
 from warmstart.spec.ops import Chain, Generated, Op, Shape, ShapeMismatch
@@ -95,7 +95,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is to be done: ``rows`` sorted by name, ``ties`` of rows known without reading, and the ledger."""
+    """What is to be done: ``rows`` sorted by name, the optimizer's state and ``scalars``, and the ledger."""
 
     rows: tuple[Row, ...]
     ledger: Ledger
@@ -104,6 +104,7 @@ class Conversion:
     specification: tuple[str, int] | None = None
     header: Mapping[str, str] = field(default_factory=dict)
     slots: tuple[SlotRow, ...] = ()
+    scalars: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,10 @@ def plan_conversion(
     _refuse_rounding_twice(ledger, options)
     ordered = tuple(sorted(rows, key=lambda row: row.name))
     states, ledger = _slots(links, storages, reading, target, ledger)
-    return Conversion(
-        ordered, ledger, options, target.layout, target.specification(config), target.header(config, facts), states
-    )
+    scalars = target.scalars(config, facts)
+    ledger = _scalars_left(reading, scalars, source.left_behind(config) if source is not None else {}, ledger)
+    header = target.header(config, facts)
+    return Conversion(ordered, ledger, options, target.layout, target.specification(config), header, states, scalars)
 
 
 def _slots(
@@ -188,6 +190,22 @@ def _slots(
         return (), replace(ledger, slots={"all": f"{target.name} keeps no optimizer state"})
     states, lost = plan_slots(links, storages, reading)
     return states, replace(ledger, slots=lost)
+
+
+def _scalars_left(
+    reading: Reading, written: Mapping[str, Array], explained: Mapping[str, str], ledger: Ledger
+) -> Ledger:
+    """``ledger`` with what the target does not keep of the optimizer's scalars, where it keeps any state."""
+    if ledger.slots is None or "all" in ledger.slots:
+        return ledger
+    left = {
+        name: next(
+            (why for pattern, why in explained.items() if matches(pattern, name)), "the target has no place for it"
+        )
+        for name in reading.checkpoint.optimizer
+        if name not in written
+    }
+    return replace(ledger, slots={**ledger.slots, **left})
 
 
 _NOBODY = "no rule of the dialect speaks of it"
@@ -279,6 +297,7 @@ def _ledger(
     for array in reading.unknown:
         left[array] = next((why for pattern, why in explained.items() if matches(pattern, array)), _NOBODY)
     lossy.update(getattr(reading.checkpoint, "dequantized", {}))
+    lossy.update(getattr(reading.checkpoint, "lossy", {}))
     checked = tuple(f for link in reading.checks for f in link.foreign)
     return Ledger(used, checked, left, tuple(row.name for row in rows if row.generated), lossy)
 

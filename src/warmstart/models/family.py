@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from warmstart.errors import ConfigError, DialectError
-from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -57,14 +57,18 @@ class Facts:
     Attributes:
         dialect: in which the model was first found (``warmstart`` where nobody knows): the details in which a
             framework's own converters differ follow it.
-        metadata: of the source's checkpoint, when it is of the dialect that is written: options that the family
+        metadata: of the source's checkpoint, when it is of the framework that is written: options that the family
             does not need return as they were.
+        optimizer: scalars of the source's optimizer.
+        slots: whether the source has the optimizer's state of its parameters.
     """
 
     dialect: str = "warmstart"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     step: int = 0
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    slots: bool = False
 
 
 class Dialect(ABC):
@@ -74,6 +78,7 @@ class Dialect(ABC):
     ``layout`` and ``files``; the table of ``rules`` serves both. None of them reads weights.
 
     Attributes:
+        framework: whose dialect it is, where one framework has several; "" where it has this one.
         layout: how the arrays lie on disk when written, a key of ``export.layouts.LAYOUTS``; "" where nothing is.
         readable: whether models of this dialect can be opened.
         needs_vocabularies: whether models of this dialect are nothing without their vocabularies; where they are not,
@@ -83,6 +88,7 @@ class Dialect(ABC):
     """
 
     name: str
+    framework: str = ""
     layout: str = ""
     readable: bool = True
     needs_vocabularies: bool = True
@@ -136,9 +142,13 @@ class Dialect(ABC):
         """Vocabularies by side; from ``files`` when given, else from where the framework keeps them."""
         raise DialectError(f"models of {self.name} are written, not read", where=checkpoint.path)
 
+    def remarks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        """What a person should know of how the files were understood, though nothing is wrong."""
+        return ()
+
     def left_behind(self, config: Any) -> Mapping[str, str]:
-        """Patterns (``spec.templates.matches``) of the source's arrays that no rule speaks of → the reason why
-        nothing is lost with them."""
+        """Patterns (``spec.templates.matches``) of the source's arrays that no rule speaks of, and of its optimizer's
+        scalars → the reason why nothing is lost with them."""
         return {}
 
     def approximations(self, config: Any) -> Mapping[str, str]:
@@ -159,6 +169,10 @@ class Dialect(ABC):
 
     def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
         """What the file of the arrays says besides them: metadata of safetensors, texts inside an npz."""
+        return {}
+
+    def scalars(self, config: Any, facts: Facts) -> Mapping[str, Array]:
+        """Numbers that the file of the arrays holds beside them: the step, the optimizer's."""
         return {}
 
     def files(self, config: Any, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:

@@ -36,9 +36,9 @@ class DeepSpeechFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.deepspeech.dialects.onnx import OnnxDialect
+        from warmstart.models.deepspeech.dialects import DIALECTS
 
-        return (OnnxDialect(),)
+        return DIALECTS
 
     def build(self, config: DeepSpeechConfig) -> Any:
         from warmstart.models.deepspeech.module import DeepSpeech
