@@ -46,7 +46,7 @@ def audio_blocks(
             is false, or holds samples that are not finite.
         MissingExtra: soundfile or soxr is not installed.
     """
-    soundfile, soxr = _libraries()
+    soundfile, soxr = libraries()
     where = "audio in memory" if isinstance(audio, bytes) else audio
     try:
         file = soundfile.SoundFile(_opened(audio))
@@ -121,7 +121,8 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", None) or error).removeprefix("Error : ")
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """(soundfile, soxr). Raises ``MissingExtra``."""
     try:
         import soundfile
         import soxr

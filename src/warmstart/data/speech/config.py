@@ -8,12 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from warmstart.data.speech.batches import MixedSpeech, SortedSpeech, SpeechStream
+from warmstart.data.speech.augment.augmenter import Augmentations
+from warmstart.data.speech.batches import Augmented, MixedSpeech, SortedSpeech, SpeechStream
 from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.read import read_examples
 from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
 from warmstart.data.task import num_examples_rate
-from warmstart.errors import DataError
+from warmstart.errors import ConfigError, DataError
 from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
 
@@ -66,6 +67,8 @@ class SpeechDataConfig(BaseModel):
     Coqui's: by size of file, always ``batch_size`` rows, batches shuffled from epoch ``shuffle_from`` on (null:
     never). Recordings longer than ``max_seconds`` are left out and named, like those too short for their transcript.
 
+    ``augment`` holds augmentations of the training as Coqui writes them (``volume[p=0.1,dbfs=-10:-40]``); their
+    ranges run from their beginning to their end over ``augment_epochs`` epochs.
     ``feature_cache`` is the directory of computed features (one in the run's, if not given). ``resample: false``
     refuses recordings of another rate than the model's.
     """
@@ -86,10 +89,23 @@ class SpeechDataConfig(BaseModel):
     unreadable: Identity[Literal["error", "drop"]] = "error"
     empty_transcripts: Identity[Literal["error", "drop"]] = "error"
     resample: Identity[bool] = True
+    augment: Identity[tuple[str, ...]] = ()
+    augment_epochs: Identity[PositiveFloat | None] = None
     feature_cache: Adjustable[Path | None] = None
+
+    @field_validator("augment")
+    @classmethod
+    def _valid_augmentations(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            Augmentations.of(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.augmentations.has_ranges != (self.augment_epochs is not None):
+            raise ValueError("augment_epochs goes with augmentations that change over the training (a:b), and only so")
         if self.rates is not None and set(self.rates) != set(self.tasks):
             raise ValueError(f"rates must name every task: {', '.join(sorted(self.tasks))}")
         if self.rates is not None and (self.temperature is not None or self.maximum is not None):
@@ -111,6 +127,10 @@ class SpeechDataConfig(BaseModel):
         if unread or "window" in self.model_fields_set:
             names = ", ".join([*unread, *(["window"] if "window" in self.model_fields_set else [])])
             raise ValueError(f"{names} changes nothing under order: sorted")
+
+    @property
+    def augmentations(self) -> Augmentations:
+        return Augmentations.of(self.augment)
 
     def transcripts(self, split: str = "train") -> Iterable[str]:
         """Those of every task that has ``split``: what an alphabet is made from. Raises ``DataError``."""
@@ -155,16 +175,21 @@ class SpeechDataConfig(BaseModel):
         return num_examples_rate(sizes, self.maximum, temperature=self.temperature or 1.0)
 
     def stream(self, splits: Mapping[str, SpeechSplit], seed: int) -> SpeechStream:
-        """The training batches of the tasks' training splits. Raises ``DataError``."""
-        values = list(splits.values())
+        """The training batches of the tasks' training splits, augmented. Raises ``DataError``."""
+        values, augmented, augmentations = list(splits.values()), None, self.augmentations
+        if augmentations.steps:
+            augmentations.check(values[0].mfcc)
+            augmented = Augmented(augmentations, self.augment_epochs or 1.0)
         if self.order == "sorted" and self.batch_size is not None:
-            return SortedSpeech(values, batch_size=self.batch_size, shuffle_from=self.shuffle_from, seed=seed)
+            size, shuffle_from = self.batch_size, self.shuffle_from
+            return SortedSpeech(values, batch_size=size, shuffle_from=shuffle_from, seed=seed, augmented=augmented)
         rates = self.mixing_rates({name: len(split) for name, split in splits.items()})
         return MixedSpeech(
             values,
-            batch_frames=self.batch_frames(values[0].mfcc) if values else None,
+            batch_frames=self.batch_frames(values[0].mfcc),
             batch_size=self.batch_size,
             rates=[rates[name] for name in splits],
             window=self.window,
             seed=seed,
+            augmented=augmented,
         )
