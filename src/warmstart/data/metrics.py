@@ -46,11 +46,11 @@ METRICS: dict[str, MetricFn] = {"chrf": chrf, "bleu": bleu, "exact_match": exact
 
 
 def _error_rate(targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
-    edits = sum(_edits(target, prediction) for target, prediction in zip(targets, predictions, strict=True))
+    edits = sum(edit_distance(target, prediction) for target, prediction in zip(targets, predictions, strict=True))
     return 100.0 * edits / max(1, sum(map(len, targets)))
 
 
-def _edits(a: Sequence[str], b: Sequence[str]) -> int:
+def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
     """Levenshtein distance."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

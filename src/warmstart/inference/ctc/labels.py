@@ -1,0 +1,61 @@
+"""What a decoder needs to know of a model's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from warmstart.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+
+
+class Labels(Protocol):
+    """Labels in order, then the blank; ``warmstart.vocabularies.alphabet.Alphabet`` is one.
+
+    In byte mode (``utf8``) label ``b - 1`` is the byte ``b`` of UTF-8, 1 ≤ b ≤ 255.
+    """
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def blank_id(self) -> int: ...
+
+    @property
+    def utf8(self) -> bool: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+def space_label(labels: Labels) -> int | None:
+    """The label of the space that divides words; None in byte mode, where characters are scored, and without one."""
+    return None if labels.utf8 or " " not in labels.tokens else labels.tokens.index(" ")
+
+
+def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> Floats:
+    """``log_probs`` (T, A), natural logarithms, as float64.
+
+    Raises:
+        DataError: another shape, NaN, or values above zero (logits, or probabilities).
+    """
+    array = np.asarray(log_probs, np.float64)
+    if array.ndim != 2 or array.shape[1] != len(labels.tokens):
+        raise DataError(
+            "the outputs to decode do not fit the alphabet",
+            where=where,
+            expected=f"(frames, {len(labels.tokens)}), the blank last",
+            found=f"shape {array.shape}",
+        )
+    if array.size and not array.max() <= 1e-3:
+        raise DataError(
+            "the outputs to decode are not log-probabilities",
+            where=where,
+            expected="natural logarithms, none above zero",
+            found="NaN" if np.isnan(array).any() else f"up to {array.max():.6g}",
+            todo="apply log_softmax over the labels",
+        )
+    return array

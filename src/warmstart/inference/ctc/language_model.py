@@ -1,0 +1,102 @@
+"""Word probabilities of KenLM models, through the ``kenlm`` package."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from warmstart.errors import FormatError, MissingExtra
+
+OOV = -1000.0
+_KEPT = 1 << 18
+
+
+class LanguageModel(Protocol):
+    """Scores of n-grams of at most ``order`` words."""
+
+    @property
+    def order(self) -> int: ...
+
+    def __contains__(self, word: str) -> bool: ...
+
+    def log_prob(self, ngram: tuple[str, ...]) -> float:
+        """Natural logarithm of the last word's probability after the ones before it.
+
+        Fewer than ``order`` words stand at the beginning of a sentence. Where any of them is unknown the answer is
+        ``OOV``, without words 0 (Coqui STT 1.4.0, ``ctcdecode/scorer.cpp``).
+        """
+
+
+class KenLM:
+    """An ARPA file, a KenLM binary or a ``.scorer``.
+
+    Raises:
+        MissingExtra: ``kenlm`` is not installed.
+        FormatError: KenLM cannot read the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import kenlm
+        except ImportError as error:
+            raise MissingExtra("kenlm, which reads language models", "lm") from error
+        config = kenlm.Config()
+        config.show_progress = False
+        config.arpa_complain = kenlm.ARPALoadComplain.NONE
+        try:
+            self._model = kenlm.Model(os.fspath(path), config)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FormatError(
+                "KenLM cannot read the language model", where=path, found=str(error).strip() or type(error).__name__
+            ) from error
+        self._states = [kenlm.State(), kenlm.State()]
+        self.log_prob = lru_cache(_KEPT)(self._log_prob)
+
+    @property
+    def order(self) -> int:
+        return int(self._model.order)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._model
+
+    def _log_prob(self, ngram: tuple[str, ...]) -> float:
+        if any(word not in self._model for word in ngram):
+            return OOV
+        before, after = self._states
+        if len(ngram) < self.order:
+            self._model.BeginSentenceWrite(before)
+        else:
+            self._model.NullContextWrite(before)
+        score = 0.0
+        for word in ngram:
+            score = self._model.BaseScore(before, word, after)
+            before, after = after, before
+        return score * math.log(10)
+
+
+def arpa_words(path: Path) -> list[str] | None:
+    """Words of an ARPA file's unigrams, without ``<s>``, ``</s>`` and ``<unk>``; None where it is no ARPA text."""
+    with path.open("rb") as file:
+        if not file.read(512).lstrip().startswith(b"\\data\\"):
+            return None
+    words: list[str] = []
+    inside = False
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("\\"):
+                if inside:
+                    break
+                inside = line.strip() == "\\1-grams:"
+            elif inside and line.strip():
+                words.append(line.split("\t")[1].strip() if "\t" in line else line.split()[1])
+    return [word for word in words if word.lower() not in ("<s>", "</s>", "<unk>")]
+
+
+def hint(words: Sequence[str], limit: int = 10) -> str:
+    """``'a', 'b' and 3 more``."""
+    shown = ", ".join(map(repr, words[:limit]))
+    return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"
