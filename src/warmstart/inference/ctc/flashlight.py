@@ -45,13 +45,14 @@ class FlashlightDecoder:
             )
         try:
             from flashlight.lib.text import decoder, dictionary
+            from flashlight.lib.text.decoder.kenlm import KenLM
         except ImportError as error:
             raise MissingExtra("flashlight-text", "flashlight") from error
 
         self._space = space
         words = list(scorer.lexicon.words(labels))
         self._words = dictionary.Dictionary([*words, "<unk>"])
-        self._model = decoder.KenLM(os.fspath(scorer.path), self._words)
+        self._model = KenLM(os.fspath(scorer.path), self._words)
         start = self._model.start(False)
         trie = decoder.Trie(len(labels.tokens), space)
         for row, word in enumerate(words):
@@ -87,9 +88,14 @@ class FlashlightDecoder:
         return [self._transcript(result.tokens[1:-2], float(result.score)) for result in found[:results]]
 
     def _transcript(self, path: list[int], score: float) -> Transcript:
-        """``path``: the label of each frame."""
+        """``path``: the label of each frame. Silence may repeat the space; one of each is kept, none at the ends."""
         labels = np.array(path, np.int64)
-        begins = (labels != self._labels.blank_id) & (np.diff(labels, prepend=-1) != 0)
-        frames = np.flatnonzero(begins)
-        ids = tuple(labels[frames].tolist())
-        return Transcript(self._labels.decode(ids), score, ids, tuple(frames.tolist()))
+        begins = np.flatnonzero((labels != self._labels.blank_id) & (np.diff(labels, prepend=-1) != 0))
+        kept: list[int] = []
+        for frame in begins.tolist():
+            if path[frame] != self._space or (kept and path[kept[-1]] != self._space):
+                kept.append(frame)
+        if kept and path[kept[-1]] == self._space:
+            kept.pop()
+        ids = tuple(path[frame] for frame in kept)
+        return Transcript(self._labels.decode(ids), score, ids, tuple(kept))
