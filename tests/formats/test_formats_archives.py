@@ -18,9 +18,10 @@ import pytest
 import zstandard
 
 from warmstart.errors import CorruptCheckpoint, FormatError, UnknownFormat
-from warmstart.formats.archives import recognise, unpack
+from warmstart.formats.archives import recognise
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.npz import write_npz
+from warmstart.formats.unpacking import unpack
 
 ARRAYS = {"encoder_l1_self_Wq": np.arange(6, dtype="f4").reshape(2, 3)}
 

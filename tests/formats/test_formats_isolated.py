@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from warmstart.errors import CorruptCheckpoint, MissingExtra
-from warmstart.formats.isolated import PIECE, Isolated
+from warmstart.formats.isolated import Isolated
+from warmstart.formats.isolated_server import PIECE
 
 HERE = Path(__file__).resolve().parent
 

@@ -7,12 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # listing what is in a file needs no numpy, whose import takes longer than all of ours
+    import numpy as np
+    from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array: TypeAlias = "NDArray[Any]"
+_BYTES = {
+    **dict.fromkeys(("bool", "int8", "uint8"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        return self.size * dtype_of(self.dtype).itemsize if self.stored is None else self.stored
+        return self.size * itemsize(self.dtype) if self.stored is None else self.stored
 
     @property
     def readable(self) -> bool:
@@ -59,7 +67,7 @@ class SlotEntry:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * dtype_of(self.dtype).itemsize
+        return math.prod(self.shape) * itemsize(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,8 @@ class Candidate:
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """The numpy dtype for a name; ``ml_dtypes`` brings those that numpy lacks."""
+    import numpy as np
+
     try:
         return np.dtype(name)
     except TypeError:
@@ -89,6 +99,11 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
         special: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return special
+
+
+def itemsize(name: str) -> int:
+    """The bytes of one element of the dtype ``name``."""
+    return _BYTES.get(name) or dtype_of(name).itemsize
 
 
 @dataclass

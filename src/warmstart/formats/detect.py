@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -12,6 +12,8 @@ from typing import Protocol, cast
 from warmstart.errors import FormatError, UnknownFormat
 from warmstart.formats import archives
 from warmstart.formats.checkpoint import Candidate, Checkpoint
+from warmstart.formats.mapped import head
+from warmstart.formats.zipped import directories_once
 from warmstart.sources.uri import is_remote, resolve
 
 
@@ -33,19 +35,37 @@ FORMATS = (
     *("safetensors", "safetensors_index", "marian", "npz", "npy", "torch_file", "ctranslate2", "tensorflow"),
     *("orbax", "t5x", "flax", "keras_hdf5"),
 )  # modules of this package, in the order in which they are asked
+DIRECTORIES = ("torch_file", "tensorflow", "orbax", "t5x")  # of these, those that a directory can hold
+PREFIXES = ("tensorflow",)  # those whose path may be what the names of several files begin with
+BEGINNINGS = {
+    b"PK\x03\x04": ("marian", "npz", "torch_file", "keras_hdf5"),
+    b"\x93NUMPY": ("npy",),
+    b"\x89HDF\r\n\x1a\n": ("keras_hdf5",),
+}  # a file's first bytes → those that can begin so
 
 __all__ = ["FORMATS", "Format", "arrive", "find_candidates", "formats", "locate", "open_checkpoint", "split_choice"]
 
 
-def formats() -> Iterator[Format]:
+def formats(names: Sequence[str] = FORMATS) -> Iterator[Format]:
     """The formats, one after another, each imported when it is its turn."""
-    for name in FORMATS:
+    for name in names:
         yield cast(Format, import_module(f"warmstart.formats.{name}"))
 
 
 def recognised(path: Path) -> Format | None:
     """The format that ``path`` holds, by its content."""
-    return next((module for module in formats() if module.recognise(path)), None)
+    with directories_once():
+        return next((module for module in formats(possible(path)) if module.recognise(path)), None)
+
+
+def possible(path: Path) -> Sequence[str]:
+    """The formats worth asking, in their order: all but those that what is there, or how it begins, rules out."""
+    if path.is_dir():
+        return DIRECTORIES
+    if not path.is_file():
+        return PREFIXES
+    start = head(path, 8)
+    return next((names for beginning, names in BEGINNINGS.items() if start.startswith(beginning)), FORMATS)
 
 
 def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Checkpoint:
@@ -63,11 +83,12 @@ def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None 
         CorruptCheckpoint: it is damaged.
         FormatError: a directory holds several checkpoints, or an array cannot be represented.
     """
-    path = locate(source, arrived)
-    module = recognised(path)
-    if module is None:
-        raise _unknown(path, source)
-    return module.open(path)
+    with directories_once():
+        path = locate(source, arrived)
+        module = recognised(path)
+        if module is None:
+            raise _unknown(path, source)
+        return module.open(path)
 
 
 def locate(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Path:
@@ -94,7 +115,11 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
     """
     place, choice = split_choice(source)
     path = _resolve(place)
-    return archives.unpack(path) if archives.recognise(path) else path, choice
+    if not archives.recognise(path):
+        return path, choice
+    from warmstart.formats.unpacking import unpack
+
+    return unpack(path), choice
 
 
 def split_choice(source: str | Path) -> tuple[str | Path, str | None]:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.isolated import PIECE
+from warmstart.formats.isolated_server import PIECE
 from warmstart.formats.mapped import head
-from warmstart.formats.zipped import ZipArchive
 
 WEIGHTS = "model.weights.h5"
 MAX_NODES = 200_000
@@ -27,7 +26,6 @@ _SMALL = 2**20  # bytes that an array may have which was never written
 def warm_up() -> None:
     """What is imported before memory is limited."""
     import h5py  # noqa: F401
-    import ml_dtypes  # noqa: F401
 
 
 class _Region(io.RawIOBase):
@@ -60,6 +58,8 @@ def _file(path: Path) -> Any:
     import h5py
 
     if head(path, 4) == b"PK\x03\x04":
+        from warmstart.formats.zipped import ZipArchive
+
         archive = ZipArchive(path, "Keras file")
         if WEIGHTS not in archive.members:
             raise CorruptCheckpoint("a Keras file without weights", expected=WEIGHTS, found=list(archive.members)[:8])
@@ -76,6 +76,8 @@ def listing(path: Path) -> dict[str, Any]:
     with _file(path) as file:
         _walk(file, "", found, {}, ())
     if head(path, 4) == b"PK\x03\x04":
+        from warmstart.formats.zipped import ZipArchive
+
         archive = ZipArchive(path, "Keras file")
         weights = archive.members[WEIGHTS]
         for array in found["arrays"]:

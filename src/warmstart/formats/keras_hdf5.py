@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, SlotEntry, dtype_of
 from warmstart.formats.isolated import Isolated, checked_shape
 from warmstart.formats.mapped import head, map_file, view
-from warmstart.formats.zipped import ZIP_ERRORS
+from warmstart.formats.zipped import member_names
 
 FORMAT = "keras"
 PLAIN = "hdf5"
@@ -35,13 +34,7 @@ def recognise(path: Path) -> bool:
     start = head(path, _BLOCKS[-1] + 8)
     if any(start[at : at + 8] == _MAGIC for at in _BLOCKS):
         return True
-    if not start.startswith(b"PK\x03\x04"):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return WEIGHTS in archive.namelist()
-    except ZIP_ERRORS:
-        return False
+    return start.startswith(b"PK\x03\x04") and WEIGHTS in member_names(path)
 
 
 def candidates(directory: Path) -> list[Candidate]:

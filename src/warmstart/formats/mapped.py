@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from warmstart.errors import CorruptCheckpoint, SourceError
 from warmstart.formats.checkpoint import Array
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_DIMENSIONS = 32
 _PIECE = 2**22  # bytes that are written at once
@@ -76,6 +77,8 @@ def view(
     What does not begin at a multiple of its elements' size is copied (unless ``copy`` is False): numpy takes eight
     times as long to read it there.
     """
+    import numpy as np
+
     count = 1
     for length in shape:
         count *= length
@@ -94,6 +97,8 @@ def view(
 
 def write_array(file: Writable, array: Array) -> None:
     """Writes the elements of ``array`` in C order, little-endian, and lets go of mapped memory as it goes."""
+    import numpy as np
+
     little = array.dtype.newbyteorder("<")
     step = max(1, _PIECE // max(1, array[:1].nbytes)) if array.ndim else 1
     for start in range(0, len(array) if array.ndim else 1, step):
@@ -107,6 +112,8 @@ def forget(array: Array) -> None:
 
     What lies apart in the file (columns, every other row) is let go only with what lies between.
     """
+    import numpy as np
+
     owner: object = array
     while isinstance(owner, np.ndarray | memoryview):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj

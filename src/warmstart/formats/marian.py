@@ -9,12 +9,9 @@ src/optimizers/optimizers.cpp). A training on several devices saves its shards o
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import marian_bin, npz
@@ -22,7 +19,7 @@ from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, SlotEntry
 from warmstart.formats.mapped import head
 from warmstart.formats.marian_bin import BinFile
 from warmstart.formats.npz import NpzFile, write_npz
-from warmstart.formats.zipped import ZIP_ERRORS
+from warmstart.formats.zipped import member_names
 
 FORMAT = "marian"
 CONFIG = "special:model.yml"
@@ -44,11 +41,7 @@ def recognise(path: Path) -> bool:
         return False
     if not npz.recognise(path):
         return marian_bin.recognise(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ZIP_ERRORS:
-        return False
+    names = member_names(path)
     return f"{CONFIG}.npy" in names or any(_LAYER.match(name) for name in names)
 
 
@@ -303,6 +296,8 @@ def write_marian(path: Path, config_yaml: str, arrays: Iterable[tuple[str, Array
         FormatError: a name is reserved or occurs twice, or an array is not of floating point.
         StorageError: the file cannot be written; what was at ``path`` is untouched.
     """
+
+    import numpy as np
 
     def members() -> Iterable[tuple[str, Array]]:
         for name, array in arrays:

@@ -6,19 +6,20 @@ Definition: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.ht
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.lib import format as npy
+from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, itemsize
 from warmstart.formats.mapped import head, map_file, valid_shape, view
 from warmstart.storage.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = "npy"
 NAME = "arr_0"  # what numpy calls an array that nobody named
@@ -29,19 +30,25 @@ _PLAIN = re.compile(
     rb"'shape': \((|\d{1,18},|\d{1,18}(?:, \d{1,18})+)\), \} *\n",
     re.DOTALL,
 )
-_DTYPES = {
-    dtype.newbyteorder(order).str: dtype.newbyteorder(order)
-    for dtype in map(np.dtype, "?bBhHiIlLefdFD")
-    for order in ("<", ">")
-}
+_KINDS = {"i": ("int", (1, 2, 4, 8)), "u": ("uint", (1, 2, 4, 8)), "f": ("float", (2, 4, 8)), "c": ("complex", (8, 16))}
+_DTYPES = {"|b1": "bool"} | {
+    f"{order if size > 1 else '|'}{kind}{size}": f"{name}{8 * size}"
+    for kind, (name, sizes) in _KINDS.items()
+    for size in sizes
+    for order in "<>"
+}  # as a header spells them → numpy's names
 HEADER_BYTES = 16_384  # numpy itself refuses headers above 10,000 characters
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an npy file says of its array; ``size`` is the header's own length in bytes."""
+    """What an npy file says of its array; ``size`` is the header's own length in bytes.
 
-    dtype: np.dtype[Any]
+    ``spelt`` is the dtype as numpy writes it (``<f4``), ``dtype`` its name.
+    """
+
+    spelt: str
+    dtype: str
     shape: tuple[int, ...]
     fortran: bool
     size: int
@@ -49,7 +56,7 @@ class Header:
     @property
     def nbytes(self) -> int:
         """Bytes of the array."""
-        return Entry("", self.shape, self.dtype.name).size * self.dtype.itemsize
+        return math.prod(self.shape) * itemsize(self.dtype)
 
 
 def read_header(beginning: bytes, where: str) -> Header:
@@ -61,6 +68,8 @@ def read_header(beginning: bytes, where: str) -> Header:
     """
     if (plain := _plain(beginning)) is not None:
         return plain
+    from numpy.lib import format as npy
+
     stream = io.BytesIO(beginning)
     try:
         with warnings.catch_warnings():
@@ -86,7 +95,7 @@ def read_header(beginning: bytes, where: str) -> Header:
         )
     if not valid_shape(shape):
         raise _corrupt(f"{where}, shape", "lengths from 0", str(shape)[:200])
-    return Header(dtype, tuple(shape), bool(fortran), stream.tell())
+    return Header(dtype.str, dtype.name, tuple(shape), bool(fortran), stream.tell())
 
 
 def _plain(beginning: bytes) -> Header | None:
@@ -96,18 +105,22 @@ def _plain(beginning: bytes) -> Header | None:
         return None
     length = int.from_bytes(match[1] or match[2], "little")
     shape = tuple(int(number) for number in match[5].replace(b",", b" ").split())
-    dtype = _DTYPES.get(match[3].decode())
+    spelt = match[3].decode()
+    dtype = _DTYPES.get(spelt)
     if dtype is None or match.end() != match.start(3) - len("{'descr': '") + length or not valid_shape(shape):
         return None
-    return Header(dtype, shape, match[4] == b"True", match.end())
+    return Header(spelt, dtype, shape, match[4] == b"True", match.end())
 
 
 def array_at(buffer: Any, header: Header, start: int, *, copy: bool = True) -> Array:
     """The array whose npy file begins at ``start`` of ``buffer``: a read-only view if it is little-endian (and aligned,
     unless ``copy`` is False)."""
-    array = view(buffer, header.dtype, header.shape, start + header.size, fortran=header.fortran, copy=copy)
-    if not header.dtype.isnative:
-        array = array.astype(header.dtype.newbyteorder("="))
+    import numpy as np
+
+    dtype: np.dtype[Any] = np.dtype(header.spelt)
+    array = view(buffer, dtype, header.shape, start + header.size, fortran=header.fortran, copy=copy)
+    if not dtype.isnative:
+        array = array.astype(dtype.newbyteorder("="))
         array.flags.writeable = False
     return array
 
@@ -138,7 +151,7 @@ class NpyCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self._header = read_header(head(path, HEADER_BYTES), str(path))
-        entry = Entry(NAME, self._header.shape, self._header.dtype.name)
+        entry = Entry(NAME, self._header.shape, self._header.dtype)
         found = path.stat().st_size - self._header.size
         if found != entry.nbytes:
             raise _corrupt(str(path), f"{entry.nbytes} bytes for {entry.dtype} {entry.shape}", f"{found} bytes")
@@ -158,6 +171,8 @@ def write_npy(path: Path, array: Array) -> None:
         FormatError: not an array of numbers that numpy itself has.
         StorageError: the file cannot be written; what was at ``path`` is untouched.
     """
+    from numpy.lib import format as npy
+
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         npy.write_array(file, writable(array, str(path)), version=(1, 0), allow_pickle=False)
 
@@ -168,6 +183,8 @@ def writable(array: Array, where: str) -> Array:
     Raises:
         FormatError: its dtype is not one of numpy's own numbers.
     """
+    import numpy as np
+
     if not _is_number(array.dtype):
         raise FormatError(
             "numpy's files have no such dtype",

@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from numpy.lib.format import write_array
-
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import npy
-from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, dtype_of
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import ZipArchive, first_member
 from warmstart.storage.atomic import atomic_file
@@ -67,7 +65,7 @@ class NpzFile:
             if name in self._members:
                 raise self._corrupt(f"array {name!r}", "one member of this name", "several")
             self._members[name] = self._member(member, name)
-        self.entries = {name: Entry(name, m.header.shape, m.header.dtype.name) for name, m in self._members.items()}
+        self.entries = {name: Entry(name, m.header.shape, m.header.dtype) for name, m in self._members.items()}
 
     def _corrupt(self, key: str, expected: object, found: object) -> CorruptCheckpoint:
         return self._archive.corrupt(key, expected, found)
@@ -76,7 +74,7 @@ class NpzFile:
         key, size = f"array {name!r}", self._archive.members[member].size
         header = npy.read_header(self._archive.beginning(member, npy.HEADER_BYTES), f"{self.path}, {key}")
         if header.size + header.nbytes != size:
-            expected = f"{header.size + header.nbytes} bytes for {header.dtype.name} {header.shape} and its header"
+            expected = f"{header.size + header.nbytes} bytes for {header.dtype} {header.shape} and its header"
             raise self._corrupt(key, expected, f"{size} bytes")
         return _Member(member, header)
 
@@ -89,7 +87,7 @@ class NpzFile:
         """
         member, header = self._members[name].name, self._members[name].header
         place = self._archive.members[member]
-        if copy and not place.deflated and (place.start + header.size) % header.dtype.alignment:
+        if copy and not place.deflated and (place.start + header.size) % dtype_of(header.dtype).alignment:
             return npy.array_at(self._archive.copied(member, header.size), replace(header, size=0), 0)
         data, start = self._archive.verified(member)
         return npy.array_at(data, header, start, copy=copy)
@@ -118,6 +116,8 @@ def write_npz(path: Path, arrays: Iterable[tuple[str, Array]]) -> None:
         FormatError: a name occurs twice, or an array is not of numbers that numpy has.
         StorageError: the file cannot be written; what was at ``path`` is untouched.
     """
+    from numpy.lib.format import write_array
+
     names: set[str] = set()
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays:

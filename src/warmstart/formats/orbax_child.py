@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.isolated import PIECE
+from warmstart.formats.isolated_server import PIECE
 
 AT_ONCE = 200
 _context: Any = None

@@ -7,7 +7,6 @@ Names and metadata are made in ``torch_names``, optimizer state in ``torch_optim
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from warmstart.formats.torch_containers import MAGIC, Container, LegacyContainer
 from warmstart.formats.torch_names import Leaf, Names
 from warmstart.formats.torch_optimizer import Slots, find, slots_of
 from warmstart.formats.torch_tensors import Tensor, array_of, readable
-from warmstart.formats.zipped import ZIP_ERRORS, first_member
+from warmstart.formats.zipped import first_member, member_names
 
 FORMAT = torch_write.FORMAT
 STEPS = ("global_step", "step", "num_updates", "global_steps", "training_step")
@@ -52,12 +51,7 @@ def recognise(path: Path) -> bool:
 def _zip_of_torch(path: Path, start: bytes) -> bool:
     if first_member(start).endswith(b"/data.pkl"):  # as torch writes it; others may have sorted the members
         return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ZIP_ERRORS:
-        return False
-    return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in names)
+    return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in member_names(path))
 
 
 def candidates(directory: Path) -> list[Candidate]:

@@ -11,15 +11,19 @@ import struct
 import weakref
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.mapped import forget, map_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _PIECE = 2**18  # bytes that are read and checked while they are in the processor's cache
@@ -56,6 +60,46 @@ def first_member(start: bytes) -> bytes:
     return start[LOCAL.size : LOCAL.size + LOCAL.unpack_from(start)[9]]
 
 
+_directories: ContextVar[dict[Path, list[zipfile.ZipInfo]] | None] = ContextVar("_directories", default=None)
+
+
+@contextmanager
+def directories_once() -> Iterator[None]:
+    """While several formats look at one file, the directory of an archive is read once."""
+    if _directories.get() is not None:
+        yield
+        return
+    token = _directories.set({})
+    try:
+        yield
+    finally:
+        _directories.reset(token)
+
+
+def directory(path: Path) -> list[zipfile.ZipInfo]:
+    """What the archive's directory says of its members, unchecked.
+
+    Raises:
+        any of ``ZIP_ERRORS``: it is no archive, or damaged.
+    """
+    known = _directories.get()
+    if known is not None and path in known:
+        return known[path]
+    with zipfile.ZipFile(path) as archive:
+        listed = archive.infolist()
+    if known is not None:
+        known[path] = listed
+    return listed
+
+
+def member_names(path: Path) -> list[str]:
+    """The names in the archive's directory; none where it is no archive, or damaged."""
+    try:
+        return [info.filename for info in directory(path)]
+    except ZIP_ERRORS:
+        return []
+
+
 class ZipArchive:
     """The members of a zip archive by name, each stored or deflated, none overlapping another.
 
@@ -76,8 +120,7 @@ class ZipArchive:
         self._verified: set[str] = set()
         self.members: dict[str, Member] = {}
         try:
-            with zipfile.ZipFile(path) as archive:
-                listed = archive.infolist()
+            listed = directory(path)
         except ZIP_ERRORS as error:
             raise self.corrupt("the archive's directory", "a complete zip archive", error) from error
         self._check_count(len(listed))
@@ -204,6 +247,8 @@ class ZipArchive:
         Raises:
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
+        import numpy as np
+
         member = self.members[name]
         crc = zlib.crc32(self._bytes(member.start, skipped))
         data = np.empty(member.size - skipped, np.uint8)
@@ -220,6 +265,8 @@ class ZipArchive:
 
 def _crc(data: Any, start: int, size: int) -> int:
     """CRC-32 of a part of ``data``, chunk by chunk, so that a mapped file does not fill the memory."""
+    import numpy as np
+
     crc = 0
     if not size:
         return crc

@@ -5,7 +5,7 @@
     blobs/ab/abcd…             contents by SHA-256, read-only
     index/KEY.json             URL without secrets, version, size, SHA-256, name, tree; its time: when it was last used
     trees/HOST-NAME-KEY/NAME   the files of one remote directory side by side, under their own names: links to blobs
-    unpacked/KEY               what archives hold (formats/archives.py)
+    unpacked/KEY               what archives hold (formats/unpacking.py)
     partial/KEY                what of a file has come so far
     locks/KEY                  held while something is downloaded
 

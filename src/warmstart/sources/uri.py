@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from warmstart.errors import SourceError
 from warmstart.redact import HIDDEN, redact
@@ -84,6 +82,8 @@ def _url(text: str) -> str:
         )
     if "#" in rest and scheme.lower() in ("http", "https", "hf"):
         raise SourceError("the URL has a fragment", where=text, expected="nothing after #, or #sha256=…")
+    from urllib.parse import urlsplit
+
     try:
         urlsplit(text).port  # noqa: B018
     except ValueError as error:
@@ -140,6 +140,8 @@ def _mirror(found: str, source: str) -> Path:
 def _local(source: str) -> str:
     if not source.lower().startswith("file:"):
         return source
+    from urllib.parse import unquote, urlsplit
+
     try:
         parts = urlsplit(source)
     except ValueError:
@@ -157,6 +159,8 @@ def _similar(path: Path) -> str | None:
         missing, existing = existing, existing.parent
     if not existing.is_dir():
         return None
+    import difflib
+
     near = difflib.get_close_matches(missing.name, sorted(entry.name for entry in existing.iterdir()), n=3)
     return " or ".join(str(existing / name) for name in near) or None
 

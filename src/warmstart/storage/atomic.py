@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +44,8 @@ def require_space(directory: Path, nbytes: int) -> None:
     Raises:
         StorageError: there is less free space than these and a mebibyte.
     """
+    import shutil
+
     free = shutil.disk_usage(directory).free
     if free < nbytes + 2**20:
         raise StorageError(
@@ -79,6 +79,8 @@ def _sync_tree(directory: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):
@@ -86,7 +88,7 @@ def _remove(path: Path) -> None:
 
 
 def _sibling(path: Path, purpose: str) -> Path:
-    return path.parent / f".{path.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.parent / f".{path.name}.{purpose}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _within(error: OSError, temporary: Path) -> bool:
