@@ -217,10 +217,10 @@ def test_the_cache_cannot_be_written(server: Server, tmp_path: Path, monkeypatch
 
 
 def test_no_space(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from warmstart.storage import atomic
+    import shutil
 
     url = server.put("/a/file.x", b"x" * 5000)
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage)
     with pytest.raises(StorageError, match="not enough free space"):
         resolve(url)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from warmstart.formats import pickle_looks
 from warmstart.formats.mapped import head
 from warmstart.formats.steps import unfinished
-from warmstart.formats.zipped import ZIP_ERRORS
+from warmstart.formats.zipped import NotZip, directory
 
 _TORCH = "a PyTorch file"
 _CONVERT = "load it with the library that wrote it and save its arrays as safetensors"
@@ -78,9 +77,8 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
 
 def _zip(path: Path) -> tuple[str, str]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except ZIP_ERRORS:
+        names = [info.filename for info in directory(path)]
+    except NotZip:
         return "a damaged or truncated zip archive", _AGAIN
     if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
         return f"{_TORCH} (a zip archive with data.pkl)", _CONVERT

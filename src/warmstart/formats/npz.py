@@ -5,7 +5,6 @@ Definitions: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.h
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +115,8 @@ def write_npz(path: Path, arrays: Iterable[tuple[str, Array]]) -> None:
         FormatError: a name occurs twice, or an array is not of numbers that numpy has.
         StorageError: the file cannot be written; what was at ``path`` is untouched.
     """
+    import zipfile
+
     from numpy.lib.format import write_array
 
     names: set[str] = set()

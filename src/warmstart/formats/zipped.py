@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 import weakref
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.mapped import forget, map_file
 
 if TYPE_CHECKING:
+    import zipfile
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -29,8 +30,7 @@ LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _PIECE = 2**18  # bytes that are read and checked while they are in the processor's cache
 _DEFLATE_RATIO = 1032  # the most that deflate can shrink (zlib's technical details)
 _CHUNK = 2**22  # bytes
-ZIP_ERRORS = (
-    zipfile.BadZipFile,
+_DAMAGED = (
     NotImplementedError,
     ValueError,
     struct.error,
@@ -39,7 +39,12 @@ ZIP_ERRORS = (
     RuntimeError,
     OverflowError,
     IndexError,
-)
+)  # what zipfile raises on damaged archives beside its own error
+STORED, DEFLATED = 0, 8  # ways of compression
+
+
+class NotZip(ValueError):
+    """What is no zip archive, or one without a whole directory."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,18 @@ def directory(path: Path) -> list[zipfile.ZipInfo]:
     """What the archive's directory says of its members, unchecked.
 
     Raises:
-        any of ``ZIP_ERRORS``: it is no archive, or damaged.
+        NotZip: it has none.
     """
+    import zipfile
+
     known = _directories.get()
     if known is not None and path in known:
         return known[path]
-    with zipfile.ZipFile(path) as archive:
-        listed = archive.infolist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = archive.infolist()
+    except (zipfile.BadZipFile, *_DAMAGED) as error:
+        raise NotZip(str(error)) from error
     if known is not None:
         known[path] = listed
     return listed
@@ -96,7 +106,7 @@ def member_names(path: Path) -> list[str]:
     """The names in the archive's directory; none where it is no archive, or damaged."""
     try:
         return [info.filename for info in directory(path)]
-    except ZIP_ERRORS:
+    except NotZip:
         return []
 
 
@@ -121,7 +131,7 @@ class ZipArchive:
         self.members: dict[str, Member] = {}
         try:
             listed = directory(path)
-        except ZIP_ERRORS as error:
+        except NotZip as error:
             raise self.corrupt("the archive's directory", "a complete zip archive", error) from error
         self._check_count(len(listed))
         spans = []
@@ -162,14 +172,14 @@ class ZipArchive:
 
     def _member(self, info: zipfile.ZipInfo) -> Member:
         key = self.key(info.filename)
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if info.flag_bits & 1 or info.compress_type not in (STORED, DEFLATED):
             raise FormatError(
                 f"a member is encrypted or compressed in a way that no {self._kind} is",
                 where=f"{self.path}, {key}",
                 expected="stored or deflated",
             )
         start = self._data_start(key, info)
-        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        deflated = info.compress_type == DEFLATED
         bound = info.compress_size * _DEFLATE_RATIO if deflated else info.compress_size
         if info.file_size > bound or (not deflated and info.file_size != info.compress_size):
             raise self.corrupt(key, f"at most {bound} bytes", f"{info.file_size} bytes by the archive's directory")
