@@ -1,9 +1,12 @@
 """How fast a checkpoint opens, and how fast all of it is read: warmstart beside the library that wrote the file.
 
-Every format gets the same arrays, written by the library that users have for it. Opening means names, shapes and dtypes
-of everything, in a process of its own, the whole process and opening alone; resident memory is the process's. Reading
-means every array in memory. Medians of rounds in turn; the file system's own rate is that of reading the
-same files into one buffer.
+Every format gets the same arrays, written by the library that users have for it. Opening means names and shapes of
+everything in a process of its own, measured over the whole process, and once more in it, when everything is imported;
+resident memory is the process's and its children's after that. Reading means every array in memory. Medians of rounds
+in turn; the file system's own rate is that of reading the same files into one buffer.
+
+"npz-names" is npz with what ``numpy.load`` lists by itself: names, without shapes. Modules are compiled beforehand, as
+installed ones are.
 
     python benchmarks/open.py DIRECTORY [--gigabytes 5] [--rounds 3] [--only NAME ...]
     pip install torch safetensors tensorflow-cpu orbax-checkpoint h5py  # those that are missing are left out
@@ -12,6 +15,7 @@ same files into one buffer.
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib.util
 import json
 import os
@@ -20,11 +24,10 @@ import statistics
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 PIECE = 64 * 2**20  # bytes of an array
 Shapes = dict[str, tuple[int, ...]]
@@ -32,31 +35,58 @@ Shapes = dict[str, tuple[int, ...]]
 
 def arrays(count: int) -> dict[str, Any]:
     """Different numbers in each, cheap to make."""
+    import numpy as np
+
     base = np.random.default_rng(0).standard_normal(PIECE // 4, dtype="f4").reshape(4096, -1)
     return {f"decoder.layers.{k}.weight": base + np.float32(k) for k in range(count)}
 
 
-class Peer:
-    """A library: what it is called, what it needs, what it writes, and how it opens and reads that."""
+class Opener(ABC):
+    """What opens and reads checkpoints."""
+
+    @abstractmethod
+    def open(self, path: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+        """The number of arrays, and how to read them one after another."""
+
+
+class Peer(Opener):
+    """A library, what it is called, and what it writes."""
 
     def __init__(self, library: str, file: str) -> None:
         self.library, self.file = library, file
 
+    @abstractmethod
+    def write(self, path: Path, values: dict[str, Any]) -> None: ...
+
+
+class NpzNames(Peer):
+    """What ``numpy.load`` knows without reading an array: its name."""
+
     def write(self, path: Path, values: dict[str, Any]) -> None:
-        raise NotImplementedError
+        import numpy as np
 
-    def open(self, path: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
-        """The number of arrays, and how to read them one after another."""
-        raise NotImplementedError
-
-
-class Npz(Peer):
-    def write(self, path: Path, values: dict[str, Any]) -> None:
         np.savez(path, **values)
 
     def open(self, path: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
-        file = np.load(path)  # which knows no shapes before it reads
+        import numpy as np
+
+        file = np.load(path)
         return len(file.files), lambda: (file[name] for name in file.files)
+
+
+class Npz(NpzNames):
+    """Shapes and dtypes too, as a user of numpy gets them: from each member's header."""
+
+    def open(self, path: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
+        import numpy as np
+
+        file = np.load(path)
+        headers = {}
+        for name in file.files:
+            with file.zip.open(f"{name}.npy") as member:
+                np.lib.format.read_magic(member)
+                headers[name] = np.lib.format.read_array_header_1_0(member)
+        return len(headers), lambda: (file[name] for name in headers)
 
 
 class Safetensors(Peer):
@@ -141,6 +171,7 @@ class Hdf5(Peer):
 
 PEERS: dict[str, Peer] = {
     "npz": Npz("numpy", "model.npz"),
+    "npz-names": NpzNames("numpy", "model.npz"),
     "safetensors": Safetensors("safetensors", "model.safetensors"),
     "torch": Torch("torch", "model.pt"),
     "tensorflow": TensorFlow("tensorflow", "model.ckpt"),
@@ -149,7 +180,7 @@ PEERS: dict[str, Peer] = {
 }
 
 
-class Ours(Peer):
+class Ours(Opener):
     def open(self, path: Path) -> tuple[int, Callable[[], Iterator[Any]]]:
         from warmstart.formats.detect import open_checkpoint
 
@@ -160,6 +191,8 @@ class Ours(Peer):
 
 def in_memory(array: Any) -> Any:
     """``array``, copied if it is a view into a file."""
+    import numpy as np
+
     owner = array
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
@@ -172,13 +205,12 @@ def child(job: str, name: str, path: Path, count: int) -> dict[str, float]:
     if job == "write":
         peer.write(path, arrays(count))
         return {}
-    tool = Ours("warmstart", "") if job.startswith("warmstart") else peer
-    importlib.import_module("warmstart.formats.detect" if tool is not peer else _module(peer.library))
+    tool = Ours() if job == "warmstart" else peer
+    found, read = tool.open(path)
+    whole, memory = since_start(), most_memory()
     began = time.perf_counter()
     found, read = tool.open(path)
-    opened, whole = time.perf_counter() - began, since_start()
-    status = Path("/proc/self/status").read_text().splitlines()
-    memory = int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 1000
+    opened = time.perf_counter() - began
     began, nbytes = time.perf_counter(), 0
     for array in read():
         nbytes += array.nbytes
@@ -192,8 +224,15 @@ def since_start() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _module(library: str) -> str:
-    return "orbax.checkpoint" if library == "orbax" else library
+def most_memory() -> float:
+    """MB that this process and its children had at most."""
+    tasks = [Path("/proc/self"), *(Path(f"/proc/{pid}") for pid in _children())]
+    texts = [(task / "status").read_text().splitlines() for task in tasks]
+    return sum(int(next(line.split()[1] for line in text if line.startswith("VmHWM"))) for text in texts) / 1000
+
+
+def _children() -> list[str]:
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 def system_rate(path: Path) -> float:
@@ -220,6 +259,10 @@ def main() -> None:
     if given.child:
         print(f"\nRESULT {json.dumps(child(given.child, given.only[0], given.directory, count))}")
         return
+
+    import warmstart
+
+    compileall.compile_dir(Path(warmstart.__file__).parent, quiet=2)
 
     def run(job: str, name: str, path: Path) -> dict[str, float]:
         command = [sys.executable, __file__, str(path), "--child", job, "--only", name]
