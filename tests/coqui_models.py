@@ -13,6 +13,7 @@ from warmstart.formats.checkpoint import Array
 from warmstart.formats.tensorflow import write_bundle, write_state
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects import CoquiDialect
+from warmstart.models.deepspeech.dialects.flags import flags_of
 from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.testing import random_arrays, written
 
@@ -61,5 +62,5 @@ def save(folder: Path, arrays: Mapping[str, Array], flags: Mapping[str, Any] | N
 def trained(folder: Path, c: DeepSpeechConfig | None = None, **how: Any) -> Path:
     """A checkpoint of ``c`` with what Coqui puts beside it."""
     c = c or config()
-    flags = {"n_hidden": c.n_hidden, "layer_norm": c.layer_norm, "audio_sample_rate": c.sample_rate, "epochs": 3}
+    flags = {**flags_of(c, utf8=False), "epochs": 3}
     return save(folder, tensors(c, **how), flags, "# ours\n" + "".join(f"{label}\n" for label in LABELS))
