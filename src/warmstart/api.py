@@ -192,7 +192,8 @@ def convert(
     inputs: str | Path | None = None,
     progress: bool = False,
 ) -> dict[str, object]:
-    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian``, ``warmstart`` …).
+    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian``, ``warmstart`` …), or, of
+    any checkpoint, its arrays as they are (``safetensors``, ``npz``, ``torch``).
 
     Args:
         quantize: for ``ctranslate2``: int8, int8_float32, int8_float16, int8_bfloat16, int16, float16, bfloat16,

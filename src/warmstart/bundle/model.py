@@ -30,6 +30,7 @@ class Model:
 
     ``origin`` is the dialect in which it was first found, where a bundle says so; ``dialect`` the one it is in now.
     ``remarks`` say how files were understood that left a choice.
+    ``stored`` is the checkpoint as it lies there, where ``checkpoint`` is how its dialect sees it.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Model:
     origin: str | None = None
     state: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    stored: Checkpoint | None = None
 
     def require(self) -> tuple[Family, BaseModel, Reading]:
         """Family, configuration and canonical reading.
@@ -52,11 +54,16 @@ class Model:
             DialectError: nothing recognises the checkpoint.
         """
         if self.family is None or self.config is None or self.reading is None:
+            known = ((d, d.why_not(self.checkpoint)) for f in FAMILIES for d in f.dialects())
+            reasons = {d.name: reason for d, reason in known if reason}
+            arrays = ", ".join(list(self.checkpoint.entries)[:3])
             raise DialectError(
                 "no family recognises this checkpoint",
                 where=self.path,
                 expected=", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects()),
-                found=f"{self.checkpoint.format} with arrays such as {', '.join(list(self.checkpoint.entries)[:3])}",
+                found="; ".join(f"a model of {name}: {reason}" for name, reason in reasons.items())
+                or f"{self.checkpoint.format} with arrays such as {arrays}",
+                todo="its arrays as they are can be converted: --to safetensors, npz or torch",
             )
         return self.family, self.config, self.reading
 
@@ -171,7 +178,7 @@ def _open_foreign(
             if dialect.readable and name in ("", dialect.name) and dialect.recognise(checkpoint):
                 chosen = dialect.told(what) if what else dialect
                 view = chosen.view(checkpoint)
-                model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name)
+                model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name, stored=checkpoint)
                 return _through(model, chosen, files, notes)
     if only is not None:
         known = ", ".join(sorted({d.name for f in FAMILIES for d in f.dialects() if d.readable}))

@@ -16,6 +16,7 @@ from warmstart import __version__
 from warmstart.bundle.layout import WEIGHTS, describe_files, write_manifest, write_vocabularies
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, SourceError, VocabularyError
+from warmstart.export.as_it_is import FORMATS, plan_as_it_is
 from warmstart.export.plan import Job, Options, plan_conversion
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.export.requantize import is_direct, plan_requantization
@@ -30,8 +31,8 @@ MANIFEST = "conversion.json"
 
 
 def dialects() -> tuple[str, ...]:
-    """Names of every dialect that some family can be written in, and ``warmstart``."""
-    return tuple(sorted({d.name for f in FAMILIES for d in f.dialects() if d.writable} | {"warmstart"}))
+    """Names of every dialect that some family can be written in, ``warmstart``, and formats that need no family."""
+    return tuple(sorted({d.name for f in FAMILIES for d in f.dialects() if d.writable} | {"warmstart", *FORMATS}))
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def convert_model(
     _refuse_replacing(model, destination, vmap)
     options = Options(quantize or "none", strict, requantize, report)
     extras = Extras.of(model.path, copy_files, vmap)
-    job = plan_requantization(model, options) if is_direct(model, to) else _through_canonical(model, to, options)
-    collision = sorted(set(extras.files) & {*job.files, job.conversion.layout, MANIFEST})
+    job = _planned(model, to, options)
+    layout = job.conversion.layout
+    collision = sorted(set(extras.files) & {*job.files, FORMATS.get(layout, layout), MANIFEST})
     if collision:
         raise ConfigError(f"{', '.join(collision)} is a file of the model itself", todo="leave it out of --copy-files")
     with ThreadPoolExecutor(1) as aside, new_directory(destination, force=force) as temporary:
@@ -136,6 +138,12 @@ def convert_model(
     if report:
         facts["losses"] = _losses(outcome)
     return facts
+
+
+def _planned(model: Model, to: str, options: Options) -> Job:
+    if to in FORMATS:
+        return plan_as_it_is(model, to, options)
+    return plan_requantization(model, options) if is_direct(model, to) else _through_canonical(model, to, options)
 
 
 def _through_canonical(model: Model, to: str, options: Options) -> Job:

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from warmstart.errors import FormatError, Problem
+from warmstart.export.as_it_is import FORMATS
 from warmstart.export.onnx import write_onnx
 from warmstart.export.plan import Conversion
 from warmstart.export.slots import SlotRow, factored
+from warmstart.formats import safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.marian import CONFIG, write_marian
 from warmstart.formats.model_bin import TYPES, write_ctranslate2
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.formats.t5x_write import write_t5x
 from warmstart.formats.tensorflow import write_bundle, write_state
+from warmstart.formats.writers import NUMPYS_OWN, writer_for
 
 LIMIT = 2**32 - 1  # bytes of one array of a model.bin
 
@@ -100,6 +103,11 @@ def _safetensors(directory: Path, conversion: Conversion, written: Written, arra
     write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
 
 
+def _as_it_is(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    path = directory / FORMATS[conversion.layout]
+    writer_for(path).write(path, written.entries, arrays)
+
+
 def _t5x(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     """``checkpoint_<step>`` in the directory, which is what T5X calls a model's."""
     step = int(conversion.header["step"])
@@ -157,6 +165,9 @@ LAYOUTS: dict[str, Layout] = {
     "model.bin": Layout(_model_bin, TYPES, aliases=True, limit=LIMIT),
     "model.npz": Layout(_model_npz, ("float32", "float16", "bfloat16")),
     "model.safetensors": Layout(_safetensors, _SAFETENSORS),
+    "safetensors": Layout(_as_it_is, tuple(safetensors.DTYPES.values())),
+    "npz": Layout(_as_it_is, tuple(NUMPYS_OWN)),
+    "torch": Layout(_as_it_is, tuple(torch_write.DTYPES)),
     "onnx": Layout(_onnx, ("float32",)),
     "t5x": Layout(_t5x, ("float64", "float32", "float16", "bfloat16")),
     "tensorflow-saver": Layout(_tensorflow_saver, ("float64", "float32", "float16", "bfloat16")),

@@ -27,7 +27,7 @@ class Writer:
     write: Callable[[Path, Sequence[Entry], Iterable[Array]], None]
 
 
-_NUMPYS_OWN = {
+NUMPYS_OWN = {
     "bool",
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
     *("float16", "float32", "float64", "complex64", "complex128"),
@@ -35,7 +35,7 @@ _NUMPYS_OWN = {
 
 
 def _npz_refuses(entry: Entry) -> str | None:
-    if entry.dtype not in _NUMPYS_OWN:
+    if entry.dtype not in NUMPYS_OWN:
         return f"npz has no dtype {entry.dtype}"
     if "\0" in entry.name or not _utf8(entry.name) or len(entry.name.encode()) > 65_000:
         return "a zip archive cannot hold this name"

@@ -114,6 +114,10 @@ class Dialect(ABC):
         """Whether the checkpoint is written in this dialect (headers and metadata only)."""
         return False
 
+    def why_not(self, checkpoint: Checkpoint) -> str | None:
+        """Why a checkpoint of this framework is not one of this dialect's; None where it is, or is another's."""
+        return None
+
     def told(self, what: str) -> Dialect:
         """This dialect knowing ``what`` a person says of the model, as in ``--from NAME:WHAT``.
 

@@ -59,6 +59,18 @@ class OpenNMTPyDialect(Dialect):
             return False
         return opt.get("decoder_type") == "transformer" or opt.get("encoder_type") == "transformer"
 
+    def why_not(self, checkpoint: Checkpoint) -> str | None:
+        opt = checkpoint.metadata.get("opt")
+        if checkpoint.format != "torch" or not isinstance(opt, Mapping) or "encoder_type" not in opt:
+            return None
+        sides = {side: str(opt.get(f"{side}_type")) for side in _SIDES}
+        if "transformer" in sides.values():
+            return None
+        recurrent = any(kind in ("rnn", "brnn") for kind in sides.values())
+        cells = f" of {opt.get('rnn_type', 'LSTM')} cells" if recurrent else ""
+        kinds = " and ".join(f"{side} of type {kind}" for side, kind in sides.items())
+        return f"{kinds}{cells}; CTranslate2 has no such models, and no family here is one of them"
+
     def left_behind(self, config: Any) -> Mapping[str, str]:
         return {
             "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
