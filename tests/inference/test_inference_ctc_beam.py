@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ctc_models import BYTES, GOLDEN, LABELS, Arpa, golden_cases, golden_input, golden_scorer, log_probs, noise
 
+from ctc_models import BYTES, GOLDEN, LABELS, Arpa, golden_cases, golden_input, golden_scorer, log_probs, noise
 from warmstart.errors import ConfigError, DataError
 from warmstart.inference.ctc import (
     BeamOptions,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctc_models import BYTES, GOLDEN, LABELS, golden_input, golden_scorer, noise
 
+from ctc_models import BYTES, GOLDEN, LABELS, golden_input, golden_scorer, noise
 from warmstart.errors import ConfigError, DataError
 from warmstart.inference.ctc import (
     BeamOptions,

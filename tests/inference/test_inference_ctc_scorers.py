@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctc_models import BYTES, GOLDEN, LABELS, Arpa
 
+from ctc_models import BYTES, GOLDEN, LABELS, Arpa
 from warmstart.errors import (
     ConfigError,
     CorruptCheckpoint,

@@ -270,10 +270,10 @@ class DecoderStream:
         """The next beam: prefixes ``old`` that stay, and ``source`` going on with ``label``."""
         beam, frame = self._beam, self._frame
         times = beam.times[old]
-        for i in np.flatnonzero(newer[old]):
-            times[i] = self._times.child(int(beam.times[parent[old[i]]]), frame)
-        nodes = [self._prefixes.child(*pair) for pair in zip(beam.node[source].tolist(), label.tolist(), strict=True)]
-        began = [self._times.child(time, frame) for time in beam.times[source].tolist()]
+        later = np.flatnonzero(newer[old])
+        times[later] = self._times.children(beam.times[parent[old[later]]].tolist(), [frame] * len(later))
+        began = self._times.children(beam.times[source].tolist(), [frame] * len(source))
+        nodes = self._prefixes.children(beam.node[source].tolist(), label.tolist())
         length, seen = self._bytes(source, label) if self._labels.utf8 else (source, source)
         return _Beam(
             node=np.append(beam.node[old], nodes).astype(np.int64),

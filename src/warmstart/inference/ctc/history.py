@@ -18,15 +18,17 @@ class History:
     def __len__(self) -> int:
         return len(self.parents)
 
-    def child(self, parent: int, value: int) -> int:
-        """The node of ``value`` behind ``parent``, the same for every call."""
-        key = (parent, value)
-        node = self._child.get(key)
-        if node is None:
-            node = self._child[key] = len(self.parents)
-            self.parents.append(parent)
-            self.values.append(value)
-        return node
+    def children(self, parents: Iterable[int], values: Iterable[int]) -> list[int]:
+        """The node of each value behind its parent, the same one every time."""
+        known, found = self._child, []
+        for pair in zip(parents, values, strict=True):
+            node = known.get(pair)
+            if node is None:
+                node = known[pair] = len(self.parents)
+                self.parents.append(pair[0])
+                self.values.append(pair[1])
+            found.append(node)
+        return found
 
     def path(self, node: int) -> tuple[int, ...]:
         """Values from the root to ``node``."""

@@ -30,13 +30,14 @@ class Units:
     def __init__(self, scorer: Scorer, labels: Labels, hot_words: dict[str, float], prefixes: History) -> None:
         self._scorer, self._labels, self._hot, self._prefixes = scorer, labels, hot_words, prefixes
         self._space = space_label(labels)
+        self._utf8, self._order = labels.utf8, scorer.model.order
         self._words: dict[int, float] = {}
-        self._before: dict[int, tuple[str, ...]] = {}
+        self._ngrams: dict[int, tuple[str, ...]] = {}
 
     def forget(self) -> None:
         """Prefixes are numbered anew."""
         self._words.clear()
-        self._before.clear()
+        self._ngrams.clear()
 
     def word(self, prefix: int) -> float:
         """What the word at the end of ``prefix`` adds when a space follows it."""
@@ -47,14 +48,8 @@ class Units:
 
     def character(self, prefix: int, label: int) -> float:
         """What the character adds that ``label`` completes behind ``prefix`` (byte mode)."""
-        before = self._before.get(prefix)
-        if before is None:
-            before = self._before[prefix] = self._ngram(prefix)
-        if begins_character(label):
-            ngram = (*before, self._text([label]))[-self._scorer.model.order :]
-        else:
-            ngram = self._ngram(prefix, label)
-        return self._score(ngram, boosted=True)
+        unit, before = self._unit(prefix, [label])
+        return self._score((*self._ngram(before), unit)[-self._order :], boosted=True)
 
     def last(self, prefix: int) -> float:
         """What an unfinished word at the end of everything adds; hot words do not count there."""
@@ -64,28 +59,29 @@ class Units:
         boost = sum(self._hot.get(unit, 0.0) for unit in ngram) if boosted and self._hot else 0.0
         return self._scorer.alpha * (self._scorer.model.log_prob(ngram) + boost) + self._scorer.beta
 
-    def _ngram(self, prefix: int, label: int | None = None) -> tuple[str, ...]:
-        """The last units of ``prefix`` (and ``label``), as many as the model's order; the last one may be unfinished.
+    def _ngram(self, prefix: int) -> tuple[str, ...]:
+        """The last units of ``prefix``, as many as the model's order; the last one may be unfinished."""
+        units: list[str] = []
+        known: tuple[str, ...] = ()
+        node = prefix
+        while node != ROOT and len(units) < self._order:
+            if node in self._ngrams:
+                known = self._ngrams[node]
+                break
+            unit, node = self._unit(node, [])
+            units.append(unit)
+        found = self._ngrams[prefix] = (*known, *reversed(units))[-self._order :]
+        return found
+
+    def _unit(self, prefix: int, backwards: list[int]) -> tuple[str, int]:
+        """(what ``prefix`` with the labels ``backwards`` ends in, the prefix before it, without a dividing space).
 
         A word may be empty: two spaces follow each other.
         """
-        order = self._scorer.model.order
-        units: list[str] = []
-        current = [] if label is None else [label]
-        while prefix != ROOT and len(units) < order:
-            label = self._prefixes.values[prefix]
-            prefix = self._prefixes.parents[prefix]
+        labels, parents = self._prefixes.values, self._prefixes.parents
+        while not (self._utf8 and backwards and begins_character(backwards[-1])) and prefix != ROOT:
+            label, prefix = labels[prefix], parents[prefix]
             if label == self._space:
-                units.append(self._text(current))
-                current = []
-                continue
-            current.append(label)
-            if self._labels.utf8 and begins_character(label):
-                units.append(self._text(current))
-                current = []
-        if current and len(units) < order:
-            units.append(self._text(current))
-        return tuple(reversed(units))
-
-    def _text(self, backwards: list[int]) -> str:
-        return self._labels.decode(backwards[::-1])
+                break
+            backwards.append(label)
+        return self._labels.decode(backwards[::-1]), prefix
