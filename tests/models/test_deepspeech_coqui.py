@@ -228,7 +228,7 @@ def test_biases_that_are_no_halves_are_said(tmp_path: Path) -> None:
     first, second = op.biases(arrays[OPAQUE])
     bias[-1] = (first + second)[-1]
     model = open_model(save(tmp_path / "run", arrays, FLAGS, ALPHABET))
-    assert model.checkpoint.lossy == {
+    assert dict(model.checkpoint.lossy) == {
         "lstm.bias": "cuDNN's two biases are not halves of one in 1 of 24 places: their sum is kept",
         "lstm.bias: m": "of cuDNN's two biases it differs in 2 of 24 places: the first's is kept",
     }
@@ -241,3 +241,23 @@ def test_flags_that_are_written_read_back_as_the_same_model(tmp_path: Path) -> N
     c = config(dropout_1=0.2, dropout_2=0.0, relu_clip=7.5, win_ms=25, step_ms=10)
     flags = parse_flags(json.loads(json.dumps(flags_of(c, utf8=False))), "flags.txt")
     assert config(**flags.model()) == c
+
+
+def test_shapes_that_no_model_has_are_refused(tmp_path: Path) -> None:
+    """A checkpoint that only resembles one of Coqui's is no dialect's, or says what is wrong with it."""
+    arrays = tensors(config(), slots=False)
+    flat = {**arrays, "layer_6/weights": arrays["layer_6/weights"].ravel()}
+    assert open_model(save(tmp_path / "flat", flat, FLAGS, ALPHABET)).family is None
+    narrow = {**arrays, "layer_6/weights": arrays["layer_6/weights"][:, :1], "layer_6/bias": arrays["layer_6/bias"][:1]}
+    with pytest.raises(DialectError, match="vocab_size"):
+        open_model(save(tmp_path / "narrow", narrow, FLAGS, ALPHABET))
+    for name in ("layer_3/bias", "layer_5/weights", f"{CELL}/bias"):
+        less = {key: array for key, array in arrays.items() if key != name}
+        opened = open_model(save(tmp_path / name.replace("/", "-"), less, FLAGS, ALPHABET))
+        assert len(opened.reading.origins) == len(FAMILY.parameters(opened.config)) - 1
+
+
+def test_headers_are_enough_to_open_a_checkpoint_whose_data_is_missing(tmp_path: Path) -> None:
+    path = save(tmp_path / "run", tensors(config(), cudnn=True), FLAGS, ALPHABET)
+    path.with_name(path.name + ".data-00000-of-00001").unlink()
+    assert open_anyway(path)[0].dialect == "coqui-cudnn"

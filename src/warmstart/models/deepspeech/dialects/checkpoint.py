@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +73,29 @@ class CudnnCheckpoint(CoquiCheckpoint):
     How cuDNN lays it out is its own affair, so it is believed only if it holds the weights that stand beside it by
     gates, bit for bit.
 
-    Attributes:
-        lossy: what of cuDNN's array one bias cannot hold → how.
     """
 
     def __init__(self, checkpoint: Checkpoint, op: CudnnLstm) -> None:
         super().__init__(checkpoint)
         self._op, self._agrees = op, False
-        self.lossy: dict[str, str] = {}
-        if self.entries[OPAQUE].shape != (op.size,):
-            return  # the rules say so
-        apart = _apart(op, self._original.read(OPAQUE))
-        if apart:
-            self.lossy["lstm.bias"] = (
-                f"cuDNN's two biases are not halves of one in {apart:,} of {4 * op.units:,} places: their sum is kept"
-            )
+
+    @cached_property
+    def lossy(self) -> Mapping[str, str]:
+        """What of cuDNN's array one bias cannot hold → how. Reads the biases and their state."""
+        places, lost = 4 * self._op.units, dict[str, str]()
+        if apart := self._apart(super().read_checked(OPAQUE)):
+            what = f"cuDNN's two biases are not halves of one in {apart:,} of {places:,} places: their sum is kept"
+            lost["lstm.bias"] = what
         for slot in ("m", "v"):
-            if (OPAQUE, slot) in self.slots and (apart := _apart(op, self._original.read_slot(OPAQUE, slot))):
-                self.lossy[f"lstm.bias: {slot}"] = (
-                    f"of cuDNN's two biases it differs in {apart:,} of {4 * op.units:,} places: the first's is kept"
-                )
+            if (OPAQUE, slot) in self.slots and (apart := self._apart(super().read_slot(OPAQUE, slot))):
+                what = f"of cuDNN's two biases it differs in {apart:,} of {places:,} places: the first's is kept"
+                lost[f"lstm.bias: {slot}"] = what
+        return lost
+
+    def _apart(self, array: Array) -> int:
+        """In how many places the two biases in ``array`` differ."""
+        first, second = self._op.biases(array)
+        return int(np.count_nonzero(first != second))
 
     def read_checked(self, name: str) -> Array:
         if name == OPAQUE:
@@ -119,9 +124,3 @@ class CudnnCheckpoint(CoquiCheckpoint):
                 todo="--from coqui (`start.dialect: coqui`) reads those, and leaves this array and its state behind",
             )
         self._agrees = True
-
-
-def _apart(op: CudnnLstm, array: Array) -> int:
-    """In how many places the two biases in ``array`` differ."""
-    first, second = op.biases(array)
-    return int(np.count_nonzero(first != second))

@@ -37,6 +37,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 _INPUT, _CONTEXT = 26, 9  # written into Coqui's code
 _BYTES = 256
+_NORM = "layer_1/LayerNorm/gamma"
 _STATES = "checkpoint best_dev_checkpoint"
 _SAID = "audio_sample_rate=8000,bytes_output_mode=true"
 _LOSS_SCALING = "of automatic mixed precision, whose weights are float32; a training without it has none"
@@ -58,8 +59,9 @@ class CoquiDialect(Dialect):
     keeps_slots: bool = True
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        needed = {"layer_1/weights", "layer_5/weights", "layer_6/bias", OPAQUE if self.cudnn else f"{CELL}/kernel"}
-        return checkpoint.format == "tensorflow" and needed <= set(checkpoint.entries)
+        needed = {"layer_1/weights": 2, "layer_6/weights": 2, **({OPAQUE: 1} if self.cudnn else {f"{CELL}/kernel": 2})}
+        found = {name: len(checkpoint.entries[name].shape) for name in needed if name in checkpoint.entries}
+        return checkpoint.format == "tensorflow" and found == needed
 
     def told(self, what: str) -> Dialect:
         said = dict(part.partition("=")[::2] for part in what.split(","))
@@ -97,13 +99,11 @@ class CoquiDialect(Dialect):
             return checkpoint
         if not self.cudnn:
             return CoquiCheckpoint(checkpoint)
-        units = checkpoint.entries["layer_6/weights"].shape[0]
+        units, _ = checkpoint.entries["layer_6/weights"].shape
         return CudnnCheckpoint(checkpoint, CudnnLstm(units, units))
 
     def read_config(self, checkpoint: Checkpoint) -> DeepSpeechConfig:
-        shapes = {name: entry.shape for name, entry in checkpoint.entries.items()}
-        hidden, labels = shapes["layer_6/weights"] if len(shapes.get("layer_6/weights", ())) == 2 else (0, 0)
-        inputs = shapes["layer_1/weights"][0] if shapes["layer_1/weights"] else 0
+        (inputs, _), (hidden, labels) = (checkpoint.entries[f"layer_{n}/weights"].shape for n in (1, 6))
         flags = self._flags(checkpoint)
         problems = []
         if inputs != _INPUT * (2 * _CONTEXT + 1):
@@ -114,10 +114,12 @@ class CoquiDialect(Dialect):
             problems.append(Problem(what, expected=f"{_BYTES} columns in layer_6/weights", found=str(labels)))
         try:
             config = DeepSpeechConfig(
-                vocab_size=labels, n_hidden=hidden, layer_norm="layer_1/LayerNorm/gamma" in shapes, **flags.model()
+                vocab_size=labels, n_hidden=hidden, layer_norm=_NORM in checkpoint.entries, **flags.model()
             )
         except ValidationError as error:
-            problems += [Problem(e["msg"], found=repr(e["input"])) for e in error.errors()]
+            problems += [
+                Problem(e["msg"], where=".".join(map(str, e["loc"])), found=repr(e["input"])) for e in error.errors()
+            ]
         if problems:
             raise DialectError("this is no model of Coqui's", where=checkpoint.path, problems=problems)
         return config
@@ -140,10 +142,10 @@ class CoquiDialect(Dialect):
         try:
             alphabet = load_alphabet(path)
         except VocabularyError:
-            if checkpoint.entries["layer_6/bias"].shape == (_BYTES,):
+            if _labels(checkpoint) == _BYTES:
                 raise self._of_bytes(path, "no text") from None
             raise
-        if checkpoint.entries["layer_6/bias"].shape == (_BYTES,) and len(alphabet) != _BYTES:
+        if _labels(checkpoint) == _BYTES != len(alphabet):
             raise self._of_bytes(path, f"{len(alphabet.labels)} labels")
         return {VOCABULARY: alphabet}
 
@@ -158,14 +160,13 @@ class CoquiDialect(Dialect):
 
     def remarks(self, checkpoint: Checkpoint) -> list[str]:
         flags = read_flags(folder_of(checkpoint))
-        shapes = {name: entry.shape for name, entry in checkpoint.entries.items()}
         if flags is None and "audio_sample_rate" not in self.said:
             return [
                 f"there is no {NAME} beside the checkpoint, and Coqui's defaults are taken: 16,000 samples a second, "
                 f"windows of 32 ms, 20 ms apart; --from {self.name}:audio_sample_rate=8000 says otherwise"
             ]
         said = self._flags(checkpoint)
-        found = {"n_hidden": shapes["layer_1/bias"][0], "layer_norm": "layer_1/LayerNorm/gamma" in shapes}
+        found = {"n_hidden": checkpoint.entries["layer_6/weights"].shape[0], "layer_norm": _NORM in checkpoint.entries}
         return [
             f"{NAME} says {key} {json.dumps(getattr(said, key))}, the arrays have {json.dumps(value)}, which counts "
             "(Coqui writes the file before it corrects itself)"
@@ -214,6 +215,11 @@ class CoquiDialect(Dialect):
         if not alphabet.utf8:  # of bytes Coqui itself could not read one back
             written[ALPHABET] = _alphabet_text(alphabet, before.get("alphabet")).encode("utf-8")
         return written
+
+
+def _labels(checkpoint: Checkpoint) -> int:
+    """Outputs of the model, the blank among them."""
+    return checkpoint.entries["layer_6/weights"].shape[1]
 
 
 def _dense(config: DeepSpeechConfig) -> Iterator[Rule]:

@@ -55,6 +55,9 @@ class Flags(BaseModel):
         }
 
 
+_NAMES = {*Flags.model_fields, "utf8"}
+
+
 def flags_of(config: DeepSpeechConfig, utf8: bool) -> dict[str, Any]:
     """The flags that describe a model: what :class:`Flags` reads back."""
     return {
@@ -110,14 +113,12 @@ def parse_flags(flags: Mapping[str, Any], where: object) -> Flags:
 
 
 def _lines(text: str) -> dict[str, Any]:
-    """Flags as absl writes them: ``--no`` before a name is false, a name alone true."""
+    """Flags of the model as absl writes them: ``--no`` before a name is false, a name alone true."""
     found: dict[str, Any] = {}
     for line in text.splitlines():
         name, equals, value = line.strip().removeprefix("--").partition("=")
-        if not line.startswith("--") or not name:
-            continue
-        if equals:
-            found[name] = value
-        else:
-            found[name.removeprefix("no")] = not name.startswith("no")
+        if name in _NAMES:
+            found[name] = value if equals else True
+        elif name.removeprefix("no") in _NAMES:
+            found[name.removeprefix("no")] = False
     return found
