@@ -361,7 +361,7 @@ def evaluate(
         data: a configuration whose ``data`` names the tasks; for a run, its own by default.
     """
     from warmstart.config import load_config
-    from warmstart.data.config import build_task
+    from warmstart.data.config import DataConfig, build_task
     from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
@@ -374,6 +374,8 @@ def evaluate(
             todo="give a configuration that names the tasks: --data CONFIG",
         )
     pieces = data_of(load_config(source))
+    if not isinstance(pieces, DataConfig):
+        raise NotImplementedError
     out: dict[str, dict[str, float]] = {}
     for name, piece in pieces.tasks.items():
         if split not in piece.splits:

@@ -8,17 +8,26 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
 
 from warmstart.bootstrap.start import StartConfig
 from warmstart.data.config import DataConfig
+from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.errors import ConfigError, Problem, SourceError
 from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
 from warmstart.sources.config import SourcesConfig
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
 
-Data = DataConfig  # the kinds of data there are, told apart by their ``type``
+
+def _kind_of_data(value: object) -> str:
+    return str(value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", "text"))
+
+
+Data = Annotated[
+    Annotated[DataConfig, Tag("text")] | Annotated[SpeechDataConfig, Tag("speech")],
+    Discriminator(_kind_of_data, "unknown_kind", "there is no such type of data: text or speech"),
+]
 
 
 class DecodingConfig(BaseModel):
@@ -125,7 +134,8 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object, override: str
 def _problems(error: ValidationError) -> Iterable[Problem]:
     for item in error.errors():
         place = [str(part) for part in item["loc"]]
-        where = ".".join(place)
+        of_data = place[0] == "data" and len(place) > 1  # then the kind of data comes next, which is no key
+        where = ".".join([place[0], *place[2:]] if of_data else place)
         if item["type"] == "extra_forbidden":
             near = get_close_matches(place[-1], _known_keys(place[:-1]), n=1, cutoff=0.6)
             todo = f"did you mean {near[0]}?" if near else "remove it"
@@ -147,7 +157,8 @@ def _known_keys(place: Sequence[str]) -> list[str]:
         for m in models:
             field = m.model_fields.get(part)
             inner += _models_in(field.annotation) if field else []
-        models = inner or models
+        chosen = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part]
+        models = inner or chosen or models
     return [key for m in models for key in m.model_fields]
 
 

@@ -101,7 +101,7 @@ def _vocabularies(config: RunConfig, sides: Sequence[str], models: Sequence[Mode
     shared = config.vocabularies.get("shared")
     if shared is not None and shared.type != "inherit":
         both: list[str] = []
-        if shared.type != "file":
+        if shared.made_from_text:
             data = data_of(config)
             both = [line for side in sides for line in data.text(side)]
         one = build_vocabulary(shared, both)
@@ -118,7 +118,7 @@ def _vocabularies(config: RunConfig, sides: Sequence[str], models: Sequence[Mode
                 )
             out[side] = inherited[side]
         else:
-            lines: Iterable[str] = () if piece.type == "file" else data_of(config).text(side)
+            lines: Iterable[str] = data_of(config).text(side) if piece.made_from_text else ()
             out[side] = build_vocabulary(piece, lines)
     return out
 

@@ -22,7 +22,7 @@ from warmstart.training.objective import CrossEntropy
 from warmstart.training.rehearsal import ORDINARY, Rehearsal, count_evaluations, rehearse
 from warmstart.training.state import latest
 from warmstart.training.terms import Evaluate, Measured
-from warmstart.training.text_task import TextWorkload, longest_batch
+from warmstart.training.text_task import TextWorkload
 
 
 def encoded(source: Sequence[int], target: Sequence[int]) -> EncodedSplit:
@@ -108,7 +108,7 @@ def validation() -> dict[str, EncodedSplit]:
 
 
 def test_the_longest_batch_is_the_longest_of_all_tasks() -> None:
-    batch = longest_batch(plan(encoded([3, 9, 2, 5], [1, 1, 4, 2]), encoded([1, 2], [10, 8])))
+    batch = plan(encoded([3, 9, 2, 5], [1, 1, 4, 2]), encoded([1, 2], [10, 8])).longest()
     assert len(batch.source) == 40 // 10
     assert sorted(zip(batch.tasks, batch.indices, strict=True)) == [(0, 1), (0, 3), (1, 0), (1, 1)]
     assert (batch.source.shape[1], batch.target.shape[1]) == (9, 10)
@@ -122,7 +122,7 @@ def test_times_follow_from_what_was_measured(
     stream = plan(encoded(lengths, lengths))
     config = training(accumulation=2)
     found = clock.rehearse(tmp_path / "not/there", stream, config, validation=validation)
-    longest = longest_batch(stream)
+    longest = stream.longest()
     assert all((batch.indices == longest.indices).all() for batch in clock.updates[0])
     assert all(len(batches) == 2 for batches in clock.updates)
     assert (found.longest_seconds, found.step_seconds) == (1.0, 1.0)  # a new shape's time counts for nothing

@@ -30,9 +30,11 @@ def load_module(model: Model) -> Any:
     family, config, reading = model.require()
     with torch.device("meta"):
         module = family.build(config)
-    state = {p.name: torch.from_numpy(np.array(reading.read(p.storage), np.float32)) for p in family.parameters(config)}
+    parameters = family.parameters(config)
+    state = {p.name: torch.from_numpy(np.array(reading.read(p.storage), np.float32)) for p in parameters}
     module.load_state_dict(state, assign=True)
-    module.tie()
+    if any(p.storage != p.name for p in parameters):
+        module.tie()
     return module.eval()
 
 

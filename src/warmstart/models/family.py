@@ -222,7 +222,10 @@ class Family(Protocol):
     def dialects(self) -> Sequence[Dialect]: ...
 
     def build(self, config: Any) -> Any:
-        """The torch module, uninitialised where built on the ``meta`` device."""
+        """The torch module, uninitialised where built on the ``meta`` device.
+
+        Where parameters share a storage, its ``tie()`` makes them one again.
+        """
 
 
 @dataclass(frozen=True)

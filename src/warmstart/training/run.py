@@ -29,12 +29,13 @@ from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
+from warmstart.training.speech_task import speech_workload
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.text_task import text_workload
 from warmstart.training.workload import Job, Workload
 
-WORKLOADS: Mapping[str, Callable[..., Workload]] = {"text": text_workload}
+WORKLOADS: Mapping[str, Callable[..., Workload]] = {"text": text_workload, "speech": speech_workload}
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,18 @@ class Prepared:
     position: Position | None
 
 
-def prepare(job: Job, *, distil: bool = True, progress: bool = True) -> Prepared:
+def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
     """Open the data, build the model and fill it.
 
     Args:
-        distil: whether sequence-level teachers decode the training data now (which they do once for a run).
+        write: whether what is made once for a run may be written into its directory now.
 
     Raises:
         DataError: data that cannot be used, or no train or validation split.
         ConfigError: groups or adapters do not fit the model.
         VocabularyError: a teacher has other vocabularies.
     """
-    workload = WORKLOADS[job.data.type](job, distil=distil, progress=progress)
+    workload = WORKLOADS[job.data.type](job, write=write, progress=progress)
     with torch.device("meta"):
         module = job.family.build(job.model_config)
     first = latest(job.run) is None
@@ -126,7 +127,7 @@ def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) ->
 
 def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
     """What :func:`train_run` would need of memory, time and disk, measured on a few updates. Nothing is written."""
-    parts = prepare(job, distil=False, progress=progress)
+    parts = prepare(job, write=False, progress=progress)
     learner, newest = parts.learner, latest(job.run)
     if newest is not None:
         start = learner.restore(newest)
@@ -184,7 +185,8 @@ def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: A
             made[p.storage] = torch.from_numpy(np.zeros(p.shape, np.float32) if value is None else value)
         state[p.name] = made[p.storage]
     module.load_state_dict(state, assign=True)
-    module.tie()  # type: ignore[operator]
+    if len(made) < len(state):
+        module.tie()  # type: ignore[operator]
 
 
 def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.data.batches import Batch, BatchPlan, make_batch
+from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.config import DataConfig
 from warmstart.data.index import EncodedSplit, Offsets, Rows
 from warmstart.data.task import Task
@@ -42,7 +42,7 @@ class TextWorkload:
         return describe_batch(batch, self.tasks, self.evaluation.source, self.evaluation.target)
 
     def longest(self) -> Batch:
-        return longest_batch(self.stream)
+        return self.stream.longest()
 
     def size(self, batch: Batch) -> str:
         rows, longest = batch.source.shape
@@ -52,11 +52,12 @@ class TextWorkload:
         return validation_trials(self.evaluation, self.stream.batch_tokens)
 
 
-def text_workload(job: Job, *, distil: bool = True, progress: bool = True) -> TextWorkload:
+def text_workload(job: Job, *, write: bool = True, progress: bool = True) -> TextWorkload:
     """Encode the data and open teachers.
 
     Args:
-        distil: whether sequence-level teachers decode the training data now (which they do once for a run).
+        write: whether what is made once for a run may be written into its directory now: what sequence-level teachers
+            decode. If not, the training data are as they are.
 
     Raises:
         DataError: data that cannot be used, or no train or validation split.
@@ -70,7 +71,7 @@ def text_workload(job: Job, *, distil: bool = True, progress: bool = True) -> Te
     teachers: tuple[Teacher, ...] = ()
     if config := training.distillation:
         teachers = open_teachers(config, job.vocabularies, torch.device("cpu"))
-        if config.level == "sequence" and distil:
+        if config.level == "sequence" and write:
             cache = job.run / "distilled"
             translate = partial(distilled_split, max_length=data.max_length, progress=progress)
             splits = {n: translate(s, teachers, config, job.vocabularies, cache) for n, s in splits.items()}
@@ -119,16 +120,6 @@ def describe_counts(split: EncodedSplit) -> str:
 
 
 # --- for a rehearsal ------------------------------------------------------------------------------------------------
-
-
-def longest_batch(stream: BatchPlan) -> Batch:
-    """The longest examples of all tasks, as many as make a batch: no batch of the training is longer."""
-    sizes = [np.maximum(split.source_lengths, split.target_lengths) for split in stream.splits]
-    tasks = np.concatenate([np.full(len(size), t, np.int64) for t, size in enumerate(sizes)])
-    indices = np.concatenate([np.arange(len(size), dtype=np.int64) for size in sizes])
-    lengths = np.concatenate(sizes)
-    order = np.argsort(-lengths, kind="stable")[: max(1, stream.batch_tokens // int(lengths.max()))]
-    return make_batch(stream.splits, tasks[order], indices[order], stream.eos_ids)
 
 
 def validation_trials(evaluation: Evaluation, batch_tokens: int) -> list[Trial]:

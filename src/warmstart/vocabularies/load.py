@@ -49,6 +49,11 @@ class VocabularyConfig(BaseModel):
             raise ValueError("min_count goes with type: characters only")
         return self
 
+    @property
+    def made_from_text(self) -> bool:
+        """Whether the training text is read for it."""
+        return self.path is None and self.type in ("characters", "sentencepiece", "alphabet")
+
 
 def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabulary:
     """The vocabulary of ``config``; ``lines`` are read only where it is made from text.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -75,6 +75,8 @@ class SpeechDataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    sides: ClassVar[tuple[str, ...]] = ("text",)
+
     type: Identity[Literal["speech"]] = "speech"
     tasks: Identity[Annotated[dict[str, SpeechTaskConfig], Field(min_length=1)]]
     rates: Identity[dict[str, PositiveFloat] | None] = None
@@ -131,6 +133,10 @@ class SpeechDataConfig(BaseModel):
     @property
     def augmentations(self) -> Augmentations:
         return Augmentations.of(self.augment)
+
+    def text(self, side: str, split: str = "train") -> Iterable[str]:
+        """The transcripts, which are the one ``side`` that there is. Raises ``DataError``."""
+        return self.transcripts(split)
 
     def transcripts(self, split: str = "train") -> Iterable[str]:
         """Those of every task that has ``split``: what an alphabet is made from. Raises ``DataError``."""

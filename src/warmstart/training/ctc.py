@@ -1,0 +1,44 @@
+"""Connectionist temporal classification (Graves et al. 2006): what a training on speech minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from warmstart.data.speech.batches import SpeechBatch
+from warmstart.inference.recognition import ctc_losses, logits_of
+from warmstart.training.config import TrainingConfig
+from warmstart.training.terms import Loss
+
+
+class CTC:
+    """-ln p(transcript | audio), summed over the utterances; the blank is the last label.
+
+    What an update's sum is divided by is the number of its utterances, as Coqui STT has it, unless
+    ``loss_normalizer`` says ``tokens`` (labels of the transcripts) or a number. An utterance that has fewer frames than
+    its transcript needs has an infinite loss: such are left out when the data are read.
+
+    Args:
+        step_seconds: of audio from one frame to the next.
+    """
+
+    unit, work = "utterances", "audio_seconds"
+
+    def __init__(self, config: TrainingConfig, step_seconds: float) -> None:
+        self.normalizer = config.loss_normalizer or "sequences"
+        self.step_seconds = step_seconds
+
+    def __call__(self, model: nn.Module, batch: SpeechBatch) -> Loss:
+        loss = ctc_losses(logits_of(model, batch), batch).sum()
+        return Loss(loss, loss.detach(), len(batch.feature_lengths))
+
+    def divisor(self, batches: Sequence[SpeechBatch]) -> float:
+        if not isinstance(self.normalizer, str):
+            return float(self.normalizer)
+        counts = (b.label_lengths.sum() if self.normalizer == "tokens" else len(b.label_lengths) for b in batches)
+        return float(max(1, sum(map(int, counts))))
+
+    def amount(self, batch: SpeechBatch) -> float:
+        """Seconds of audio."""
+        return float(batch.feature_lengths.sum()) * self.step_seconds

@@ -1,0 +1,276 @@
+"""Speech on the whole road by the public verbs: trained, started from, frozen, tried out, with bad data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import tone_speech
+from warmstart import api
+from warmstart.bundle.model import open_model
+from warmstart.errors import ConfigError, DataError, PlanError, TrainingError
+from warmstart.formats.detect import open_checkpoint
+from warmstart.vocabularies.alphabet import Alphabet
+
+ADAM = {"type": "adam", "betas": [0.9, 0.999], "epsilon": 1e-8, "epsilon_rule": "tensorflow"}
+TRAINING = {
+    "steps": 150,
+    "learning_rate": 3e-3,
+    "schedule": {"type": "constant"},
+    "optimizer": ADAM,
+    "evaluate_every": 50,
+    "checkpoint_every": 50,
+    "log_every": 50,
+    "precision": "float32",
+}
+
+
+def splits(name: str) -> dict[str, Any]:
+    return {split: {"files": f"{name}-{split}.csv"} for split in ("train", "validation")}
+
+
+def configuration(name: str, **changes: Any) -> dict[str, Any]:
+    base = {
+        "run": "run",
+        "family": "deepspeech",
+        "model": {"n_hidden": 32, "sample_rate": 8000},
+        "vocabularies": {"text": {"type": "alphabet"}},
+        "data": {"type": "speech", "tasks": {"tones": {"splits": splits(name)}}, "batch_size": 16},
+        "training": TRAINING,
+    }
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of two languages, which share b, c and d, and a model of the first, trained."""
+    folder = tmp_path_factory.mktemp("speech")
+    for language, letters in (("first", "abcd"), ("second", "bcde")):
+        for seed, (split, count) in enumerate((("train", 120), ("validation", 20))):
+            tone_speech.write_list(folder, f"{language}-{split}", tone_speech.words(letters, count, seed), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("parent.yaml").write_text(yaml.safe_dump(configuration("first", run="parent")))
+        api.train("parent.yaml", progress=False)
+    return folder
+
+
+@pytest.fixture
+def place(parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(parent, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def child(**start: Any) -> dict[str, Any]:
+    return {"start": {"source": "parent", **start}, "model": None, "vocabularies": None, "run": "child"}
+
+
+def write(config: dict[str, Any]) -> str:
+    Path("child.yaml").write_text(yaml.safe_dump(config))
+    return "child.yaml"
+
+
+def train(config: dict[str, Any], **training: Any) -> dict[str, Any]:
+    return api.train(write(config | {"training": TRAINING | training}), progress=False)
+
+
+def at(run: str, step: int, file: str = "model") -> dict[str, np.ndarray]:
+    opened = open_checkpoint(Path(f"{run}/checkpoints/step-{step:08d}/{file}.safetensors"))
+    return {name: np.array(opened.read(name)) for name in opened.entries}
+
+
+def records(run: str, kind: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines())
+    return [record for record in lines if record["kind"] == kind]
+
+
+def test_a_model_learns_to_write_down_tones(place: Path) -> None:
+    evaluations, updates = records("parent", "validation"), records("parent", "train")
+    assert [r["validation/cer"] for r in evaluations][-1] == 0.0 < evaluations[0]["validation/cer"]
+    assert evaluations[0]["validation/loss"] > 5
+    assert evaluations[-1]["validation/loss"] < 0.05
+    assert updates[0]["train/utterances"] == pytest.approx(50 * 15, abs=20)
+    assert updates[0]["time"]["audio_seconds_per_second"] > 0
+    model = open_model("parent")
+    assert isinstance(model.vocabularies["text"], Alphabet)
+    assert model.vocabularies["text"].labels == ("a", "b", "c", "d")
+    last = [json.loads(line) for line in Path("parent/samples.jsonl").read_text().splitlines()][-5:]
+    assert all(row["output"] == row["reference"] and row["source"].endswith(".wav") for row in last)
+
+
+def test_the_same_alphabet_goes_on_or_begins_anew(place: Path) -> None:
+    before, moments = at("parent", 150), at("parent", 150, "optimizer")
+    train(configuration("first", **child(mode="continue")), steps=151, evaluate_every=1)
+    assert all((at("child", 150)[name] == array).all() for name, array in before.items())
+    assert all((at("child", 150, "optimizer")[name] == array).all() for name, array in moments.items())
+    assert any((at("child", 151)[name] != array).any() for name, array in before.items())
+    (first, *_) = records("child", "validation")
+    assert first["validation/loss"] == records("parent", "validation")[-1]["validation/loss"]
+    shutil.rmtree("child")
+    train(configuration("first", **child(mode="init")), steps=1, checkpoint_every=1)
+    assert all((at("child", 0)[name] == array).all() for name, array in before.items())
+    assert at("child", 0, "optimizer") == {}
+
+
+def test_continuing_a_run_is_the_longer_run(place: Path) -> None:
+    """The next step takes weights, moments, step and position of the data over."""
+    train(configuration("first", run="longer"), steps=160)
+    train(configuration("first", **child(mode="continue")), steps=160)
+    for file in ("model", "optimizer"):
+        longer = at("longer", 160, file)
+        assert all((at("child", 160, file)[name] == array).all() for name, array in longer.items())
+
+
+LAST = ["layer_6", "layer_5", "lstm", "layer_3", "layer_2"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_the_last_stages_are_dropped_and_nothing_else(place: Path, count: int) -> None:
+    config = configuration("second", **child(mode="transfer", drop_last=count))
+    plan = api.plan(write(config | {"vocabularies": {"text": {"type": "alphabet"}}}))
+    new = {row.stage for row in plan.rows if row.action == "initialise"}
+    assert new == set(LAST[:count])
+    assert {row.stage for row in plan.rows if row.action == "load"} == {"layer_1", *LAST} - new
+
+
+def test_a_transfer_begins_with_what_it_keeps_and_learns_sooner(place: Path) -> None:
+    before = at("parent", 150)
+    alphabet = {"vocabularies": {"text": {"type": "alphabet"}}}
+    train(configuration("second", **child(mode="transfer", drop_last=1)) | alphabet, steps=50)
+    start = at("child", 0)
+    for name, array in before.items():
+        assert (start[name].shape == array.shape and (start[name] == array).all()) != name.startswith("layer_6")
+    train(configuration("second", run="scratch"), steps=50)
+    (transfer, scratch) = (records(run, "validation")[-1]["validation/loss"] for run in ("child", "scratch"))
+    assert transfer < scratch / 2
+
+
+def test_rows_of_shared_characters_and_of_the_blank_are_kept(place: Path) -> None:
+    alphabet = {"vocabularies": {"text": {"type": "alphabet"}}}
+    train(configuration("second", **child(mode="transfer", vocabulary="rows")) | alphabet, steps=1, checkpoint_every=1)
+    old, new = at("parent", 150), at("child", 0)
+    for name in ("layer_6.weight", "layer_6.bias"):
+        assert (new[name][[0, 1, 2, 4]] == old[name][[1, 2, 3, 4]]).all()  # b, c, d and the blank
+    assert not (new["layer_6.weight"][3] == old["layer_6.weight"]).all(-1).any()
+
+
+def test_another_alphabet_or_width_is_diagnosed_with_the_mode_that_would_do(place: Path) -> None:
+    alphabet = {"vocabularies": {"text": {"type": "alphabet"}}}
+    with pytest.raises(PlanError, match="the text vocabulary is not the source's") as caught:
+        api.plan(write(configuration("second", **child(mode="init")) | alphabet))
+    (problem,) = caught.value.problems
+    assert "`vocabulary: rows`" in problem.todo
+    assert "`mode: transfer`" in problem.todo
+    assert "3 shared" in problem.found or "4 shared" in problem.found
+    with pytest.raises(PlanError) as caught:
+        api.plan(write(configuration("first", **child(mode="continue")) | {"model": {"n_hidden": 48}}))
+    said = next(p for p in caught.value.problems if "n_hidden" in p.what)
+    assert said.expected == "n_hidden 32, as the source has it"
+    assert "`mode: init`" in said.todo
+
+
+def test_stages_are_frozen_released_and_trained_at_rates_of_their_own(place: Path) -> None:
+    groups = [
+        {"stages": ["layer_1"], "freeze": True},
+        {"stages": ["layer_2", "layer_3"], "freeze": {"step": 2}},
+        {"stages": ["lstm"], "learning_rate": 0.5},
+    ]
+    config = configuration("first", **child(mode="init"))
+    train(config, steps=4, groups=groups, checkpoint_every=1, evaluate_every=4, keep_last=9)
+    states = [at("child", step) for step in range(5)]
+    moved = [
+        {name.split(".")[0] for name, array in after.items() if (array != before[name]).any()}
+        for before, after in pairwise(states)
+    ]
+    free = {"lstm", "layer_5", "layer_6"}
+    assert moved == [free, free, free | {"layer_2", "layer_3"}, free | {"layer_2", "layer_3"}]
+    shift = {name: np.abs(array - states[0][name]).max() for name, array in states[1].items()}
+    assert shift["lstm.bias"] == pytest.approx(0.5 * 3e-3, rel=1e-2)  # Adam's first step is the rate
+    assert shift["layer_6.bias"] == pytest.approx(3e-3, rel=1e-2)
+
+
+def test_byte_mode_goes_on_in_another_language_with_every_label(place: Path) -> None:
+    train(configuration("first", vocabularies={"text": {"type": "bytes"}}, run="bytes"), steps=60)
+    losses = [r["validation/loss"] for r in records("bytes", "validation")]
+    assert losses[-1] < losses[0] / 4
+    start = {"source": "bytes", "mode": "init"}
+    train(configuration("second", model=None, vocabularies=None, run="child", start=start), steps=1, checkpoint_every=1)
+    assert at("child", 0)["layer_6.bias"].shape == (256,)
+    assert all((at("bytes", 60)[name] == array).all() for name, array in at("child", 0).items())
+    alphabet = open_model("child").vocabularies["text"]
+    assert isinstance(alphabet, Alphabet)
+    assert alphabet.utf8
+
+
+def test_keys_of_texts_are_refused_for_speech(place: Path) -> None:
+    with pytest.raises(ConfigError, match="these keys are for text") as caught:
+        train(configuration("first", decoding={"beam_size": 4}), label_smoothing=0.1)
+    said = [problem.what.split()[0] for problem in caught.value.problems]
+    assert said == ["training.label_smoothing", "decoding.beam_size"]
+    with pytest.raises(ConfigError, match="do not fit the family"):
+        api.plan(write(configuration("first", family="transformer", model={}, vocabularies={})))
+
+
+def test_a_clip_too_short_for_its_transcript_is_named_and_skipped(place: Path) -> None:
+    tone_speech.write_wav(Path("first-train/short.wav"), np.zeros(400, np.int16))
+    with Path("first-train.csv").open("a") as file:
+        file.write("first-train/short.wav,844,abcd\n")
+    found = train(configuration("first", run="short"), steps=10, evaluate_every=10)
+    (note,) = [note for note in found["notes"] if "too short" in note]
+    assert "short.wav" in note
+    assert "1 left out" in note
+
+
+def test_a_transcript_outside_the_alphabet_is_an_error_that_lists_all(place: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        train(configuration("second", **child(mode="init")))
+    assert "'e' (U+0065" in str(caught.value)
+
+
+def test_a_loss_that_is_no_number_names_its_recordings(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from warmstart.training import ctc
+
+    losses, calls = ctc.ctc_losses, []
+
+    def poisoned(logits: Any, batch: Any) -> Any:
+        calls.append(batch)
+        return losses(logits, batch) * (float("nan") if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(ctc, "ctc_losses", poisoned)
+    with pytest.raises(TrainingError, match="the loss is not finite"):
+        train(configuration("first", run="nan"), steps=5)
+    written = json.loads(Path("nan/nonfinite/step-00000003.json").read_text())
+    rows = written["batches"][0]
+    assert len(rows) == len(calls[2].indices)
+    assert all(Path(row["file"]).is_file() and row["task"] == "tones" for row in rows)
+    lines = Path("first-train.csv").read_text().splitlines()[1:]
+    assert {(row["file"].split("/")[-1], row["transcript"]) for row in rows} <= {
+        (line.split(",")[0].split("/")[-1], line.split(",")[2]) for line in lines
+    }
+
+
+def test_a_dry_run_a_list_of_runs_and_curves(place: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    path = write(configuration("first", run="tried"))
+    before[place / path] = Path(path).stat().st_mtime_ns
+    found = api.dry_run(path, progress=False)
+    assert {p: p.stat().st_mtime_ns for p in place.rglob("*") if p.is_file()} == {
+        p: t for p, t in before.items() if p.is_file()
+    }
+    assert not Path("tried").exists()
+    assert found["longest"].startswith("16 recordings of 0.4 s")
+    assert (found["work"], found["steps"]) == ("audio_seconds", 150)
+    assert found["work_per_second"] > 1
+    (run,) = api.runs(["parent"])
+    assert run.problems == ()
+    files = api.curves(["parent"], place / "curves.png")
+    header = files[-1].read_text().splitlines()[0]
+    assert header == "run,step,train/loss,validation/loss,validation/wer,validation/cer"
