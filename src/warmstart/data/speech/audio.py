@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.data.speech.example import AudioSource, unreadable
+from warmstart.data.speech.opus import ogg_of_packed
 from warmstart.errors import DataError, MissingExtra
 
 Samples = NDArray[np.float32]
@@ -111,7 +112,8 @@ def _opened(audio: AudioSource | Path | bytes) -> Any:
         return io.BytesIO(audio)
     if isinstance(audio, AudioSource):
         if audio.length is not None:
-            return io.BytesIO(audio.read())
+            data = audio.read()
+            return io.BytesIO(ogg_of_packed(data, audio) if audio.packed else data)
         audio = audio.path
     audio.stat()  # names what is wrong with the path better than libsndfile does
     return str(audio)

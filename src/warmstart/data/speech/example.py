@@ -10,11 +10,13 @@ from warmstart.errors import DataError
 
 @dataclass(frozen=True)
 class AudioSource:
-    """An audio file, or ``length`` bytes of a file from ``offset`` on that are one."""
+    """An audio file, or ``length`` bytes of a file from ``offset`` on that are one, or (``packed``) are Opus as only
+    sample databases hold it."""
 
     path: Path
     offset: int = 0
     length: int | None = None
+    packed: bool = False
 
     def read(self) -> bytes:
         """The whole of it. Raises ``DataError``."""

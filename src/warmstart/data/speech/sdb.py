@@ -17,7 +17,7 @@ from warmstart.errors import DataError
 MAGIC = b"SAMPLEDB"
 LONGEST_SCHEMA = 1 << 20
 LONGEST_TRANSCRIPT = 1 << 20
-PACKETS = ("application/vnd.mozilla.opus", "application/vnd.deepspeech.opus")
+PACKED = ("application/vnd.mozilla.opus", "application/vnd.deepspeech.opus")
 READABLE = ("audio/wav", "audio/flac", "audio/vorbis", "audio/ogg;codecs=opus", "audio/ogg; codecs=opus")
 
 
@@ -25,7 +25,7 @@ def read_sdb(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
     """The examples of a sample database, in its order; audio is read where it lies.
 
     Raises ``DataError``: another file, a part that reaches beyond the one that holds it, no column of speech or
-    transcripts, audio packed in a way that only Coqui's own tools read.
+    transcripts, audio of an unknown kind.
     """
     try:
         with path.open("rb") as file:
@@ -42,7 +42,7 @@ def _read(file: BinaryIO, path: Path, total: int, transcripts: bool) -> list[Spe
     if speech is None or (text is None and transcripts):
         missing = "speech" if speech is None else "transcripts"
         raise DataError(f"the sample database has no {missing}", where=path)
-    _check_audio(str(columns[speech].get("mime-type")), path)
+    packed = _is_packed(str(columns[speech].get("mime-type")), path)
     size, count = _number(file, 8, path), _number(file, 8, path)
     end = file.tell() - 8 + size
     if end > total or count > size // 4:
@@ -61,7 +61,8 @@ def _read(file: BinaryIO, path: Path, total: int, transcripts: bool) -> list[Spe
             file.seek(length, 1)
         where = f"{path}, sample {number}"
         transcript = _transcript(file, *parts[text], where) if text is not None and transcripts else None
-        examples.append(SpeechExample(where, AudioSource(path, *parts[speech]), transcript, parts[speech][1]))
+        audio = AudioSource(path, *parts[speech], packed)
+        examples.append(SpeechExample(where, audio, transcript, parts[speech][1]))
         file.seek(stop)
     return examples
 
@@ -83,17 +84,11 @@ def _column(columns: list[dict[str, Any]], content: str) -> int | None:
     return next((i for i, column in enumerate(columns) if column.get("content") == content), None)
 
 
-def _check_audio(mime: str, path: Path) -> None:
-    if mime in READABLE:
-        return
-    todo = "convert it with Coqui's data_set_tool.py to audio/wav or audio/flac" if mime in PACKETS else None
-    raise DataError(
-        "the audio of the sample database is of a kind that is not read",
-        where=path,
-        expected=", ".join(READABLE),
-        found=mime,
-        todo=todo,
-    )
+def _is_packed(mime: str, path: Path) -> bool:
+    if mime not in (*READABLE, *PACKED):
+        known = ", ".join((*READABLE, *PACKED))
+        raise DataError("the audio of the database is of an unknown kind", where=path, expected=known, found=mime)
+    return mime in PACKED
 
 
 def _transcript(file: BinaryIO, offset: int, length: int, where: str) -> str:
