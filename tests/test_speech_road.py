@@ -274,3 +274,25 @@ def test_a_dry_run_a_list_of_runs_and_curves(place: Path) -> None:
     files = api.curves(["parent"], place / "curves.png")
     header = files[-1].read_text().splitlines()[0]
     assert header == "run,step,train/loss,validation/loss,validation/wer,validation/cer"
+
+
+def test_evaluation_says_rates_and_shows_the_best_and_the_worst(place: Path) -> None:
+    reports: list[str] = []
+    found = api.evaluate("parent", split="validation", output="out.json", report=reports.append)
+    best = records("parent", "validation")[-1]
+    assert found["tones"]["loss"] == pytest.approx(best["validation/loss"], rel=1e-5)
+    assert (found["tones"]["wer"], found["tones"]["cer"]) == (best["validation/wer"], best["validation/cer"]) == (0, 0)
+    assert reports[0].startswith("Test on tones - WER: 0.000000, CER: 0.000000, loss: ")
+    assert reports[0].count(" - wav: ") == 15
+    samples = json.loads(Path("out.json").read_text())
+    assert [sample["res"] for sample in samples] == [sample["src"] for sample in samples]
+    assert {sample["src"] for sample in samples} == set(tone_speech.words("abcd", 20, 1))
+    wide = api.evaluate("parent", split="validation", beam_size=8)
+    assert wide == found
+    with pytest.raises(ConfigError, match="another kind of model") as caught:
+        api.evaluate("parent", split="validation", engine="native")
+    assert "engine changes nothing" in str(caught.value)
+    with pytest.raises(ConfigError, match="normalize changes nothing"):
+        api.evaluate("parent", split="validation", normalize=1.0)
+    with pytest.raises(DataError, match="no task has a split 'test'"):
+        api.evaluate("parent")

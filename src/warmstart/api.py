@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,8 @@ from warmstart.errors import ConfigError, DataError, Problem
 
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
+    from warmstart.data.config import DataConfig
+    from warmstart.data.speech.config import SpeechDataConfig
     from warmstart.reports.runs import Run
 
 __all__ = [
@@ -353,15 +356,23 @@ def evaluate(
     split: str = "test",
     engine: str | None = None,
     vocabularies: Sequence[str] = (),
+    output: str | Path | None = None,
+    report: Callable[[str], object] | None = None,
+    report_count: int = 5,
+    progress: bool = False,
     **search: Any,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of ``model`` on ``split`` of every task that has it.
+    """Metrics of ``model`` on ``split`` of every task that has it; error rates are in percent.
 
     Args:
         data: a configuration whose ``data`` names the tasks; for a run, its own by default.
+        search: for texts keys of ``inference.search.SearchConfig``; for speech those of
+            ``inference.evaluate_speech.SpeechSearch`` (beam_size, scorer, alpha, beta).
+        output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
+        report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
     """
     from warmstart.config import load_config
-    from warmstart.data.config import DataConfig, build_task
+    from warmstart.data.config import DataConfig
     from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
@@ -374,10 +385,35 @@ def evaluate(
             todo="give a configuration that names the tasks: --data CONFIG",
         )
     pieces = data_of(load_config(source))
-    if not isinstance(pieces, DataConfig):
-        raise NotImplementedError
+    search = {key: value for key, value in search.items() if value is not None}
+    if isinstance(pieces, DataConfig):
+        _require_none("evaluating texts", {"output": output})
+        out = _evaluate_texts(model, pieces, split, engine, vocabularies, search)
+        if not out:
+            raise DataError(f"no task has a split {split!r}", where=source)
+        return out
+    _require_none("evaluating speech", {"engine": engine})
+    return _evaluate_speech(model, pieces, split, vocabularies, output, report, report_count, progress, search)
+
+
+def _require_none(doing: str, given: dict[str, Any]) -> None:
+    problems = [Problem(f"{key} changes nothing when {doing}") for key, value in given.items() if value is not None]
+    if problems:
+        raise ConfigError("these options are for another kind of model", problems=problems)
+
+
+def _evaluate_texts(
+    model: str | Path,
+    data: DataConfig,
+    split: str,
+    engine: str | None,
+    vocabularies: Sequence[str],
+    search: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    from warmstart.data.config import build_task
+
     out: dict[str, dict[str, float]] = {}
-    for name, piece in pieces.tasks.items():
+    for name, piece in data.tasks.items():
         if split not in piece.splits:
             continue
         task = build_task(name, piece, {})
@@ -387,9 +423,34 @@ def evaluate(
         )
         predictions = [task.postprocess(best[0][0], dict(e)) for best, e in zip(found, examples, strict=True)]
         out[name] = task.score([e["target"] for e in examples], predictions)
-    if not out:
-        raise DataError(f"no task has a split {split!r}", where=source)
     return out
+
+
+def _evaluate_speech(
+    model: str | Path,
+    data: SpeechDataConfig,
+    split: str,
+    vocabularies: Sequence[str],
+    output: str | Path | None,
+    report: Callable[[str], object] | None,
+    report_count: int,
+    progress: bool,
+    search: dict[str, Any],
+) -> dict[str, dict[str, float]]:
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.ctc import write_samples
+    from warmstart.inference.evaluate_speech import SpeechSearch, evaluate_speech
+
+    unknown = sorted(set(search) - {field.name for field in fields(SpeechSearch)})
+    _require_none("evaluating speech", dict.fromkeys(unknown, True))
+    opened = open_model(model, vocabularies=vocabularies)
+    found = evaluate_speech(opened, data, split, SpeechSearch(**search), progress=progress)
+    if output is not None:
+        write_samples([sample for one in found.values() for sample in one.samples], Path(output))
+    for name, one in found.items():
+        if report is not None:
+            report(one.text(name, report_count))
+    return {name: {"loss": one.loss, "wer": 100 * one.wer, "cer": 100 * one.cer} for name, one in found.items()}
 
 
 def runs(directories: Sequence[str | Path] = (".",)) -> list[Run]:
