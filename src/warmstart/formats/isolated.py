@@ -68,15 +68,17 @@ class Isolated:
         with self._lock:
             return self._ask(function, arguments)["result"]
 
-    def array(self, function: str, shape: tuple[int, ...], dtype: str, **arguments: Any) -> Array:
+    def array(self, function: str, shape: tuple[int, ...], dtype: str, *, ahead: int = 0, **arguments: Any) -> Array:
         """The array that ``function(path, **arguments)`` yields in pieces: C-contiguous bytes in little-endian order.
+
+        ``ahead`` is the size of what the child prepares besides for a later call, in bytes.
 
         Raises:
             CorruptCheckpoint: it is not ``dtype`` ``shape``, or as :meth:`call`.
         """
         nbytes = math.prod(shape) * itemsize(dtype)
         with self._lock, _memory_file(nbytes) as file:
-            written = self._ask(function, arguments, nbytes, file)["result"]
+            written = self._ask(function, arguments, nbytes, file, ahead)["result"]
             if written != nbytes:
                 self._give_up(f"{written} of {nbytes} bytes of an array")
             try:
@@ -87,16 +89,16 @@ class Isolated:
         return view(mapped, dtype_of(dtype), shape, 0)
 
     def _ask(
-        self, function: str, arguments: Mapping[str, Any], nbytes: int = 0, file: int | None = None
+        self, function: str, arguments: Mapping[str, Any], nbytes: int = 0, file: int | None = None, ahead: int = 0
     ) -> dict[str, Any]:
-        seconds = min(self._seconds + nbytes / RATE, 86_400)
+        seconds = min(self._seconds + (nbytes + ahead) / RATE, 86_400)
         self._running()
         call = {
             "function": function,
             "path": str(self._path),
             "arguments": arguments,
             "seconds": int(seconds) + 1,
-            "memory": self._memory + 3 * nbytes,
+            "memory": self._memory + 3 * (nbytes + ahead),
         }
         encoded = json.dumps(call).encode()
         assert self._calls is not None

@@ -8,6 +8,7 @@ TensorStore (OCDBT, zarr 3) in a child process.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import zarr
-from warmstart.formats.checkpoint import Candidate, Checkpoint, dtype_of
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, itemsize
 from warmstart.formats.flax_tree import Key, TreeCheckpoint, flatten, unwrap
 from warmstart.formats.isolated import Isolated, checked_shape
 from warmstart.formats.mapped import head, map_file
@@ -32,6 +33,7 @@ PLACEHOLDER = "PLACEHOLDER://"
 MAX_JSON = 64 * 2**20
 MAX_FILES = 1_000_000
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
+_AHEAD = 2**29  # bytes of an array that begins to be read before it is asked for
 _RATIO, _SMALL = 200, 2**31  # an array has no more bytes than this many times all files, or so many
 
 
@@ -202,6 +204,7 @@ def _through_tensorstore(
 ) -> dict[Key, _Array]:
     child = Isolated("warmstart.formats.orbax_child", directory, library="tensorstore", extra="orbax")
     listed = child.call("headers", names=list(names.values()), store=store, zarr3=zarr3)
+    reader = _InOrder(child, list(names.values()), store=store, zarr3=zarr3)
     arrays: dict[Key, _Array] = {}
     for (key, name), described in zip(names.items(), listed, strict=True):
         where = f"{directory}, array {'/'.join(key)!r}"
@@ -211,11 +214,31 @@ def _through_tensorstore(
         shape, dtype = checked_shape(described[0], where), described[1]
         if dtype not in DTYPES:
             raise FormatError("dtype not supported", where=where, expected=", ".join(sorted(DTYPES)), found=dtype)
-        read = partial(child.array, "read", shape, dtype, name=name, store=store, zarr3=zarr3)
-        if math.prod(shape) * dtype_of(dtype).itemsize > max(_SMALL, _RATIO * stored):
+        read = partial(reader.read, shape, dtype, name)
+        nbytes = math.prod(shape) * itemsize(dtype)
+        if 0 < nbytes <= _AHEAD:
+            reader.nbytes[name] = nbytes
+        if nbytes > max(_SMALL, _RATIO * stored):
             raise _damaged(directory, f"an array that {stored} bytes can hold", f"{name!r}: {dtype} {shape}")
         arrays[key] = _Array(shape, dtype, read)
     return arrays
+
+
+class _InOrder:
+    """Reads arrays through a child; for who reads them in their order, the next one begins to be read meanwhile."""
+
+    def __init__(self, child: Isolated, names: list[str], **store: Any) -> None:
+        self._child, self._store = child, store
+        self._after = dict(itertools.pairwise(names))  # name → the one that comes next
+        self._expected = names[0] if names else None
+        self.nbytes: dict[str, int] = {}  # of each array that may begin to be read before it is asked for
+
+    def read(self, shape: tuple[int, ...], dtype: str, name: str) -> Array:
+        following = self._after.get(name) if name == self._expected else None
+        self._expected = self._after.get(name)
+        ahead = self.nbytes.get(following, 0) if following else 0
+        arguments = {"name": name, "following": following if ahead else None, **self._store}
+        return self._child.array("read", shape, dtype, ahead=ahead, **arguments)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

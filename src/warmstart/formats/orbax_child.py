@@ -13,6 +13,7 @@ from warmstart.formats.isolated_server import PIECE
 
 AT_ONCE = 200
 _context: Any = None
+_begun: dict[str, tuple[Any, Iterator[Any], Any]] = {}  # the array that will be asked for next, if any
 
 
 def warm_up() -> None:
@@ -66,19 +67,35 @@ def headers(path: Path, names: list[str], store: str, zarr3: bool) -> list[list[
     return found
 
 
-def read(path: Path, name: str, store: str, zarr3: bool) -> Iterator[memoryview]:
-    """The array in pieces, in C order."""
+def read(path: Path, name: str, store: str, zarr3: bool, following: str | None = None) -> Iterator[memoryview]:
+    """The array in pieces, in C order. What is ``following`` begins to be read, too, while they are passed on."""
+    array, boxes, coming = _begun.pop(name) if name in _begun else _begin(path, name, store, zarr3)
+    _begun.clear()
+    if following is not None:
+        try:
+            _begun[following] = _begin(path, following, store, zarr3)
+        except Exception:  # whatever is wrong with it is said when it is asked for
+            _begun.clear()
+    _check_chunks(array, path, name, store)
+    for region in boxes:  # one box is read while the one before is passed on
+        before, coming = coming, array[region].read()
+        yield _bytes(before)
+    if coming is not None:
+        yield _bytes(coming)
+
+
+def _begin(path: Path, name: str, store: str, zarr3: bool) -> tuple[Any, Iterator[Any], Any]:
+    """The array, its boxes but the first, and that on its way."""
+    array = _open(path, name, store, zarr3).result()
+    boxes = regions(array.shape, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize)
+    first = next(boxes, None)
+    return array, boxes, None if first is None else array[first].read()
+
+
+def _bytes(coming: Any) -> memoryview:
     import numpy as np
 
-    array = _open(path, name, store, zarr3).result()
-    _check_chunks(array, path, name, store)
-    coming = None  # one box is read while the one before is passed on
-    for region in regions(array.shape, array.chunk_layout.read_chunk.shape, array.dtype.numpy_dtype.itemsize):
-        before, coming = coming, array[region].read()
-        if before is not None:
-            yield np.ascontiguousarray(before.result()).reshape(-1).view(np.uint8).data
-    if coming is not None:
-        yield np.ascontiguousarray(coming.result()).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(coming.result()).reshape(-1).view(np.uint8).data
 
 
 def regions(
