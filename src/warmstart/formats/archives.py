@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import first_member, member_names
@@ -21,5 +21,5 @@ def recognise(path: Path) -> bool:
 
 def _zip_of_files(path: Path) -> bool:
     """A model zipped together with what belongs to it; what torch, numpy and Keras call their own is not."""
-    names = [PurePosixPath(name) for name in member_names(path) if not name.endswith("/")]
-    return bool(names) and all(n.name not in _OWN for n in names) and any(n.suffix != ".npy" for n in names)
+    names = [name.rpartition("/")[2] for name in member_names(path) if not name.endswith("/")]
+    return bool(names) and _OWN.isdisjoint(names) and not all(name.endswith(".npy") for name in names)
