@@ -16,7 +16,7 @@ import torch
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
 from warmstart.formats.checkpoint import Entry
-from warmstart.formats.detect import open_checkpoint, split_choice
+from warmstart.formats.detect import formats, open_checkpoint, possible, split_choice
 from warmstart.formats.looks import looks_like
 from warmstart.formats.safetensors import write_safetensors
 
@@ -47,6 +47,36 @@ def test_looks_like(tmp_path: Path, content: bytes, words: str) -> None:
     assert words in str(caught.value.found)
     assert "safetensors, marian, npz" in str(caught.value.expected)
     assert caught.value.todo
+
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+
+
+def test_formats_that_are_not_asked_would_say_no() -> None:
+    """How a file begins, and whether there is one, rules formats out; the answer is that of asking all."""
+    paths = [path for path in GOLDEN.rglob("*") if path.suffix not in (".py", ".md")]
+    paths += [path.with_suffix("") for path in paths if path.suffix == ".index"]  # as TensorFlow calls a checkpoint
+    found: set[str] = set()
+    for path in paths:
+        mine = [module.FORMAT for module in formats() if module.recognise(path)]
+        assert [module.FORMAT for module in formats(possible(path)) if module.recognise(path)] == mine, path
+        found.update(mine)
+    assert {"keras", "marian", "npz", "orbax", "t5x", "tensorflow", "ctranslate2"} <= found
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model.safetensors"])
+def test_listing_what_is_in_a_file_imports_no_numpy(tmp_path: Path, name: str) -> None:
+    if name.endswith(".npz"):
+        np.savez(tmp_path / name, a=np.ones((2, 3), "f2"))
+    else:
+        write_safetensors(tmp_path / name, [Entry("a", (2, 3), "float16")], [np.ones((2, 3), "f2")])
+    code = (
+        "import sys; from warmstart.formats.detect import open_checkpoint\n"
+        "entry = open_checkpoint(sys.argv[1]).entries['a']\n"
+        "print(entry.shape, entry.dtype, entry.nbytes, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, check=True)
+    assert done.stdout == "(2, 3) float16 12 False\n"
 
 
 def test_renamed_archives(tmp_path: Path) -> None:

@@ -92,6 +92,32 @@ def test_without_tensorstore_the_extra_is_named(name: str) -> None:
         open_checkpoint(GOLDEN / "orbax" / name)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not here")
+@pytest.mark.parametrize("name", ["ocdbt", "zarr3"])
+def test_arrays_are_the_same_in_every_order(name: str) -> None:
+    """In the file's order the next array begins to be read before it is asked for."""
+    ahead, behind = (open_checkpoint(GOLDEN / "orbax" / name) for _ in range(2))
+    forward = {array: ahead.read(array) for array in ahead.entries}
+    assert len(forward) > 3
+    for array in [*reversed(forward), *forward, *list(forward)[::2]]:
+        np.testing.assert_array_equal(behind.read(array), forward[array])
+        assert behind.entries[array].shape == forward[array].shape
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not here")
+def test_an_array_before_a_damaged_one_is_read(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(GOLDEN / "orbax" / "zarr3", tmp_path / "zarr3"))
+    whole = open_checkpoint(GOLDEN / "orbax" / "zarr3")
+    (path / "params.encoder.stacked" / "c" / "0" / "0" / "0").write_bytes(b"damaged")
+    checkpoint, damaged = open_checkpoint(path), []
+    for name in checkpoint.entries:
+        try:
+            np.testing.assert_array_equal(checkpoint.read(name), whole.read(name))
+        except CorruptCheckpoint:
+            damaged.append(name)
+    assert damaged == ["params/encoder/stacked"]
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (7, 5), (4, 6, 5), (1, 9, 1, 8)])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
 @pytest.mark.parametrize("most", [1, 8, 40, 10_000])
