@@ -12,7 +12,9 @@ from coqui_models import CELL, LABELS, OPAQUE, config, save, tensors, trained
 from warmstart.bundle.model import open_model
 from warmstart.errors import VocabularyError
 from warmstart.export.convert import convert_model
+from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import find_candidates, open_checkpoint
+from warmstart.formats.safetensors import write_safetensors
 
 FILES = ("best_dev-12.index", "best_dev-12.data-00000-of-00001")
 
@@ -148,3 +150,25 @@ def test_what_tensorflow_wrote_returns_byte_for_byte(fixtures: Path, tmp_path: P
     convert(tmp_path / "cudnn", tmp_path / "again", "coqui")
     for file in written:
         assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_a_run_is_written_with_its_optimizer_as_coqui_would_have_it(tmp_path) -> None:
+    """From a run's last checkpoint: Adam's moments where Coqui has them, its powers after as many updates."""
+    source = open_model(trained(tmp_path / "source"))
+    convert_model(source, tmp_path / "run/model", "warmstart")
+    last = tmp_path / "run/checkpoints/step-00000012"
+    last.mkdir(parents=True)
+    names = list(source.reading.origins)
+    weights = {name: np.ascontiguousarray(source.reading.read(name)) for name in names}
+    slots = {
+        f"{slot}.{name}": np.ascontiguousarray(source.reading.read_slot(name, slot)) for name in names for slot in "mv"
+    }
+    for file, arrays in (("model", weights), ("optimizer", slots)):
+        entries = [Entry(name, array.shape, "float32") for name, array in arrays.items()]
+        write_safetensors(last / f"{file}.safetensors", entries, arrays.values(), {})
+    (last / "state.json").write_text('{"step": 12}')
+    convert_model(open_model(tmp_path / "run", with_state=True), tmp_path / "out", "coqui")
+    before, after = everything(tmp_path / "source/best_dev-12"), everything(tmp_path / "out")
+    assert set(before) - set(after) == {"learning_rate"}
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name], name)
