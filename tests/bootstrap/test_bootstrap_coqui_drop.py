@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import coqui_models
 from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bootstrap.start import StartConfig
@@ -60,3 +62,22 @@ def test_other_counts_are_refused(fixtures: Path, count: int) -> None:
     start = StartConfig(source="parent", mode="transfer", drop_last=count, vocabulary="match")
     with pytest.raises(PlanError, match="1 to 5"):
         make_plan([(start, model)], target_of(model))
+
+
+def test_what_a_start_leaves_behind_has_a_reason(tmp_path: Path) -> None:
+    """cuDNN's array where the kernel beside it is read, and the numbers of mixed precision."""
+    arrays = coqui_models.tensors(coqui_models.config(), cudnn=True, slots=False)
+    arrays |= {"current_loss_scale": np.asarray(1.0, np.float32), "good_steps": np.asarray(3, np.int32)}
+    path = coqui_models.save(tmp_path / "run", arrays, {"audio_sample_rate": 8000}, "\n".join(coqui_models.LABELS))
+    model = open_model(path, dialect="coqui")
+    plan = make_plan([(StartConfig(source="parent", mode="init"), model)], target_of(model))
+    assert plan.coverage == 1.0
+    reasons = {left.array: left.reason for left in plan.leftovers}
+    assert set(reasons) == {coqui_models.OPAQUE, "current_loss_scale", "good_steps"}
+    assert "cuDNN's layout" in reasons[coqui_models.OPAQUE]
+    assert "mixed precision" in reasons["good_steps"]
+    arrays["layer_7/weights"] = np.zeros((2, 2), np.float32)
+    path = coqui_models.save(tmp_path / "more", arrays, {"audio_sample_rate": 8000}, "\n".join(coqui_models.LABELS))
+    model = open_model(path, dialect="coqui")
+    with pytest.raises(PlanError, match="layer_7/weights"):
+        make_plan([(StartConfig(source="parent", mode="init"), model)], target_of(model))

@@ -375,8 +375,12 @@ class _Source:
                 reason = row.reason if row else "not used"
             leftovers += [Leftover(self.number, array, reason) for array in origin.link.foreign]
         for array in self.reading.unknown:
-            leftovers.append(Leftover(self.number, array, "no rule of the dialect speaks of it"))
-            unspoken.append(array)
+            why = self.model.why_left(array)
+            leftovers.append(Leftover(self.number, array, why or "no rule of the dialect speaks of it"))
+            unspoken += [] if why else [array]
+        for scalar in self.reading.checkpoint.optimizer:
+            if why := self.model.why_left(scalar):
+                leftovers.append(Leftover(self.number, scalar, why))
         if unspoken and not self.relaxed and not self.partial:
             self.draft.problem(
                 f"{len(unspoken)} arrays of the source would be left behind",

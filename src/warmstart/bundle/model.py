@@ -17,10 +17,12 @@ from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family
 from warmstart.models.registry import FAMILIES
+from warmstart.models.registry import dialect as dialect_called
 from warmstart.redact import redact
 from warmstart.sources.uri import resolve
 from warmstart.spec.mapping import Link, Reading, expand, read_through
 from warmstart.spec.ops import Identity
+from warmstart.spec.templates import matches
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -66,6 +68,15 @@ class Model:
                 todo="its arrays as they are can be converted: --to safetensors, npz or torch",
             )
         return self.family, self.config, self.reading
+
+    def why_left(self, name: str) -> str | None:
+        """Why nothing is lost with the source's array or scalar ``name``, of which no rule speaks; None if something
+        may be."""
+        family, config, _ = self.require()
+        if self.dialect in (None, "warmstart"):
+            return None
+        explained = dialect_called(family, str(self.dialect)).left_behind(config)
+        return next((why for pattern, why in explained.items() if matches(pattern, name)), None)
 
     def read(self, parameter: str) -> Array:
         """The canonical parameter ``parameter`` (ties resolved)."""
