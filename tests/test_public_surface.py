@@ -23,6 +23,7 @@ PUBLIC = [
     "plan",
     "runs",
     "train",
+    "transcribe",
     "translate",
     "verify",
 ]

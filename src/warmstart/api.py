@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +32,7 @@ __all__ = [
     "plan",
     "runs",
     "train",
+    "transcribe",
     "translate",
     "verify",
 ]
@@ -347,6 +348,48 @@ def translate(
         opened = [open_model(m, vocabularies=vocabularies) for m in models]
         found = translate_native(opened, lines, config, precision=precision)
     return [[(t.text, t.score) for t in best] for best in found]
+
+
+def transcribe(
+    model: str | Path,
+    files: Sequence[str | Path],
+    *,
+    beam_size: int | None = None,
+    scorer: str | Path | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    hot_words: Mapping[str, float] | None = None,
+    vocabularies: Sequence[str] = (),
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """What is said in each of ``files``, in their order: ``file``, ``text``, ``confidence``, ``seconds``, and ``words``
+    with ``word``, ``start`` and ``end`` in seconds; only ``file`` and ``error`` where one cannot be read.
+
+    Args:
+        model: a run, bundle or checkpoint of a speech model, or what ``convert --to onnx`` wrote of one.
+        beam_size: 1 decodes greedily; None is 500 with a scorer and 1 without.
+        scorer: a ``.scorer`` package, ARPA file or KenLM binary, weighted by ``alpha`` (its own by default); each word
+            adds ``beta``.
+        hot_words: word → what is added to its logarithm.
+
+    Raises:
+        WarmstartError: the model or the scorer cannot be opened, or options do not go together.
+    """
+    from warmstart.errors import WarmstartError
+    from warmstart.inference.speech.transcriber import open_transcriber
+    from warmstart.storage.progress import Progress
+
+    opened = open_transcriber(
+        model, beam_size=beam_size, scorer=scorer, alpha=alpha, beta=beta, hot_words=hot_words,
+        vocabularies=vocabularies,
+    )  # fmt: skip
+    found: list[dict[str, Any]] = [{"file": str(file)} for file in files]
+    with Progress("transcribing", len(files), "files") as bar:
+        for number, heard in opened.files([Path(file) for file in files]):
+            found[number] |= {"error": str(heard)} if isinstance(heard, WarmstartError) else heard.as_json()
+            if progress:
+                bar.update(1)
+    return found
 
 
 def evaluate(

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from warmstart import cli_speech
 from warmstart.errors import Interrupted, WarmstartError
 
 app = typer.Typer(
@@ -333,6 +334,9 @@ def translate(
     for index, best in enumerate(found):
         for text, score in best:
             typer.echo(f"{index} ||| {text} ||| {score:.6f}" if scores or nbest > 1 else text)
+
+
+cli_speech.add_to(app)
 
 
 @app.command()

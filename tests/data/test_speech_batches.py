@@ -111,15 +111,6 @@ def test_what_cannot_be_learnt_is_left_out_and_named(tmp_path: Path) -> None:
     assert "max_seconds is 1" in lines
 
 
-def test_an_empty_transcript_takes_no_other_along(tmp_path: Path) -> None:
-    path = make_csv(tmp_path, [(0.5, "ab")])
-    with path.open("a") as file:
-        file.write("train-0.wav,1, \n")
-    split = encode_speech(read_csv(path), ALPHABET, Mfcc(), tmp_path / "cache", empty_transcripts="drop")
-    assert [example.transcript for example in split.examples] == ["ab"]
-    assert split.counts == {"without transcript": 1}
-
-
 def test_frames_needed() -> None:
     assert [frames_needed(np.array(x, np.int32)) for x in ([1], [1, 1], [1, 2, 1], [1, 1, 1, 2])] == [1, 3, 3, 6]
 
@@ -174,31 +165,6 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
     for name, data in (("features.f32", b"1234"), ("frames.npy", b"nonsense"), ("faults.json", b"[")):
         (folder / name).write_bytes(data)
         np.testing.assert_array_equal(make_split(tmp_path, 5).features(4), expected)
-
-
-def test_fixture_features_come_out_of_the_cache_as_tensorflows(fixtures: Path, tmp_path: Path) -> None:
-    expected = fixtures / "fixtures/coqui-digits-en/expected"
-    examples = read_csv(expected / "test.csv", folder=fixtures / "data/fsdd")
-    alphabet = Alphabet.from_text((expected.parent / "alphabet.txt").read_text("utf-8"))
-    split = encode_speech(examples, alphabet, Mfcc(8000), tmp_path)
-    assert len(split) == 300
-    tensorflow = np.load(expected / "mfcc.npz")
-    stems = [example.audio.path.stem for example in split.examples]
-    common = sorted(set(stems) & set(tensorflow.files))
-    assert len(common) > 10
-    for stem in common:
-        np.testing.assert_allclose(split.features(stems.index(stem)), tensorflow[stem], rtol=0, atol=1e-5)
-
-
-def test_arabic_digits(fixtures: Path, tmp_path: Path) -> None:
-    examples = read_csv(fixtures / "data/arabic-digits-8k/arabic_digits.csv")[::5]
-    split = encode_speech(examples, Alphabet.of(e.transcript or "" for e in examples), Mfcc(8000), tmp_path)
-    assert len(split) + len(split.dropped) == len(examples)
-    for i in (0, 100, 200):
-        np.testing.assert_allclose(split.features(i), Mfcc(8000)(split.samples(i)), rtol=0, atol=1e-5)
-    for batch in sequential_speech(split, batch_frames=2000):
-        assert batch.features[..., 0].min() > -248  # digital silence
-        assert all(frames_needed(split.spelling(i)) <= split.frames[i] for i in batch.indices.tolist())
 
 
 def build(folder: Path) -> str:

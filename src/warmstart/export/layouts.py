@@ -17,6 +17,7 @@ from warmstart.export.as_it_is import FORMATS
 from warmstart.export.onnx import write_onnx
 from warmstart.export.plan import Conversion
 from warmstart.export.slots import SlotRow, factored
+from warmstart.export.tflite import write_tflite
 from warmstart.formats import safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.marian import CONFIG, write_marian
@@ -146,6 +147,11 @@ def _tensorflow_saver(directory: Path, conversion: Conversion, written: Written,
         write_state(directory / state, prefix)
 
 
+def _tflite(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    int8 = conversion.options.quantization == "int8"
+    write_tflite(directory, conversion.header, _named(written, arrays), int8=int8)
+
+
 def _states(conversion: Conversion, written: Written, later: bool) -> Iterator[tuple[str, str, Array]]:
     for row, slot in factored(conversion.slots, later).items():
         assert written.state is not None
@@ -169,6 +175,7 @@ LAYOUTS: dict[str, Layout] = {
     "npz": Layout(_as_it_is, tuple(NUMPYS_OWN)),
     "torch": Layout(_as_it_is, tuple(torch_write.DTYPES)),
     "onnx": Layout(_onnx, ("float32",)),
+    "tflite": Layout(_tflite, ("float32",)),
     "t5x": Layout(_t5x, ("float64", "float32", "float16", "bfloat16")),
     "tensorflow-saver": Layout(_tensorflow_saver, ("float64", "float32", "float16", "bfloat16")),
     "tensorflow": Layout(_tensorflow, ("float64", "float32", "float16", "bfloat16")),

@@ -8,7 +8,7 @@ from pathlib import Path
 from warmstart.errors import DataError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AudioSource:
     """An audio file, or ``length`` bytes of a file from ``offset`` on that are one, or (``packed``) are Opus as only
     sample databases hold it."""
@@ -34,7 +34,7 @@ class AudioSource:
         return str(self.path) if self.length is None else f"{self.path}, byte {self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SpeechExample:
     """``where`` names it to people; ``transcript`` is None where none was asked for.
 

@@ -154,11 +154,11 @@ def encode_speech(
     the transcript. Raises one ``DataError`` with everything else: characters outside the alphabet (all of them),
     empty transcripts and unreadable audio where these are errors, no example left.
     """
-    problems = _check_transcripts(examples, alphabet, name, empty_transcripts)
+    problems, dropped = _check_transcripts(examples, alphabet, name, empty_transcripts)
     if problems:
         raise DataError(f"{name} cannot be used", problems=problems)
-    spoken = [example for example in examples if not _is_empty(example)]
-    dropped = [Dropped(e.where, "without transcript", repr(e.transcript)) for e in examples if _is_empty(e)]
+    silent = {example.where for example in dropped}
+    spoken = [example for example in examples if example.where not in silent]
     store = feature_store([e.audio for e in spoken], mfcc, cache, resample=resample, progress=progress)
     if store.faults and unreadable == "error":
         faults = [Problem(f.what, spoken[i].where, f.expected, f.found) for i, f in sorted(store.faults.items())]
@@ -202,17 +202,22 @@ def frames_needed(labels: Labels) -> int:
 
 def _check_transcripts(
     examples: Sequence[SpeechExample], alphabet: Spelling, name: str, empty: Literal["error", "drop"]
-) -> list[Problem]:
+) -> tuple[list[Problem], list[Dropped]]:
     problems: list[Problem] = []
+    dropped: list[Dropped] = []
     missing: Counter[str] = Counter()
     unspelt = 0
     for example in examples:
-        if _is_empty(example):
-            if empty == "error":
-                todo = "give it one, or set empty_transcripts: drop"
-                problems.append(Problem("the transcript is empty", example.where, todo=todo))
+        text = example.transcript or ""
+        if not text.strip():
+            if empty == "drop":
+                dropped.append(Dropped(example.where, "without transcript", repr(text)))
+            else:
+                problems.append(
+                    Problem("the transcript is empty", example.where, todo="or set empty_transcripts: drop")
+                )
             continue
-        lacking = alphabet.missing([example.transcript or ""])
+        lacking = alphabet.missing([text])
         missing.update(lacking.keys())
         unspelt += bool(lacking)
         if lacking and unspelt <= SHOWN:
@@ -226,11 +231,7 @@ def _check_transcripts(
             todo="give another alphabet, or clean the transcripts",
         )
         problems.insert(0, summary)
-    return problems
-
-
-def _is_empty(example: SpeechExample) -> bool:
-    return not (example.transcript or "").strip()
+    return problems, dropped
 
 
 def _unusable(

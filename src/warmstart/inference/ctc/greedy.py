@@ -18,10 +18,38 @@ def greedy(log_probs: npt.ArrayLike, labels: Labels) -> Transcript:
     Raises:
         DataError: the shape does not fit the labels, or these are no log-probabilities.
     """
-    array = checked(log_probs, labels)
-    best = array.argmax(axis=1)
-    starts = np.flatnonzero((best != labels.blank_id) & (np.diff(best, prepend=-1) != 0))
-    ids = tuple(int(label) for label in best[starts])
-    return Transcript(
-        labels.decode(ids), float(array.max(axis=1, initial=-np.inf).sum()), ids, tuple(int(t) for t in starts)
-    )
+    stream = GreedyStream(labels)
+    stream.feed(log_probs)
+    return stream.finish()[0]
+
+
+class GreedyStream:
+    """:func:`greedy` of frames that come in pieces, used like :class:`~warmstart.inference.ctc.beam.DecoderStream`."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._ids: list[int] = []
+        self._starts: list[int] = []
+        self._last, self._frame, self._score = -1, 0, 0.0
+
+    def feed(self, log_probs: npt.ArrayLike) -> None:
+        """Goes on with (T, A) natural logarithms; T may be 0.
+
+        Raises:
+            DataError: the shape does not fit the labels, or these are no log-probabilities.
+        """
+        array = checked(log_probs, self._labels)
+        best = array.argmax(axis=1)
+        starts = np.flatnonzero((best != self._labels.blank_id) & (np.diff(best, prepend=self._last) != 0))
+        self._ids += best[starts].tolist()
+        self._starts += (starts + self._frame).tolist()
+        self._score += float(array.max(axis=1, initial=-np.inf).sum())
+        self._last = int(best[-1]) if len(best) else self._last
+        self._frame += len(best)
+
+    def intermediate(self) -> list[Transcript]:
+        """The one transcript of what was fed until now."""
+        ids = tuple(self._ids)
+        return [Transcript(self._labels.decode(ids), self._score, ids, tuple(self._starts))]
+
+    finish = intermediate

@@ -12,20 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.errors import DialectError
 from warmstart.models.deepspeech.config import DeepSpeechConfig
-from warmstart.models.deepspeech.parameters import DENSE, GATES, VOCABULARY
+from warmstart.models.deepspeech.dialects.beside import config_file
+from warmstart.models.deepspeech.parameters import DENSE, GATES
 from warmstart.models.family import Dialect, Facts
 from warmstart.spec.fused import Filled, Inverse
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Chain, PermuteBlocks, Reshape, Split, Transpose
-from warmstart.vocabularies.alphabet import Alphabet
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-CONFIG = "config.json"
 _GATES = PermuteBlocks((0, 2, 3, 1))  # ONNX has input, output, forget, cell
 _EPSILON = 1e-12
-_SETTINGS = ("n_hidden", "n_input", "n_context", "sample_rate", "win_ms", "step_ms")
 
 
 @dataclass(frozen=True)
@@ -66,20 +63,7 @@ class OnnxDialect(Dialect):
     def files(
         self, config: DeepSpeechConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
-        return {CONFIG: (json.dumps(described(config, vocabularies), ensure_ascii=False, indent=1) + "\n").encode()}
-
-
-def described(config: DeepSpeechConfig, vocabularies: Mapping[str, Vocabulary]) -> dict[str, Any]:
-    """What a program needs to make features for the graph and texts of its outputs.
-
-    Raises:
-        DialectError: the vocabulary is no alphabet.
-    """
-    alphabet = vocabularies[VOCABULARY]
-    if not isinstance(alphabet, Alphabet):
-        raise DialectError("the labels of this model are no alphabet", found=alphabet.kind)
-    labels = {"utf8": True} if alphabet.utf8 else {"labels": list(alphabet.labels)}
-    return {"family": "deepspeech", **{key: getattr(config, key) for key in _SETTINGS}, "alphabet": labels}
+        return config_file(config, vocabularies)
 
 
 def graph(config: DeepSpeechConfig) -> dict[str, Any]:

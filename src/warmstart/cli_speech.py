@@ -1,0 +1,113 @@
+"""The verbs of speech: ``transcribe``, and ``stt`` with Coqui STT's own flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from warmstart.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from warmstart.inference.speech.transcriber import Transcriber
+
+HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOOST, added to its logarithm")]
+
+
+def transcribe(
+    model: str,
+    files: Annotated[list[Path], typer.Argument(help="audio files; - is raw 16-bit mono on standard input")],
+    beam_size: Annotated[int | None, typer.Option("--beam-size", help="1 is greedy; with a scorer 500")] = None,
+    scorer: Annotated[Path | None, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="weight of the scorer; else its own")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="weight of a word; else the scorer's own")] = None,
+    hot_words: HotWords = None,
+    stream: Annotated[bool, typer.Option("--stream", help="one file as it comes, showing what is heard")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words")] = False,
+    as_srt: Annotated[bool, typer.Option("--srt", help="print subtitles")] = False,
+    vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
+) -> None:
+    """Say what is said in recordings. Status 1 if a file cannot be read; the others are transcribed."""
+    from warmstart.inference.speech.transcriber import open_transcriber
+    from warmstart.reports.subtitles import srt
+    from warmstart.reports.text import json_text
+
+    if as_json and as_srt:
+        raise ConfigError("--json and --srt exclude each other")
+    one = as_srt or stream or Path("-") in files
+    if one and len(files) != 1:
+        raise ConfigError("--srt, --stream and - are for one recording", found=f"{len(files)} files")
+    options: dict[str, Any] = {
+        "beam_size": beam_size, "scorer": scorer, "alpha": alpha, "beta": beta, "hot_words": _boosts(hot_words or ()),
+        "vocabularies": vocab or (),
+    }  # fmt: skip
+    if one:
+        heard = _hear(open_transcriber(model, **options), files[0], show=stream and not (as_json or as_srt))
+        if as_srt:
+            typer.echo(srt(heard.words), nl=False)
+        else:
+            typer.echo(json_text([{"file": str(files[0]), **heard.as_json()}]) if as_json else heard.text)
+        return
+    from warmstart import api
+
+    found = api.transcribe(model, files, progress=True, **options)
+    if as_json:
+        typer.echo(json_text(found))
+    for row in found:
+        if "error" in row:
+            typer.echo(f"error: {row['error']}", err=True)
+        elif not as_json:
+            typer.echo(row["text"] if len(files) == 1 else f"{row['file']}\t{row['text']}")
+    if any("error" in row for row in found):
+        raise typer.Exit(1)
+
+
+def _hear(transcriber: Transcriber, file: Path, *, show: bool) -> Any:
+    """One recording as it comes; with ``show``, standard error says at each new word what is heard so far."""
+    stream, shown = transcriber.stream(), ""
+    for samples in _samples(file, transcriber.acoustic.mfcc.sample_rate):
+        stream.feed(samples)
+        if show and (text := stream.intermediate().text) != shown:
+            shown = text
+            typer.echo(f"\r\x1b[K{text[-100:]}" if sys.stderr.isatty() else text, nl=not sys.stderr.isatty(), err=True)
+    if shown and sys.stderr.isatty():
+        typer.echo("\r\x1b[K", nl=False, err=True)
+    return stream.finish()
+
+
+def _samples(file: Path, rate: int) -> Iterator[Any]:
+    """Pieces of a fifth of a second."""
+    import numpy as np
+
+    from warmstart.data.speech.audio import FULL_SCALE, audio_blocks
+
+    size = rate // 5
+    if str(file) != "-":
+        for block in audio_blocks(file, rate):
+            yield from (block[at : at + size] for at in range(0, len(block), size))
+        return
+    while data := sys.stdin.buffer.read(2 * size):
+        if len(data) % 2:
+            raise DataError("the recording on standard input ends in the middle of a sample", expected="16-bit mono")
+        yield np.frombuffer(data, "<i2").astype(np.float32) / FULL_SCALE
+
+
+def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:
+    boosts: dict[str, float] = {}
+    for given in hot_words:
+        word, sign, boost = given.rpartition("=")
+        try:
+            boosts[word] = float(boost)
+        except ValueError:
+            sign = ""
+        if not (sign and word):
+            raise ConfigError(f"--hot-word {given} says no boost", expected="WORD=BOOST, for instance warmstart=7.5")
+    return boosts
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these verbs of ``app``."""
+    app.command()(transcribe)

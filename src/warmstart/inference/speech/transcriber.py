@@ -1,0 +1,230 @@
+"""Samples to text: whole recordings in batches, or one as it comes.
+
+A recording goes through the model in pieces that carry the LSTM's state, so that an hour of it needs no more memory
+than a minute, and a stream hears what the whole recording would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart.data.speech.audio import audio_blocks
+from warmstart.errors import ConfigError, WarmstartError
+from warmstart.inference.ctc.beam import BeamOptions, DecoderStream
+from warmstart.inference.ctc.greedy import GreedyStream
+from warmstart.inference.ctc.scorer import Scorer, open_scorer
+from warmstart.inference.ctc.transcript import Timed, Transcript, words
+from warmstart.inference.speech.acoustic import Acoustic, Floats, open_acoustic
+
+PIECE = 512  # frames that go through the model at once
+BATCH = 64  # recordings whose features are held at once
+STREAM_FRAMES = 16  # Coqui's ``n_steps``
+
+Decoder = GreedyStream | DecoderStream
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard in ``seconds`` of audio; times are seconds from its beginning.
+
+    ``confidence`` is the decoder's (see :class:`~warmstart.inference.ctc.transcript.Transcript`).
+    """
+
+    text: str
+    confidence: float
+    words: tuple[Timed, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs; times to the millisecond."""
+        timed = [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in self.words]
+        return {"text": self.text, "confidence": self.confidence, "seconds": round(self.seconds, 3), "words": timed}
+
+
+class Transcriber:
+    """A model with its decoder.
+
+    Args:
+        beam: how beam search is done; None decodes greedily.
+        scorer: a language model for beam search.
+
+    Raises:
+        ConfigError: a scorer without beam search.
+    """
+
+    def __init__(self, acoustic: Acoustic, beam: BeamOptions | None = None, scorer: Scorer | None = None) -> None:
+        if scorer is not None and beam is None:
+            raise ConfigError("a scorer needs beam search", todo="give a beam size above 1")
+        self.acoustic, self.beam, self.scorer = acoustic, beam, scorer
+
+    def decoder(self) -> Decoder:
+        """A decoder that has heard nothing yet."""
+        if self.beam is None:
+            return GreedyStream(self.acoustic.alphabet)
+        return DecoderStream(self.acoustic.alphabet, self.beam, self.scorer)
+
+    def stream(self, frames: int = STREAM_FRAMES) -> Stream:
+        """A recording that comes in pieces; the model runs on as many ``frames`` at a time (20 ms each, usually)."""
+        return Stream(self, frames)
+
+    def files(self, paths: Sequence[Path]) -> Iterator[tuple[int, Heard | WarmstartError]]:
+        """(number of the file, what was heard in it or why it cannot be read), batched by length: not in order."""
+        for first in range(0, len(paths), BATCH):
+            features: dict[int, Floats] = {}
+            seconds: dict[int, float] = {}
+            for number in range(first, min(first + BATCH, len(paths))):
+                try:
+                    features[number], seconds[number] = self._features(paths[number])
+                except WarmstartError as error:
+                    yield number, error
+            for group in _alike(features):
+                transcripts = self.transcripts([features.pop(number) for number in group])
+                for number, transcript in zip(group, transcripts, strict=True):
+                    yield number, self.heard(transcript, seconds[number])
+
+    def transcripts(self, features: Sequence[Floats]) -> list[Transcript]:
+        """Of the features [T, F] of several recordings, computed as one batch."""
+        decoders = [self.decoder() for _ in features]
+        for at, log_probs in self.pieces(features):
+            for decoder, rows, own in zip(decoders, log_probs, features, strict=True):
+                if at < len(own):
+                    decoder.feed(rows[: len(own) - at])
+        return [decoder.finish()[0] for decoder in decoders]
+
+    def pieces(self, features: Sequence[Floats]) -> Iterator[tuple[int, Floats]]:
+        """(first frame, log-probabilities [B, K, A]) of recordings with ``features`` [T, F], piece by piece; behind a
+        recording's end they mean nothing."""
+        model, context = self.acoustic, self.acoustic.n_context
+        longest, size = max(map(len, features)), model.frames or PIECE
+        whole = -(-longest // size) * size if model.frames else longest
+        padded = np.zeros((len(features), whole + 2 * context, model.mfcc.n_input), np.float32)
+        for row, own in zip(padded, features, strict=True):
+            row[context : context + len(own)] = own
+        state = model.start(len(features))
+        for at in range(0, longest, size):
+            log_probs, state = model.step(padded[:, at : at + size + 2 * context], state)
+            yield at, log_probs
+
+    def heard(self, transcript: Transcript, seconds: float) -> Heard:
+        """``transcript`` with the times of its words."""
+        step = self.acoustic.mfcc.step_ms / 1000
+        timed = words(transcript, self.acoustic.alphabet, step)
+        return Heard(transcript.text, transcript.confidence, tuple(timed), seconds)
+
+    def _features(self, path: Path) -> tuple[Floats, float]:
+        """Features of a file, and how many seconds it lasts."""
+        mfcc, samples = self.acoustic.mfcc, 0
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            nonlocal samples
+            for block in audio_blocks(path, mfcc.sample_rate):
+                samples += len(block)
+                yield block
+
+        pieces = list(mfcc.stream(blocks()))
+        features = np.concatenate(pieces) if pieces else np.empty((0, mfcc.n_input), np.float32)
+        return features, samples / mfcc.sample_rate
+
+
+class Stream:
+    """One recording that comes in pieces. What it hears in the end is what the whole recording gives.
+
+    Coqui's client appends the last, partly filled window, so that its streams have a frame more than its training's
+    features; this one leaves it out, like everything else here.
+    """
+
+    def __init__(self, transcriber: Transcriber, frames: int) -> None:
+        model = transcriber.acoustic
+        self._transcriber, self._model = transcriber, model
+        self._frames = model.frames or frames
+        self._decoder, self._state = transcriber.decoder(), model.start(1)
+        self._samples = np.empty(0, np.float32)
+        self._features = np.zeros((model.n_context, model.mfcc.n_input), np.float32)
+        self._fed = 0
+
+    def feed(self, samples: NDArray[np.float32]) -> None:
+        """Go on with (N,) samples in [-1, 1] at the model's rate; N may be 0."""
+        mfcc = self._model.mfcc
+        self._fed += len(samples)
+        self._samples = np.concatenate([self._samples, samples])
+        frames = mfcc.frames(len(self._samples))
+        if frames:
+            new = mfcc.coefficients(mfcc.spectrogram(self._samples))
+            self._samples = self._samples[frames * mfcc.step :]
+            self._features = np.concatenate([self._features, new])
+        while len(self._features) >= self._frames + 2 * self._model.n_context:
+            self._step(self._frames)
+
+    def intermediate(self) -> Heard:
+        """What was heard until now, as far as the model has run; the stream can go on."""
+        return self._heard(self._decoder.intermediate()[0])
+
+    def finish(self) -> Heard:
+        """What was heard in all; nothing can be fed any more."""
+        context = self._model.n_context
+        self._features = np.pad(self._features, ((0, context), (0, 0)))
+        left = len(self._features) - 2 * context
+        if left > 0:
+            self._features = np.pad(self._features, ((0, (self._model.frames or left) - left), (0, 0)))
+            self._step(left)
+        return self._heard(self._decoder.finish()[0])
+
+    def _step(self, frames: int) -> None:
+        """Run the model on the next ``frames``."""
+        taken = self._model.frames or frames
+        piece = self._features[: taken + 2 * self._model.n_context]
+        log_probs, self._state = self._model.step(piece[None], self._state)
+        self._decoder.feed(log_probs[0, :frames])
+        self._features = self._features[frames:]
+
+    def _heard(self, transcript: Transcript) -> Heard:
+        return self._transcriber.heard(transcript, self._fed / self._model.mfcc.sample_rate)
+
+
+def _alike(features: dict[int, Floats]) -> Iterator[list[int]]:
+    """Numbers of recordings in groups of like length: in none is the longest over a quarter longer than the shortest,
+    but for the very short."""
+    group: list[int] = []
+    for number in sorted(features, key=lambda number: len(features[number])):
+        if group and len(features[number]) > 1.25 * len(features[group[0]]) + 25:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group
+
+
+def open_transcriber(
+    model: str | Path,
+    *,
+    beam_size: int | None = None,
+    scorer: str | Path | None = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    hot_words: Mapping[str, float] | None = None,
+    vocabularies: Sequence[str] = (),
+) -> Transcriber:
+    """The model at ``model`` with its decoder.
+
+    Args:
+        beam_size: 1 decodes greedily; None is 500 with a scorer and 1 without.
+        alpha, beta: weights of the scorer, where not its own.
+
+    Raises:
+        WarmstartError: as :func:`~warmstart.inference.speech.acoustic.open_acoustic` and
+            :func:`~warmstart.inference.ctc.scorer.open_scorer`; ConfigError where options do not go together.
+    """
+    idle = [name for name, given in (("alpha", alpha), ("beta", beta), ("hot words", hot_words)) if given]
+    if scorer is None and idle:
+        raise ConfigError(f"{' and '.join(idle)} change nothing without a scorer", todo="give a scorer")
+    acoustic = open_acoustic(model, vocabularies=tuple(vocabularies))
+    language = open_scorer(Path(scorer), acoustic.alphabet, alpha=alpha, beta=beta) if scorer is not None else None
+    width = beam_size if beam_size is not None else 500 if language is not None else 1
+    beam = None if width == 1 and language is None else BeamOptions(width, hot_words=dict(hot_words or {}))
+    return Transcriber(acoustic, beam, language)
