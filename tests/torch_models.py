@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 D, FF, DECODER_FF, HEADS, LAYERS, DECODER_LAYERS, ROWS, TARGET_ROWS = 16, 24, 40, 4, 2, 3, 30, 26
-ONMT_KINDS = ("version 3", "version 3 with biases", "version 1", "version 0.9", "shared", "aligned")
+ONMT_KINDS = (
+    *("version 3", "version 3 with biases", "version 1", "version 0.9", "shared", "aligned", "relative", "gated"),
+    *("features", "features added"),
+)
+FEATURES = {"features": ((7, 4), (5, 2)), "features added": ((7, 16),)}
+DISTANCE = 3
 FAIRSEQ_KINDS = ("transformer", "pre-norm", "joined", "shared", "bart", "aligned", "cfg", "multilingual")
 
 
@@ -33,7 +38,9 @@ def write_onmt(path: Path, kind: str) -> Path:
     import torch
 
     normal = _normal(len(kind))
-    newest = kind.startswith("version 3")
+    newest = kind in ("version 3", "version 3 with biases", "relative", "gated", "features added")
+    relative, features = kind == "relative", FEATURES.get(kind, ())
+    words = D - sum(width for _, width in features) if kind == "features" else D
     shared = kind == "shared"
     target_rows = ROWS if shared else TARGET_ROWS
     bias = kind != "version 3"
@@ -64,11 +71,20 @@ def write_onmt(path: Path, kind: str) -> Path:
     ):
         embeddings = f"{side}.embeddings.make_embedding"
         weight = model["encoder.embeddings.make_embedding.emb_luts.0.weight"] if shared and model else normal(rows, D)
+        if features and side == "encoder":
+            weight = normal(rows, words)
+            for k, shape in enumerate(features):
+                model[f"{embeddings}.emb_luts.{k + 1}.weight"] = normal(*shape)
         model[f"{embeddings}.emb_luts.0.weight"] = weight
-        model[f"{embeddings}.pe.pe"] = table
+        if not relative:
+            model[f"{embeddings}.pe.pe"] = table
         for i in range(layers):
             at = f"{side}.transformer{'_layers' if side == 'decoder' else ''}.{i}"
             attention(f"{at}.self_attn")
+            if relative:
+                model[f"{at}.self_attn.relative_positions_embeddings.weight"] = normal(2 * DISTANCE + 1, D // HEADS)
+            if kind == "gated":
+                linear(f"{at}.feed_forward.w_3", inner, D)
             linear(f"{at}.feed_forward.w_1", inner, D)
             linear(f"{at}.feed_forward.w_2", D, inner)
             norm(f"{at}.feed_forward.layer_norm")
@@ -83,11 +99,12 @@ def write_onmt(path: Path, kind: str) -> Path:
     output = model["decoder.embeddings.make_embedding.emb_luts.0.weight"] if shared else normal(target_rows, D)
     generator = {f"{zero}weight": output, f"{zero}bias": normal(target_rows)}
     opt = Namespace(
-        encoder_type="transformer", decoder_type="transformer", position_encoding=True, enc_layers=LAYERS,
-        dec_layers=DECODER_LAYERS, heads=HEADS, feat_merge="concat", max_relative_positions=0,
+        encoder_type="transformer", decoder_type="transformer", position_encoding=not relative, enc_layers=LAYERS,
+        dec_layers=DECODER_LAYERS, heads=HEADS, max_relative_positions=DISTANCE if relative else 0,
+        feat_merge="sum" if kind == "features added" else "concat",
         self_attn_type="scaled-dot", share_embeddings=shared, share_decoder_embeddings=shared, dropout=[0.1],
         copy_attn=False, lambda_align=0.05 if kind == "aligned" else 0, alignment_layer=1, alignment_heads=2,
-        pos_ffn_activation_fn="gelu" if newest else "relu", generator_function="softmax",
+        pos_ffn_activation_fn="silu" if kind == "gated" else "gelu" if newest else "relu", generator_function="softmax",
     )  # fmt: skip
     if old:
         del opt.max_relative_positions, opt.self_attn_type, opt.pos_ffn_activation_fn, opt.lambda_align
@@ -95,8 +112,15 @@ def write_onmt(path: Path, kind: str) -> Path:
     target = source if shared else tokens(target_rows, ["<unk>", "<blank>", "<s>", "</s>"])
     with torchtext() as field:
         vocab: Any = {"src": source, "tgt": target, "decoder_start_token": "<s>"}
+        more = {f"feature{k}": tokens(rows, ["<unk>", "<blank>"]) for k, (rows, _) in enumerate(features)}
+        if kind == "features added":
+            vocab["src_feats"] = more
         if kind in ("version 1", "shared", "aligned"):
             vocab = {"src": field("src", source, True), "tgt": field("tgt", target, True)}
+        elif kind == "features":
+            source_fields = field("src", source, True)
+            source_fields.fields += [item for n, table in more.items() for item in field(n, table, True).fields]
+            vocab = {"src": source_fields, "tgt": field("tgt", target, True)}
         elif old:
             vocab = [("src", field("src", source, False)), ("tgt", field("tgt", target, False))]
         torch.save({"model": model, "generator": generator, "vocab": vocab, "opt": opt}, path)
@@ -223,7 +247,7 @@ def write_fairseq(folder: Path, kind: str) -> Path:
     return folder / "model.pt"
 
 
-EOLE_KINDS = ("usual", "biases", "shared")
+EOLE_KINDS = ("usual", "biases", "shared", "gated")
 
 
 def write_eole(folder: Path, kind: str) -> Path:
@@ -245,7 +269,8 @@ def write_eole(folder: Path, kind: str) -> Path:
     vocabulary = {"src": source, "tgt": target, "decoder_start_token": "<s>", "specials": special}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=2, ensure_ascii=False), "utf-8")
     model = {
-        "architecture": "transformer", "hidden_size": D, "heads": HEADS, "mlp_activation_fn": "gelu", "norm_eps": 1e-6,
+        "architecture": "transformer", "hidden_size": D, "heads": HEADS, "norm_eps": 1e-6,
+        "mlp_activation_fn": "gated-silu" if kind == "gated" else "gelu",
         "encoder": {"encoder_type": "transformer", "layers": LAYERS},
         "decoder": {"decoder_type": "transformer", "layers": DECODER_LAYERS},
         "embeddings": {"position_encoding_type": "SinusoidalInterleaved", "word_vec_size": D},
@@ -290,6 +315,8 @@ def eole_arrays(kind: str) -> dict[str, np.ndarray]:
                 norm(f"{at}.{name}")
             linear(f"{at}.mlp.gate_up_proj", inner, D)
             linear(f"{at}.mlp.down_proj", D, inner)
+            if kind == "gated":
+                linear(f"{at}.mlp.up_proj", inner, D)
     linear("generator", target_rows, D, True)
     if shared:
         arrays["generator.weight"] = arrays["tgt_emb.embeddings.weight"]

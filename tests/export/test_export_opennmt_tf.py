@@ -7,6 +7,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from warmstart import api
@@ -48,6 +49,68 @@ def test_as_its_converter_writes_it(kind, tmp_path):
         api.convert(source / "ckpt-5", ours, "ctranslate2", quantize=quantization, vocabularies=files)
         for name, digest in digests.items():
             assert sha256((ours / name).read_bytes()).hexdigest() == digest, (quantization, name)
+
+
+def test_vectors_of_distances_are_in_the_file_as_a_specification_has_them(tmp_path):
+    """OpenNMT-tf's library is not to be had any more: the expected file is ``ctranslate2.specs`` filled here."""
+    specs = pytest.importorskip("ctranslate2.specs")
+    shapes = {n: s for n, s in KINDS["before"]["shapes"].items() if "relative" not in n}
+    parts = [f"{side}/layers/{i}" for side, count in (("encoder", 2), ("decoder", 3)) for i in range(count)]
+    for part in parts:
+        for what in ("keys", "values"):
+            shapes[f"model/{part}/self_attention/layer/relative_position_{what}"] = [2 * 5 + 1, 4]
+    folder = write(tmp_path / "source", "before")
+    arrays = {n: record.value(n, tuple(s)) for n, s in shapes.items()}
+    write_bundle(folder / "ckpt-5", ((f"{n}{record.VALUE}", array) for n, array in sorted(arrays.items())), force=True)
+    api.convert(folder / "ckpt-5", tmp_path / "ours", "ctranslate2", vocabularies=vocabularies(folder))
+
+    made = specs.transformer_spec.TransformerSpec.from_config((2, 3), 4, with_relative_position=True)
+    for side, spec in (("encoder", made.encoder), ("decoder", made.decoder)):
+        table = "features" if side == "encoder" else "labels"
+        embeddings = spec.embeddings[0] if side == "encoder" else spec.embeddings
+        embeddings.weight = arrays[f"model/examples_inputter/{table}_inputter/embedding"]
+        fill_norm(spec.layer_norm, arrays, f"model/{side}/layer_norm")
+        for i, layer in enumerate(spec.layer):
+            at = f"model/{side}/layers/{i}"
+            fill_attention(layer.self_attention, arrays, f"{at}/self_attention", ((0, "queries keys values"),))
+            for what in ("keys", "values"):
+                table = arrays[f"{at}/self_attention/layer/relative_position_{what}"]
+                setattr(layer.self_attention, f"relative_position_{what}", table)
+            if side == "decoder":
+                fill_attention(layer.attention, arrays, f"{at}/attention/0", ((0, "queries"), (1, "keys values")))
+            fill_norm(layer.ffn.layer_norm, arrays, f"{at}/ffn/input_layer_norm")
+            for linear, name in ((layer.ffn.linear_0, "inner"), (layer.ffn.linear_1, "outer")):
+                fill_linear(linear, [arrays[f"{at}/ffn/layer/{name}/{w}"] for w in ("kernel", "bias")])
+    output = "model/decoder/output_layer"
+    fill_linear(made.decoder.projection, [arrays[f"{output}/kernel"], arrays[f"{output}/bias"]])
+    tables = {side: [*(folder / f"{side}.txt").read_text().split(), "<unk>"] for side in ("source", "target")}
+    made.register_source_vocabulary(tables["source"])
+    made.register_target_vocabulary(tables["target"])
+    made.validate()
+    made.optimize()
+    (tmp_path / "theirs").mkdir()
+    made.save(str(tmp_path / "theirs"))
+    assert (tmp_path / "ours/model.bin").read_bytes() == (tmp_path / "theirs/model.bin").read_bytes()
+    config = open_model(folder / "ckpt-5", vocabularies=vocabularies(folder)).config
+    assert (config.positions, config.max_relative_positions) == ("relative", 5)
+
+
+def fill_linear(spec, kernel_and_bias):
+    spec.weight, spec.bias = np.ascontiguousarray(kernel_and_bias[0].T), kernel_and_bias[1]
+
+
+def fill_norm(spec, arrays, name):
+    spec.gamma, spec.beta = arrays[f"{name}/gamma"], arrays[f"{name}/beta"]
+
+
+def fill_attention(spec, arrays, at, parts):
+    fill_norm(spec.layer_norm, arrays, f"{at}/input_layer_norm")
+    for k, names in (*parts, (-1, "output")):
+        joined = [np.concatenate([arrays[f"{at}/layer/linear_{n}/{w}"] for n in names.split()], -1) for w in KERNEL]
+        fill_linear(spec.linear[k], joined)
+
+
+KERNEL = ("kernel", "bias")
 
 
 def test_the_command(tmp_path):

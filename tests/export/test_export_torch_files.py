@@ -48,7 +48,7 @@ def test_eole_as_its_converter_writes_it(kind, tmp_path):
     ("values", "found"),
     [
         ({"position_encoding_type": "Rotary"}, "model.position_encoding_type: 'Rotary' is not supported"),
-        ({"mlp_activation_fn": "gated-silu"}, "mlp_activation_fn: 'gated-silu' is not supported"),
+        ({"mlp_activation_fn": "gated-gelu"}, "mlp_activation_fn: 'gated-gelu' is not supported"),
         ({"layer_norm": "rms"}, "model.layer_norm: 'rms' is not supported"),
         ({"heads_kv": 2}, "heads_kv: 2 is not supported"),
         ({"encoder_layer_style": "postnorm"}, "encoder_layer_style: 'postnorm' is not supported"),
@@ -68,11 +68,19 @@ def test_both_return_from_their_copies_unchanged(way, tmp_path):
     for name, source in (
         ("onmt", write_onmt(tmp_path / "model.pt", "version 1")),
         ("fairseq", write_fairseq(tmp_path / "source", "pre-norm")),
+        ("relative", write_onmt(tmp_path / "relative.pt", "relative")),
+        ("gated", write_eole(tmp_path / "eole", "gated")),
+        ("features", write_onmt(tmp_path / "features.pt", "features")),
+        ("added", write_onmt(tmp_path / "added.pt", "features added")),
     ):
         api.convert(source, tmp_path / f"{name}-way", way)
         api.convert(source, tmp_path / f"{name}-direct", "ctranslate2")
         api.convert(tmp_path / f"{name}-way", tmp_path / f"{name}-again", "ctranslate2")
-        for file in ("model.bin", "config.json", "source_vocabulary.json", "target_vocabulary.json"):
+        files = [path.name for path in (tmp_path / f"{name}-direct").iterdir()]
+        assert len([file for file in files if file.endswith("_vocabulary.json")]) == {"features": 4, "added": 3}.get(
+            name, 2
+        )
+        for file in [file for file in files if file == "model.bin" or file.endswith(("config.json", "lary.json"))]:
             direct, again = ((tmp_path / f"{name}-{which}" / file).read_bytes() for which in ("direct", "again"))
             assert direct == again, (name, file)
 
@@ -89,7 +97,9 @@ def edited(path: Path, key: str, **values: object) -> Path:
     ("values", "found"),
     [
         ({"self_attn_type": "average"}, "self_attn_type: 'average' is not supported"),
-        ({"max_relative_positions": 20, "position_encoding": False}, "max_relative_positions: 20 is not supported"),
+        ({"max_relative_positions": 20}, "max_relative_positions is 20 and position_encoding True"),
+        ({"max_relative_positions": -1, "position_encoding": False}, r"-1 \(rotary positions\) is not supported"),
+        ({"max_relative_positions": -2, "position_encoding": False}, r"-2 \(ALiBi\) is not supported"),
         ({"encoder_type": "mean"}, "encoder_type: 'mean' is not supported"),
         ({"pos_ffn_activation_fn": "prelu"}, "pos_ffn_activation_fn: 'prelu' is not supported"),
         ({"copy_attn": True}, "copy_attn: True is not supported"),

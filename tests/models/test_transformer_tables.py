@@ -14,23 +14,58 @@ from warmstart.models.transformer.family import TransformerFamily
 from warmstart.testing import FamilyContract
 
 FAMILY = TransformerFamily()
+RELATIVE = {"positions": "relative", "max_relative_positions": 2}
 SIZES = {"source_vocab_size": 5, "target_vocab_size": 5, "d_model": 4, "num_heads": 2, "d_ff": 3}
 
 
 class TestContract(FamilyContract):
     family = FAMILY
-    other_tests = (
-        "opennmt-py",
-        "fairseq",
-        "fairseq-plain",
-        "opennmt-tf",
-        "eole",
-    )  # proved beside their converters' bytes
     configs = (
         TransformerConfig(**SIZES),
         TransformerConfig(**SIZES, norm="pre", tied_embeddings="all", decoder_d_ff=2, output_bias=False),
         TransformerConfig(**SIZES, positions="learned", max_positions=7, layernorm_embedding=True),
-    )
+        # OpenNMT-py and EOLE: a table of positions, gates, no biases; and vectors of distances with features
+        TransformerConfig(
+            **SIZES, norm="pre", positions="learned", max_positions=7, gated=True, attention_bias=False, ffn_bias=False
+        ),
+        TransformerConfig(
+            **SIZES, **RELATIVE, norm="pre", relative_tables="one", scale_embeddings=False, features=((3, 1), (2, 2))
+        ),
+        TransformerConfig(
+            **SIZES, norm="pre", positions="learned", max_positions=7, features=((3, 4),), feature_merge="sum"
+        ),
+        # OpenNMT-tf: positions are computed, learned, or vectors of distances
+        TransformerConfig(**SIZES, sinusoids="from_one", tied_embeddings="inputs", attention_bias=False),
+        TransformerConfig(**SIZES, **RELATIVE, norm="pre"),
+        TransformerConfig(
+            **SIZES, positions="learned", positions_per_side=True, max_positions=7, decoder_max_positions=6
+        ),
+        # fairseq, with and without special tokens
+        TransformerConfig(**SIZES, sinusoids="fairseq", max_positions=8, output_bias=False, tied_embeddings="target"),
+        TransformerConfig(
+            **SIZES, positions="learned", positions_per_side=True, max_positions=7, output_bias=False, norm="pre",
+            tied_embeddings="all", layernorm_embedding=True,
+        ),
+    )  # fmt: skip
+
+    def test_every_flag_of_a_framework_is_tried(self) -> None:
+        """Each dialect can say at least one of the configurations, and none says what it does not know."""
+        said = {
+            dialect.name: [k for k, config in enumerate(self.configs) if _says(dialect, config)]
+            for dialect in self.family.dialects()
+        }
+        assert all(said.values()), said
+        new = {k for k, c in enumerate(self.configs) if c.gated or c.positions == "relative" or c.features}
+        knows = {name for name, found in said.items() if new & set(found)}
+        assert knows == {"opennmt-py", "eole", "opennmt-tf", "ctranslate2"}
+
+
+def _says(dialect, config):
+    try:
+        dialect.rules(config)
+    except DialectError:
+        return False
+    return True
 
 
 configs = st.fixed_dictionaries(
@@ -52,6 +87,7 @@ configs = st.fixed_dictionaries(
         "layernorm_embedding": st.booleans(),
         "sinusoids": st.sampled_from(["marian", "transformers", "from_one"]),
         "activation": st.sampled_from(["relu", "swish", "gelu", "gelu_tanh", "gelu_erf"]),
+        "gated": st.just(False),
     }
 )
 
@@ -60,6 +96,10 @@ configs = st.fixed_dictionaries(
 _START = {"normalize_keys": True, "layer_norm_epsilon": 1e-5}
 _TABLES = {"positions": "learned", "max_positions": 5, "positions_per_side": True}
 _SINES = {"positions": "sinusoidal", "positions_per_side": False}
+_RELATIVE = {
+    "positions": "relative", "max_relative_positions": 2, "max_positions": None, "layernorm_embedding": False,
+}  # fmt: skip
+_FEATURES = {"features": ((3, 1), (2, 1)), "d_model": 6, "tied_embeddings": "target"}
 _HF = {**_START, "decoder_start": "eos", "tied_embeddings": "all"}
 FIXED = {
     "marian": [{"sinusoids": "marian", "activation": "swish"}],
@@ -76,17 +116,21 @@ FIXED = {
     ],
     "opennmt-py": [
         {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
-         "attention_bias": bias, "ffn_bias": not bias}
+         "attention_bias": bias, "ffn_bias": not bias, "gated": bias}
         for bias in (True, False)
+    ] + [
+        {**_START, **_RELATIVE, "relative_tables": "one", "scale_embeddings": False, "norm": "pre"},
+        {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False, **_FEATURES},
     ],
     "eole": [
         {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
-         "attention_bias": bias, "ffn_bias": not bias}
+         "attention_bias": bias, "ffn_bias": not bias, "gated": not bias}
         for bias in (True, False)
     ],
     "opennmt-tf": [
         {**_START, **_TABLES, "layernorm_embedding": False, "attention_bias": False},
         {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False},
+        {**_START, **_RELATIVE},
     ],
     "fairseq": [
         {**_START, "output_bias": False, **_TABLES, "decoder_max_positions": 4},
@@ -96,6 +140,9 @@ FIXED = {
         {**_START},
         {**_START, **_TABLES, "decoder_max_positions": 6, "attention_bias": False},
         {**_START, **_SINES, "sinusoids": "fairseq", "decoder_max_positions": 6, "ffn_bias": False},
+        {**_START, **_SINES, "gated": True},
+        {**_START, **_RELATIVE, "relative_tables": "one"},
+        {**_START, **_RELATIVE, **_FEATURES, "gated": True},
     ],
 }  # fmt: skip
 

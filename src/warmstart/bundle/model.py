@@ -15,7 +15,7 @@ from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocab
 from warmstart.errors import BundleError, DialectError, VocabularyError, WarmstartError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
-from warmstart.models.family import Dialect, Family
+from warmstart.models.family import Dialect, Family, vocabulary_rows
 from warmstart.models.registry import FAMILIES
 from warmstart.models.registry import dialect as dialect_called
 from warmstart.redact import redact
@@ -239,8 +239,12 @@ def check_vocabulary_sizes(model: Model) -> None:
         BundleError: sizes differ.
     """
     family, config, _ = model.require()
+    sizes = vocabulary_rows(family, config)
+    unknown = [side for side in model.vocabularies if side not in sizes]
+    if unknown:
+        raise BundleError(f"the model has no place for the {' and '.join(unknown)} vocabulary", where=model.path)
     for side, vocabulary in model.vocabularies.items():
-        rows = getattr(config, family.vocabulary_sizes[side])
+        rows = sizes[side]
         if len(vocabulary) != rows:
             raise BundleError(
                 f"the {side} vocabulary does not fit the model",

@@ -21,7 +21,7 @@ from warmstart.export.plan import Job, Options, plan_conversion
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.export.requantize import is_direct, plan_requantization
 from warmstart.export.run import Outcome, run_conversion
-from warmstart.models.family import Dialect, Facts, Family
+from warmstart.models.family import Dialect, Facts, Family, vocabulary_rows
 from warmstart.models.registry import FAMILIES, dialect
 from warmstart.sources.uri import shown
 from warmstart.spec.mapping import Rule, rule
@@ -151,7 +151,7 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     target = BundleDialect(family) if to == "warmstart" else dialect(family, to)
     if not target.writable:
         raise ConfigError(f"{family.name} models are read from {to}, not written")
-    sides = set(family.vocabulary_sizes) - set(model.vocabularies)
+    sides = set(vocabulary_rows(family, config)) - set(model.vocabularies)
     if sides and to != "warmstart" and target.needs_vocabularies:
         raise VocabularyError(
             f"the {' and '.join(sorted(sides))} vocabulary is not known",

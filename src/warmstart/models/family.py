@@ -228,6 +228,13 @@ class Family(Protocol):
         """
 
 
+def vocabulary_rows(family: Family, config: Any) -> dict[str, int]:
+    """Side → tokens of its vocabulary: those that every model of the family has, and those of further tables."""
+    rows = {side: int(getattr(config, key)) for side, key in family.vocabulary_sizes.items()}
+    tables = [p for p in family.parameters(config) if p.vocabulary is not None]
+    return rows | {str(p.vocabulary): p.shape[0] for p in tables if p.vocabulary not in rows}
+
+
 @dataclass(frozen=True)
 class Composite:
     """Child families mounted under prefixes, with their parameters, axes and stages.

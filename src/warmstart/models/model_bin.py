@@ -253,7 +253,8 @@ def read_vocabularies(checkpoint: Checkpoint, files: Sequence[str], sizes: Mappi
     special = {"unk_token": "<unk>", "eos_token": "</s>", **(checkpoint.metadata.get("config") or {})}
     tables: dict[str, Vocabulary] = {}
     for side, rows in sizes.items():
-        key = next((k for k in (side, "shared", "vocabulary") if k in there), None)
+        names = (side, f"{side}_1", "shared", "vocabulary")  # numbered, where a source has features
+        key = next((k for k in names if k in there), None)
         if key is None:
             continue
         tokens = cast(CTranslate2Checkpoint, checkpoint).vocabulary(key)

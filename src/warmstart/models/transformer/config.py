@@ -21,6 +21,11 @@ class TransformerConfig(BaseModel):
     ``max_positions`` is the length of the table of learned positions (later positions share the last row), or, of
     sinusoids, the length of the table that the model came with; ``positions_per_side`` gives each side a table of
     its own, whose lengths may differ (``decoder_max_positions``).
+    ``positions: relative`` (Shaw et al. 2018) adds to keys and values of self-attention a vector for each distance, up
+    to ``max_relative_positions`` to either side; ``relative_tables`` says whether a layer has one table for both.
+    ``features`` are further words at each source position: (rows, width) of their tables, which are joined with the
+    word's embedding to d_model columns (``feature_merge: concat``) or added to it.
+    ``gated`` multiplies the activated half of the feed-forward layer by a linear one (Shazeer 2020).
     ``tied_embeddings: inputs`` shares one table between the two sides, but not with the output.
     ``attention_bias`` and ``ffn_bias`` say whether the linear layers of attention and of feed-forward have biases.
     ``sinusoids`` names the formula (``positions.py``). ``layernorm_embedding`` normalises the sum of embeddings and
@@ -46,7 +51,12 @@ class TransformerConfig(BaseModel):
     output_bias: bool = True
     attention_bias: bool = True
     ffn_bias: bool = True
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    gated: bool = False
+    positions: Literal["sinusoidal", "learned", "relative"] = "sinusoidal"
+    max_relative_positions: Positive | None = None
+    relative_tables: Literal["one", "two"] = "two"
+    features: tuple[tuple[Positive, Positive], ...] = ()
+    feature_merge: Literal["concat", "sum"] = "concat"
     max_positions: Positive | None = None
     decoder_max_positions: Positive | None = None
     positions_per_side: bool = False
@@ -65,6 +75,12 @@ class TransformerConfig(BaseModel):
     source_dropout: Rate = 0.0
     target_dropout: Rate = 0.0
 
+    @property
+    def source_width(self) -> int:
+        """Columns of the table of source words."""
+        joined = self.features if self.feature_merge == "concat" else ()
+        return self.d_model - sum(width for _, width in joined)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.d_model % self.num_heads:
@@ -81,6 +97,14 @@ class TransformerConfig(BaseModel):
             raise ValueError("decoder_max_positions goes with two tables of positions")
         if self.positions_per_side and self.positions != "learned":
             raise ValueError("positions_per_side goes with positions: learned")
+        if (self.positions == "relative") != (self.max_relative_positions is not None):
+            raise ValueError("max_relative_positions goes with positions: relative")
+        if self.features and self.tied_embeddings in ("all", "inputs"):
+            raise ValueError("a source with features has a table of words of its own")
+        if self.source_width < 1:
+            raise ValueError(f"the features leave no columns of {self.d_model} for the words")
+        if self.feature_merge == "sum" and any(width != self.d_model for _, width in self.features):
+            raise ValueError(f"features that are added are {self.d_model} wide")
         if self.tied_embeddings in ("all", "inputs") and self.source_vocab_size != self.target_vocab_size:
             raise ValueError(
                 f"tied_embeddings: {self.tied_embeddings} needs one vocabulary; sizes are {self.source_vocab_size} and "

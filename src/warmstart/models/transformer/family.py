@@ -15,11 +15,13 @@ from warmstart.models.transformer.parameters import STAGES, parameters
 
 _BEHAVIOUR = (
     *("num_heads", "activation", "norm", "normalize_keys", "positions", "sinusoids", "scale_embeddings"),
-    *("positions_per_side", "layernorm_embedding", "decoder_start", "source_bos", "source_eos"),
+    *("max_relative_positions", "feature_merge", "positions_per_side", "layernorm_embedding", "decoder_start"),
+    *("source_bos", "source_eos"),
 )
 _COMPUTED = {
     "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
-    "source_bos": False, "source_eos": True, "attention_bias": True, "ffn_bias": True,
+    "source_bos": False, "source_eos": True, "attention_bias": True, "ffn_bias": True, "gated": False,
+    "max_relative_positions": None, "features": (),
 }  # fmt: skip
 
 
@@ -28,7 +30,8 @@ class TransformerFamily:
     """Encoder-decoder Transformer. Its stages have names but no order: encoder and decoder are two roads."""
 
     name: str = "transformer"
-    revision: int = 2  # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...
+    # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features
+    revision: int = 3
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None

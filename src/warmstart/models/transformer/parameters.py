@@ -18,8 +18,13 @@ def parameters(config: TransformerConfig) -> tuple[Parameter, ...]:
 def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     d = c.d_model
     shared = "encoder.embedding.weight" if c.tied_embeddings in ("all", "inputs") else "decoder.embedding.weight"
-    source, target = ("vocabulary:source", "d_model"), ("vocabulary:target", "d_model")
-    yield Parameter("encoder.embedding.weight", (c.source_vocab_size, d), source, "source_embedding", "embedding")
+    target = ("vocabulary:target", "d_model")
+    words = (c.source_vocab_size, c.source_width)
+    source = ("vocabulary:source", "d_model" if c.source_width == d else "d_words")
+    yield Parameter("encoder.embedding.weight", words, source, "source_embedding", "embedding")
+    for k, shape in enumerate(c.features):
+        axes = (f"vocabulary:source_{k + 2}", "d_model" if shape[1] == d else f"d_feature_{k}")
+        yield Parameter(f"encoder.features.{k}.weight", shape, axes, "source_embedding", "embedding")
     if c.positions == "learned" and c.max_positions:
         own = "encoder.positions.weight" if c.positions_per_side else "positions.weight"
         yield Parameter(own, (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
@@ -56,7 +61,14 @@ def _layer(
         for part in ("query", "key", "value", "output"):
             name = f"{prefix}.{attention}.{part}"
             yield from _linear(name, stage, (d, d), ("d_model", "d_model"), c.attention_bias)
+        if c.max_relative_positions is not None and attention == "self_attention":
+            keys, values = (f"{prefix}.{attention}.relative_{part}" for part in ("keys", "values"))
+            shape, axes = (2 * c.max_relative_positions + 1, d // c.num_heads), ("distances", "d_head")
+            yield Parameter(keys, shape, axes, stage, "glorot")
+            yield Parameter(values, shape, axes, stage, "glorot", keys if c.relative_tables == "one" else "")
         yield from _norm(f"{prefix}.{attention}_norm", stage, d)
+    if c.gated:
+        yield from _linear(f"{prefix}.ffn.gate", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
     yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
     yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"), c.ffn_bias)
     yield from _norm(f"{prefix}.ffn_norm", stage, d)

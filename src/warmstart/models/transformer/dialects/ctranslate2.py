@@ -60,6 +60,8 @@ class CTranslate2Dialect(ModelBin):
             rule("encoder/embeddings_0/weight", "encoder.embedding.weight"),
             rule("decoder/projection/weight", "decoder.output.weight"),
         ]
+        for k in range(len(c.features)):
+            rules.append(rule(f"encoder/embeddings_{k + 1}/weight", f"encoder.features.{k}.weight"))
         if c.output_bias:
             rules.append(rule("decoder/projection/bias", "decoder.output.bias"))
         if c.positions == "learned" and c.positions_per_side:
@@ -68,7 +70,7 @@ class CTranslate2Dialect(ModelBin):
         elif c.positions == "learned":
             rules.append(rule(_ENCODINGS[0], "positions.weight"))
             rules.append(rule(_ENCODINGS[1], "positions.weight", copy=True))
-        elif c.sinusoids != "from_one":
+        elif c.positions == "sinusoidal" and c.sinusoids != "from_one":
             length = c.max_positions or MAX_POSITIONS
             for name, rows in zip(_ENCODINGS, (c.decoder_max_positions or length, length), strict=True):
                 shape, formula = (rows, c.d_model), c.sinusoids
@@ -103,11 +105,13 @@ class CTranslate2Dialect(ModelBin):
                     rule(f"{theirs}/attention/linear_1/{what}", kv, Split(2), each=each),
                     rule(f"{theirs}/attention/linear_2/{what}", f"{cross}.output.{what}", each=each),
                 ]
+        inner = {"linear_0": "gate", "linear_0_noact": "up"} if c.gated else {"linear_0": "up"}
         for what in ("weight", "bias")[: 1 + c.ffn_bias]:
-            rules += [
-                rule(f"{theirs}/ffn/linear_0/{what}", f"{ours}.ffn.up.{what}", each=each),
-                rule(f"{theirs}/ffn/linear_1/{what}", f"{ours}.ffn.down.{what}", each=each),
-            ]
+            for linear, part in {**inner, "linear_1": "down"}.items():
+                rules.append(rule(f"{theirs}/ffn/{linear}/{what}", f"{ours}.ffn.{part}.{what}", each=each))
+        for what in ("keys", "values") if c.positions == "relative" else ():
+            table = f"{theirs}/self_attention/relative_position_{what}"
+            rules.append(rule(table, f"{own}.relative_{what}", each=each))
         rules += _norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
         rules += _norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
         if side == "decoder":
@@ -116,7 +120,7 @@ class CTranslate2Dialect(ModelBin):
 
     def _attributes(self, c: TransformerConfig) -> dict[str, np.generic]:
         flags: dict[str, np.generic] = {
-            "encoder/embeddings_merge": np.int8(0),
+            "encoder/embeddings_merge": np.int8(c.feature_merge == "sum"),
             "encoder/multi_query_attention": np.int8(0),
             "decoder/alibi": np.int8(0),
             "decoder/alibi_use_positive_positions": np.int8(0),
@@ -151,11 +155,17 @@ class CTranslate2Dialect(ModelBin):
             "unk_token": "<unk>" if target.unk_id is None else target.tokens[target.unk_id],
         }
         tables = {side: vocabularies[side].tokens for side in ("source", "target")}
+        if config.features:  # all of a source's vocabularies are numbered then
+            more = [f"source_{k + 2}" for k in range(len(config.features))]
+            sources = {side: vocabularies[side].tokens for side in more}
+            tables = {"source_1": tables["source"], **sources, "target": tables["target"]}
         return {"config.json": json_file(content), **vocabulary_files(tables)}
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         tables = {"source": "encoder/embeddings_0/weight", "target": "decoder/embeddings/weight"}
         there = self.view(checkpoint) if not isinstance(checkpoint, Floats) else checkpoint
+        while (name := f"encoder/embeddings_{len(tables) - 1}/weight") in there.entries:
+            tables[f"source_{len(tables)}"] = name
         sizes = {side: there.entries[name].shape[0] for side, name in tables.items() if name in there.entries}
         return read_vocabularies(checkpoint, files, sizes)
 
@@ -182,7 +192,7 @@ def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
 
 
 _FLAGS = {
-    "encoder/embeddings_merge": 0, "encoder/multi_query_attention": 0, "decoder/alibi": 0, "decoder/scale_alibi": 0,
+    "encoder/multi_query_attention": 0, "decoder/alibi": 0, "decoder/scale_alibi": 0,
     "decoder/alibi_use_positive_positions": 0,
 }  # fmt: skip
 
@@ -199,8 +209,7 @@ class _Reader:
         for name, value in _FLAGS.items():
             found = self.stored.attribute(name, value)
             self._expect(found == value, f"{name}: {found} is not supported")
-        for name in ("encoder/embeddings_1/weight", "decoder/project_in/weight"):
-            self._expect(name not in names, f"{name} is not supported")
+        self._expect("decoder/project_in/weight" not in names, "decoder/project_in/weight is not supported")
         needed = [f"{side}/{part}" for side, part in _NEEDED]
         self._expect(not (absent := [n for n in needed if n not in names]), f"arrays are missing: {', '.join(absent)}")
         self._raise()
@@ -221,11 +230,13 @@ class _Reader:
             output_bias="decoder/projection/bias" in names,
             attention_bias=any("attention/linear_" in n and n.endswith("/bias") for n in names),
             ffn_bias=any("/ffn/linear_" in n and n.endswith("/bias") for n in names),
+            gated="encoder/layer_0/ffn/linear_0_noact/weight" in names,
             scale_embeddings=self._scaled(d_model),
             layernorm_embedding="decoder/layernorm_embedding/gamma" in names,
             alignment_layer=self.stored.attribute("decoder/alignment_layer", -1),
             alignment_heads=self.stored.attribute("decoder/alignment_heads", 1),
             **self._positions(d_model),
+            **self._features(),
             **self._tokens(),
         )
         self._raise()
@@ -259,7 +270,7 @@ class _Reader:
 
     def _widths(self, d_model: int) -> None:
         for name, entry in self.stored.entries.items():
-            wide = name.endswith(("embeddings/weight", "embeddings_0/weight", "projection/weight", "/gamma", "/beta"))
+            wide = name.endswith(("embeddings/weight", "projection/weight", "/gamma", "/beta"))
             if wide and entry.shape[-1] != d_model:
                 self._expect(False, f"{name} is of shape {list(entry.shape)}, not {d_model} wide")
 
@@ -294,7 +305,21 @@ class _Reader:
             return bool(value)
         return {np.float32(math.sqrt(d_model)): True, np.float32(1): False}.get(np.float32(value))
 
+    def _features(self) -> dict[str, Any]:
+        tables: list[tuple[int, ...]] = []
+        entries = self.stored.entries
+        while (entry := entries.get(f"encoder/embeddings_{len(tables) + 1}/weight")) is not None:
+            tables.append(entry.shape)
+        merge = self.stored.attribute("encoder/embeddings_merge", 0)
+        self._expect(merge in (0, 1), f"encoder/embeddings_merge: {merge} is not supported")
+        return {"features": tables, "feature_merge": "sum" if merge == 1 else "concat"}
+
     def _positions(self, d_model: int) -> dict[str, Any]:
+        keys, values = (f"encoder/layer_0/self_attention/relative_position_{what}" for what in ("keys", "values"))
+        if keys in self.stored.entries:
+            tables = "one" if self.stored.ties.get(values) == keys else "two"
+            distance = (self.stored.entries[keys].shape[0] - 1) // 2
+            return {"positions": "relative", "max_relative_positions": distance, "relative_tables": tables}
         there = [name in self.stored.entries for name in _ENCODINGS]
         self._expect(all(there) or not any(there), "one side alone brings a table of positions")
         if not all(there):

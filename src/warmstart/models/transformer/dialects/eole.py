@@ -18,7 +18,7 @@ from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh"}
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh", "gated-silu": "swish"}
 VOCABULARY = "vocab.json"
 _SIDES = {"encoder": "encoder.transformer_layers.{i}", "decoder": "decoder.transformer_layers.{i}"}
 _EMBEDDINGS = {"encoder": "src_emb", "decoder": "tgt_emb"}
@@ -117,6 +117,7 @@ class EoleDialect(Dialect):
                     "encoder_layers": layers["encoder"],
                     "decoder_layers": layers["decoder"],
                     "activation": ACTIVATIONS[activation],
+                    "gated": activation.startswith("gated-"),
                     "norm": "pre",
                     "tied_embeddings": {(True, True): "all", (True, False): "inputs", (False, True): "target"}.get(
                         (shared, output), "none"
@@ -140,7 +141,7 @@ class EoleDialect(Dialect):
         c = config
         require(
             c, "EOLE", norm=("pre",), normalize_keys=(True,), positions=("learned",), positions_per_side=(False,),
-            layernorm_embedding=(False,),
+            layernorm_embedding=(False,), features=((),),
         )  # fmt: skip
         tied = {"decoder": c.tied_embeddings in ("all", "inputs"), "encoder": False}
         rules = [
@@ -190,7 +191,9 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
         for linear, part in names:
             rules += _both(f"{theirs}.{short}.{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
         rules += _both(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
-    rules += _both(f"{theirs}.mlp.gate_up_proj", f"{ours}.ffn.up", each, c.ffn_bias)
+    rules += _both(f"{theirs}.mlp.gate_up_proj", f"{ours}.ffn.{'gate' if c.gated else 'up'}", each, c.ffn_bias)
+    if c.gated:
+        rules += _both(f"{theirs}.mlp.up_proj", f"{ours}.ffn.up", each, c.ffn_bias)
     rules += _both(f"{theirs}.mlp.down_proj", f"{ours}.ffn.down", each, c.ffn_bias)
     return rules + _both(f"{theirs}.post_attention_layernorm", f"{ours}.ffn_norm", each)
 

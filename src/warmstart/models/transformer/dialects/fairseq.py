@@ -144,6 +144,7 @@ class FairseqDialect(Dialect):
         learned = c.positions == "learned"
         require(
             c, "fairseq", normalize_keys=(True,), attention_bias=(True,), ffn_bias=(True,), output_bias=(False,),
+            gated=(False,), max_relative_positions=(None,), features=((),),
             positions_per_side=(learned,), sinusoids=(c.sinusoids,) if learned else ("fairseq",),
         )  # fmt: skip
         rules: list[Rule] = []

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warmstart.errors import DialectError, Problem, VocabularyError
-from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.checkpoint import Checkpoint, Entry
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of, require
@@ -29,9 +29,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
     "self_attn_type": ("scaled-dot", "scaled-dot-flash"),
-    "max_relative_positions": (0,),
     "relative_positions_buckets": (0,),
-    "position_encoding": (True,),
     "copy_attn": (False, None),
     "coverage_attn": (False, None),
     "generator_function": ("softmax", "log_softmax"),
@@ -88,8 +86,11 @@ class OpenNMTPyDialect(Dialect):
         if activation not in ACTIVATIONS:
             problems.append(Problem(f"pos_ffn_activation_fn: {activation!r} is not supported"))
         entries = checkpoint.entries
-        if any(name.startswith("model.encoder.embeddings.make_embedding.emb_luts.1.") for name in entries):
-            problems.append(Problem("source features (more than one table of embeddings) are not supported"))
+        problems += _position_problems(opt)
+        tables_of_features = _features(entries)
+        merge = str(opt.get("feat_merge", "concat"))
+        if tables_of_features and merge not in ("concat", "sum"):
+            problems.append(Problem(f"feat_merge: {merge!r} is not supported", expected="'concat' or 'sum'"))
         tables = {side: f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight" for side in _SIDES}
         needed = [*tables.values(), *(_SIDES[side].format(i=0) + ".feed_forward.w_1.weight" for side in _SIDES)]
         problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
@@ -105,6 +106,7 @@ class OpenNMTPyDialect(Dialect):
             raise DialectError("this OpenNMT-py model is not supported", where=checkpoint.path, problems=problems)
         source, target = (entries[tables[side]].shape for side in _SIDES)
         inner, decoder_inner = (entries[name].shape[0] for name in needed[2:])
+        gated = f"{_SIDES['encoder'].format(i=0)}.feed_forward.w_3.weight" in entries
         pe = entries.get(f"{_EMBEDDING.format(side='encoder')}.pe.pe")
         biases = {name.rpartition(".")[0] for name in entries if name.endswith(".bias")}
         try:
@@ -124,9 +126,10 @@ class OpenNMTPyDialect(Dialect):
                     "output_bias": bool({"generator", "generator.0"} & biases),
                     "attention_bias": _SIDES["encoder"].format(i=0) + ".self_attn.linear_query" in biases,
                     "ffn_bias": _SIDES["encoder"].format(i=0) + ".feed_forward.w_1" in biases,
-                    "positions": "learned",
-                    "max_positions": pe.shape[0] if pe else None,
-                    "scale_embeddings": True,
+                    **_positions(opt, pe.shape[0] if pe else None),
+                    "gated": gated,
+                    "features": tables_of_features,
+                    "feature_merge": merge if tables_of_features else "concat",
                     "decoder_start": start,
                     "source_eos": False,
                     "alignment_layer": opt.get("alignment_layer", -1) if aligned else -1,
@@ -141,15 +144,20 @@ class OpenNMTPyDialect(Dialect):
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
         require(
-            c, "OpenNMT-py", norm=("pre",), normalize_keys=(True,), positions=("learned",), positions_per_side=(False,),
-            layernorm_embedding=(False,),
+            c, "OpenNMT-py", norm=("pre",), normalize_keys=(True,), positions=("learned", "relative"),
+            positions_per_side=(False,), layernorm_embedding=(False,), scale_embeddings=(c.positions == "learned",),
+            relative_tables=("one",) if c.positions == "relative" else (c.relative_tables,),
         )  # fmt: skip
-        rules: list[Rule] = []
+        rules = [
+            rule(f"{_EMBEDDING.format(side='encoder')}.emb_luts.{k + 1}.weight", f"encoder.features.{k}.weight")
+            for k in range(len(c.features))
+        ]
         for side in _SIDES:
             rules.append(rule(f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight", f"{side}.embedding.weight"))
             table = Reshape((-1, 1, c.d_model), (-1, c.d_model))
             pe = f"{_EMBEDDING.format(side=side)}.pe.pe"
-            rules.append(rule(pe, "positions.weight", table, copy=side == "decoder"))
+            if c.positions == "learned":
+                rules.append(rule(pe, "positions.weight", table, copy=side == "decoder"))
             rules += _norm(f"model.{side}.layer_norm", f"{side}.norm", {})
         for what in ("weight", "bias")[: 1 + c.output_bias]:
             rules.append(rule(f"generator.{what}", f"decoder.output.{what}"))
@@ -164,7 +172,7 @@ class OpenNMTPyDialect(Dialect):
         tables = _tables(checkpoint.metadata["vocab"], checkpoint.path)
         return {
             side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
-            for side, tokens in tables.items()
+            for side, tokens in sorted(tables.items())
         }
 
 
@@ -180,7 +188,11 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
             for what in ("weight", "bias")[: 1 + c.attention_bias]:
                 rules.append(rule(f"{theirs}.{short}.{linear}.{what}", f"{ours}.{attention}.{part}.{what}", each=each))
         rules += _norm(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
-    for linear, part in (("w_1", "up"), ("w_2", "down")):
+    if c.positions == "relative":
+        table = f"{theirs}.self_attn.relative_positions_embeddings.weight"
+        rules.append(rule(table, f"{ours}.self_attention.relative_keys", each=each))
+    inner = (("w_1", "gate"), ("w_3", "up")) if c.gated else (("w_1", "up"),)
+    for linear, part in (*inner, ("w_2", "down")):
         for what in ("weight", "bias")[: 1 + c.ffn_bias]:
             rules.append(rule(f"{theirs}.feed_forward.{linear}.{what}", f"{ours}.ffn.{part}.{what}", each=each))
     return rules + _norm(f"{theirs}.feed_forward.layer_norm", f"{ours}.ffn_norm", each)
@@ -193,6 +205,36 @@ def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
         for part, names in (("weight", ("weight", "a_2")), ("bias", ("bias", "b_2")))
         for name in names
     ]
+
+
+def _position_problems(opt: Mapping[str, Any]) -> list[Problem]:
+    distance, table = opt.get("max_relative_positions", 0), opt.get("position_encoding", True)
+    if distance < 0:
+        what = {-1: "rotary positions", -2: "ALiBi"}.get(distance, "such positions")
+        return [Problem(f"max_relative_positions: {distance} ({what}) is not supported", expected="0 or more")]
+    if bool(distance) == bool(table):
+        return [Problem(f"max_relative_positions is {distance} and position_encoding {table}", expected="one of them")]
+    return []
+
+
+def _positions(opt: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
+    """A table, or vectors of distances; embeddings are scaled with a table only
+    (OpenNMT/OpenNMT-py, issue 1722)."""
+    distance = opt.get("max_relative_positions", 0)
+    if not distance:
+        return {"positions": "learned", "max_positions": rows, "scale_embeddings": True}
+    relative = {"positions": "relative", "max_relative_positions": distance, "relative_tables": "one"}
+    return {**relative, "scale_embeddings": False}
+
+
+def _features(entries: Mapping[str, Entry]) -> tuple[tuple[int, ...], ...]:
+    """Rows and width of each table of source features."""
+    name = _EMBEDDING.format(side="encoder") + ".emb_luts.{k}.weight"
+    found, k = [], 1
+    while (entry := entries.get(name.format(k=k))) is not None:
+        found.append(entry.shape)
+        k += 1
+    return tuple(found)
 
 
 def _ties(opt: Mapping[str, Any]) -> str:
@@ -216,19 +258,15 @@ def _tables(vocab: Any, where: object) -> dict[str, list[str]]:
         for side, key in (("source", "src"), ("target", "tgt")):
             entry = vocab.get(key)
             if isinstance(entry, Mapping):
-                fields = entry.get("fields") or [[key, entry]]
-                if len(fields) != 1:
-                    raise VocabularyError(
-                        "source features are not supported", where=where, found=f"{len(fields)} fields"
-                    )
-                entry = fields[0][1].get("vocab", {}).get("itos")
+                fields = [field[1].get("vocab", {}).get("itos") for field in entry.get("fields") or [[key, entry]]]
+                entry = fields[0]
+                found |= {f"{side}_{k + 2}": table for k, table in enumerate(fields[1:])}
             found[side] = entry
-        if vocab.get("src_feats"):
-            raise VocabularyError("source features are not supported", where=where, found=", ".join(vocab["src_feats"]))
+        found |= {f"source_{k + 2}": table for k, table in enumerate((vocab.get("src_feats") or {}).values())}
     elif isinstance(vocab, list):
         by_name = {name: entry for name, entry in vocab if isinstance(entry, Mapping)}
         found = {side: by_name.get(key, {}).get("itos") for side, key in (("source", "src"), ("target", "tgt"))}
-    wrong = [side for side in ("source", "target") if not isinstance(found.get(side), list)]
+    wrong = [side for side in ("source", "target", *found) if not isinstance(found.get(side), list)]
     if wrong:
         raise VocabularyError(f"the file holds no {' and '.join(wrong)} vocabulary", where=where)
     return found

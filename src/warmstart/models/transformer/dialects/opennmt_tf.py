@@ -73,8 +73,6 @@ class OpenNMTTFDialect(Dialect):
         if reduction not in ("FIRST_HEAD_LAST_LAYER", "AVERAGE_LAST_LAYER"):
             problems.append(Problem(f"attention_reduction: {reduction} is not supported"))
         names = [name.removesuffix(_VALUE) for name in checkpoint.entries]
-        if any("relative_position" in name for name in names):
-            problems.append(Problem("relative positions are not supported"))
         layers = {side: _count(names, side, problems) for side in _LAYERS}
         if problems:
             raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
@@ -142,7 +140,7 @@ class OpenNMTTFDialect(Dialect):
         learned = c.positions == "learned"
         require(
             c, "OpenNMT-tf", normalize_keys=(True,), layernorm_embedding=(False,), positions_per_side=(learned,),
-            sinusoids=(c.sinusoids,) if learned else ("from_one",),
+            sinusoids=("from_one",) if c.positions == "sinusoidal" else (c.sinusoids,), gated=(False,), features=((),),
         )  # fmt: skip
         shared = c.tied_embeddings in ("all", "inputs")
         output = "model/decoder/output_layer"
@@ -227,6 +225,9 @@ def _count(names: Sequence[str], side: str, problems: list[Problem]) -> int:
 
 
 def _positions(there: set[str], shape: Any) -> dict[str, Any]:
+    distances = f"{_LAYERS['encoder'].format(i=0)}/self_attention/layer/relative_position_keys"
+    if distances in there:
+        return {"positions": "relative", "max_relative_positions": (shape(distances)[0] - 1) // 2}
     tables = [f"model/{side}/position_encoder/position_embedding" for side in _LAYERS]
     if not all(table in there for table in tables):
         return {"positions": "sinusoidal", "sinusoids": "from_one"}
@@ -253,6 +254,9 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
         for linear, part in names:
             rules += _linear(f"{theirs}/{place}/layer/{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
         rules += _norm(f"{theirs}/{place}/{norm}", f"{ours}.{attention}_norm", each)
+    for what in ("keys", "values") if c.positions == "relative" else ():
+        table = f"{theirs}/self_attention/layer/relative_position_{what}{_VALUE}"
+        rules.append(rule(table, f"{ours}.self_attention.relative_{what}", each=each))
     rules += _linear(f"{theirs}/ffn/layer/inner", f"{ours}.ffn.up", each, c.ffn_bias)
     rules += _linear(f"{theirs}/ffn/layer/outer", f"{ours}.ffn.down", each, c.ffn_bias)
     return rules + _norm(f"{theirs}/ffn/{norm}", f"{ours}.ffn_norm", each)

@@ -303,6 +303,9 @@ def _faults(c: TransformerConfig, name: str) -> list[str]:
     else:
         known = (kind.sinusoids, "marian") if kind.pad_row else (kind.sinusoids,)
         need(c.sinusoids in known, f"its positions are of the formula {kind.sinusoids}, not {c.sinusoids}")
+    need(not c.gated, "its feed-forward layers are not gated")
+    need(c.max_relative_positions is None, "its positions are not relative")
+    need(not c.features, "its source has no features")
     need(c.attention_bias and c.ffn_bias, "its linear layers have biases")
     need(kind.bias or not c.output_bias, "it has no bias of the output")
     need(c.layer_norm_epsilon == _EPSILON or (kind.pad_row and c.layer_norm_epsilon == 1e-6), "epsilon is 1e-5")
