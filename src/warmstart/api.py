@@ -419,12 +419,11 @@ def evaluate(
     from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
-    path = resolve(model)
-    source = Path(data) if data is not None else path / "config.yaml"
+    source = Path(data) if data is not None else resolve(model) / "config.yaml"
     if not source.is_file():
         raise ConfigError(
             "what to evaluate on is not known",
-            where=path,
+            where=source.parent if data is None else source,
             todo="give a configuration that names the tasks: --data CONFIG",
         )
     pieces = data_of(load_config(source))
