@@ -12,6 +12,7 @@ import torch
 from warmstart.api import diff, inspect
 from warmstart.bundle.model import Model, open_model
 from warmstart.formats.detect import find_candidates
+from warmstart.models.deepspeech.mfcc import Mfcc
 
 STEPS = {("coqui-digits-en", "best"): 3354, ("coqui-digits-en", "last"): 4680,
          ("coqui-bytes-en", "best"): 2128, ("coqui-bytes-en", "last"): 2800}  # fmt: skip
@@ -68,3 +69,33 @@ def test_inspect_and_diff_say_what_a_person_asks(fixtures: Path) -> None:
     assert {(s["slot"]) for s in facts["slots"]} == {"m", "v"}
     assert diff(f"{folder}@best", folder / "best_dev_checkpoint")["same"]
     assert not diff(f"{folder}@best", f"{folder}@last")["same"]
+
+
+def test_loss_and_gradients_are_tensorflows(fixtures: Path) -> None:
+    """Of eight recordings without dropout, from ``train-4680``; TensorFlow computed them in its own training graph."""
+    soundfile = pytest.importorskip("soundfile")
+    model = open_model(f"{fixtures}/fixtures/coqui-digits-en@last")
+    c, alphabet, module = model.config, model.vocabularies["text"], module_of(model)
+    expected = np.load(fixtures / "fixtures/coqui-digits-en/expected/resume_step.npz")
+    mfcc = Mfcc(c.sample_rate, c.win_ms, c.step_ms, c.n_input)
+    clips = [soundfile.read(fixtures / "data/fsdd" / clip, dtype="int16")[0] for clip in expected["clips"]]
+    features = [torch.from_numpy(mfcc((clip / 32767).astype(np.float32))) for clip in clips]
+    lengths = torch.tensor([len(x) for x in features])
+    labels = [alphabet.encode(str(text)) for text in expected["transcripts"]]
+    logits = module.requires_grad_(True)(torch.nn.utils.rnn.pad_sequence(features, True), lengths)
+    losses = torch.nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1), torch.tensor([i for ids in labels for i in ids]), lengths,
+        torch.tensor([len(ids) for ids in labels]), blank=alphabet.blank_id, reduction="none",
+    )  # fmt: skip
+    losses.mean().backward()
+    assert losses.mean().item() == pytest.approx(float(expected["loss_before"]), rel=1e-4)
+    checked = 0
+    for name, origin in model.reading.origins.items():
+        (theirs,) = origin.link.foreign
+        (gradient,) = origin.link.op.backward([module.get_parameter(name).grad.numpy()])
+        norm = float(expected[f"grad_norm|{theirs}"])
+        assert np.linalg.norm(gradient) == pytest.approx(norm, rel=1e-4)
+        if f"grad|{theirs}" in expected.files:
+            np.testing.assert_allclose(gradient, expected[f"grad|{theirs}"], rtol=0, atol=3e-4 * norm)
+            checked += 1
+    assert checked == 7
