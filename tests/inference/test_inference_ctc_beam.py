@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 import string
@@ -122,6 +123,20 @@ def test_without_a_lexicon_unknown_words_cost_a_thousand() -> None:
     assert found.confidence == pytest.approx(0.01 * (-1000 - 1000) + 2 * 2.0, abs=1e-6)  # also where "xy" is context
 
 
+def test_a_list_of_words_mends_what_a_model_misspells(fixtures: Path) -> None:
+    folder = fixtures / "fixtures/coqui-digits-en"
+    labels = Alphabet.from_text((folder / "alphabet.txt").read_text("utf-8"))
+    outputs = np.load(folder / "expected/logits.npz")
+    lexicon, _ = Lexicon.of(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], labels)
+    scorer = Scorer(Arpa(GOLDEN / "words.arpa"), 0.5, 0.0, lexicon=lexicon)
+    with (folder / "expected/transcripts.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    log_softmax = {key: x - np.logaddexp.reduce(x, axis=1, keepdims=True) for key, x in outputs.items()}
+    found = [decode_beam(log_softmax[Path(r["wav_filename"]).stem], labels, None, scorer)[0].text for r in rows]
+    assert [row["greedy"] for row in rows if row["greedy"] != row["reference"]] == ["zer", "threee", "feven"]
+    assert found == [row["reference"] for row in rows]
+
+
 def test_a_batch_is_cut_at_its_lengths() -> None:
     arrays = np.stack([noise(12, 30, seed) for seed in range(3)])
     found = decode_batch(arrays, [12, 5, 0], LABELS, BeamOptions(10))
@@ -159,5 +174,15 @@ def test_every_bad_option_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         BeamOptions(0, 1.5, 0, {"a": math.nan})
     assert len(caught.value.problems) == 4
+
+
+def test_hot_words_that_are_never_met_are_named() -> None:
     with pytest.raises(ConfigError, match="hot words need a scorer"):
         DecoderStream(LABELS, BeamOptions(hot_words={"a": 1.0}))
+    hot = {"two": 1.0, "twenty": 1.0, "Ö": 1.0, "one two": 1.0, "": 1.0}
+    with pytest.raises(ConfigError) as caught:
+        DecoderStream(LABELS, BeamOptions(hot_words=hot), golden_scorer("words", 1.0, 1.0))
+    assert [problem.what.split("'")[1] for problem in caught.value.problems] == ["twenty", "Ö", "one two", ""]
+    with pytest.raises(ConfigError) as caught:
+        DecoderStream(BYTES, BeamOptions(hot_words={"é": 1.0, "éß": 1.0}), golden_scorer("characters", 1.0, 1.0))
+    assert [problem.expected for problem in caught.value.problems] == ["one character"]

@@ -4,16 +4,17 @@ Everything takes natural logarithms of probabilities, (T, A) with the blank last
 Nothing here needs torch.
 """
 
-from warmstart.inference.ctc.beam import BeamOptions, DecoderStream, decode_batch, decode_beam
+from warmstart.inference.ctc.beam import DecoderStream, decode_batch, decode_beam
 from warmstart.inference.ctc.flashlight import FlashlightDecoder
 from warmstart.inference.ctc.greedy import greedy
 from warmstart.inference.ctc.labels import Labels
 from warmstart.inference.ctc.lexicon import Lexicon
+from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.report import Report, Sample, error_report, write_samples
 from warmstart.inference.ctc.scorer import Scorer, open_scorer
 from warmstart.inference.ctc.scorer_file import write_package
 from warmstart.inference.ctc.transcript import Timed, Transcript, characters, words
-from warmstart.inference.ctc.tune import Trial, Tuning, tune
+from warmstart.inference.ctc.tune import Trial, Tuning, lm_tune
 
 __all__ = [
     "BeamOptions",
@@ -33,8 +34,8 @@ __all__ = [
     "decode_beam",
     "error_report",
     "greedy",
+    "lm_tune",
     "open_scorer",
-    "tune",
     "words",
     "write_package",
     "write_samples",

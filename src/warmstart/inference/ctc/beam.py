@@ -9,16 +9,17 @@ Shapes: K prefixes are alive, A labels with the blank, N ways to go on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from warmstart.errors import ConfigError, Problem
+from warmstart.errors import ConfigError
 from warmstart.inference.ctc.history import ROOT, History
 from warmstart.inference.ctc.labels import Floats, Labels, checked, space_label
 from warmstart.inference.ctc.lexicon import Ints
+from warmstart.inference.ctc.options import BeamOptions, check_hot_words
 from warmstart.inference.ctc.scorer import Scorer
 from warmstart.inference.ctc.transcript import Transcript
 from warmstart.inference.ctc.units import Units, character_length
@@ -27,41 +28,6 @@ _SURE = math.log(0.999)  # before a frame whose blank is less likely nothing beg
 _FLOOR = math.log(np.finfo(np.float32).tiny)  # what Coqui adds to every probability
 _ROOM = 100_000  # nodes that a history grows by before it is cleaned
 _NEVER = -np.inf
-
-
-@dataclass(frozen=True)
-class BeamOptions:
-    """How wide the search is.
-
-    Attributes:
-        width: prefixes that survive a frame, 1 or more (Coqui's evaluation: 500).
-        cutoff_prob: of each frame, only the likeliest labels up to this sum are looked at; 0 < … ≤ 1, 1: all.
-        cutoff_top_n: and no more labels than this; None: all.
-        hot_words: word → what is added to its logarithm, before alpha, wherever it stands in a scored n-gram.
-    """
-
-    width: int = 500
-    cutoff_prob: float = 1.0
-    cutoff_top_n: int | None = None
-    hot_words: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checks = [
-            (self.width >= 1, "width", "1 or more", self.width),
-            (0 < self.cutoff_prob <= 1, "cutoff_prob", "above 0, up to 1", self.cutoff_prob),
-            (self.cutoff_top_n is None or self.cutoff_top_n >= 1, "cutoff_top_n", "1 or more", self.cutoff_top_n),
-        ]
-        checks += [
-            (math.isfinite(boost), f"the boost of hot word {word!r}", "a finite number", boost)
-            for word, boost in self.hot_words.items()
-        ]
-        problems = [
-            Problem(f"{name} of the beam search cannot be used", expected=expected, found=str(value))
-            for good, name, expected, value in checks
-            if not good
-        ]
-        if problems:
-            raise ConfigError("the beam search cannot be set up", problems=problems)
 
 
 @dataclass
@@ -93,14 +59,13 @@ class DecoderStream:
         scorer: adds a language model and restricts what is spelt.
 
     Raises:
-        ConfigError: hot words without a scorer.
+        ConfigError: hot words without a scorer, or ones that it can never meet; all at once.
     """
 
     def __init__(self, labels: Labels, options: BeamOptions | None = None, scorer: Scorer | None = None) -> None:
         self._labels, self._scorer = labels, scorer
         self._options = options or BeamOptions()
-        if self._options.hot_words and scorer is None:
-            raise ConfigError("hot words need a scorer", todo="give a language model, or no hot words")
+        check_hot_words(self._options, labels, scorer)
         self._prefixes, self._times = History(), History()
         self._units = None
         if scorer is not None:

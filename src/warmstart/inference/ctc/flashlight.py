@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from warmstart.errors import ConfigError, MissingExtra, Problem
-from warmstart.inference.ctc.beam import BeamOptions
 from warmstart.inference.ctc.labels import Labels, checked, space_label
 from warmstart.inference.ctc.lexicon import spell
+from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer
 from warmstart.inference.ctc.transcript import Transcript
 

@@ -60,6 +60,16 @@ class Lexicon:
         arc = np.arange(len(source)) + np.repeat(first - (np.cumsum(count) - count), count)
         return source, self.labels[arc], self._next[arc]
 
+    def __contains__(self, word: Sequence[int]) -> bool:
+        """Whether these labels, with the space behind them, are a word."""
+        state = self.start
+        for label in word:
+            arc = self.offsets[state] + np.searchsorted(self.labels[slice(*self.offsets[state : state + 2])], label)
+            if arc == self.offsets[state + 1] or self.labels[arc] != label:
+                return False
+            state = int(self.targets[arc])
+        return bool(self.final[state])
+
     @cached_property
     def _next(self) -> Ints:
         return np.where(self.final[self.targets], self.start, self.targets)

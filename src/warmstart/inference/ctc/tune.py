@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from warmstart.data.metrics import edit_distance
 from warmstart.errors import ConfigError, DataError, Problem
-from warmstart.inference.ctc.beam import BeamOptions, decode_beam
+from warmstart.inference.ctc.beam import decode_beam
 from warmstart.inference.ctc.labels import Labels
+from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer
 
 
@@ -35,7 +36,7 @@ class Tuning:
     best: Trial
 
 
-def tune(
+def lm_tune(
     utterances: Sequence[tuple[npt.ArrayLike, str]],
     labels: Labels,
     scorer: Scorer,
