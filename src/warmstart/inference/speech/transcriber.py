@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from warmstart.data.speech.audio import audio_blocks
 from warmstart.errors import ConfigError, WarmstartError
-from warmstart.inference.ctc.beam import BeamOptions, DecoderStream
+from warmstart.inference.ctc.beam import DecoderStream
 from warmstart.inference.ctc.greedy import GreedyStream
+from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer, open_scorer
 from warmstart.inference.ctc.transcript import Timed, Transcript, words
 from warmstart.inference.speech.acoustic import Acoustic, Floats, open_acoustic
