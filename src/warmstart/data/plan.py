@@ -12,6 +12,7 @@ from typing import Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from warmstart.data.ahead import in_order
 from warmstart.data.permutation import derive_key, mix, permute
 from warmstart.errors import DataError
 
@@ -29,10 +30,14 @@ class Position:
 
 
 class BatchStream(ABC, Generic[BatchT]):
-    """Endless batches: an epoch has ``num_windows`` windows, each of which is planned at once."""
+    """Endless batches: an epoch has ``num_windows`` windows, each of which is planned at once.
+
+    ``ahead`` batches are made before they are asked for, in as many threads; they are the same batches.
+    """
 
     seed: int
     num_windows: int
+    ahead: int = 0
 
     @abstractmethod
     def window_batches(self, epoch: int, window: int) -> list[tuple[Ints, Ints]]:
@@ -51,7 +56,10 @@ class BatchStream(ABC, Generic[BatchT]):
     def iterate(self, position: Position | None = None) -> Iterator[tuple[Position, BatchT]]:
         """Endless (position after the batch, batch) from ``position`` on: the same as iterating from the start
         and skipping, at the cost of planning one window."""
-        at = position or Position()
+        return in_order(lambda p: (p[0], self.make(*p[1:])), self._planned(position or Position()), self.ahead)
+
+    def _planned(self, at: Position) -> Iterator[tuple[Position, Position, Ints, Ints]]:
+        """(position after the batch, its own, tasks, indices)."""
         while True:
             batches = self.window_batches(at.epoch, at.window)
             if not 0 <= at.k < len(batches):
@@ -64,7 +72,7 @@ class BatchStream(ABC, Generic[BatchT]):
                     after = Position(at.epoch, at.window + 1, 0)
                 else:
                     after = Position(at.epoch + 1, 0, 0)
-                yield after, self.make(now, *batches[k])
+                yield after, now, *batches[k]
             at = after
 
 

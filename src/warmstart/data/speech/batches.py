@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from warmstart.data.ahead import processors
 from warmstart.data.batches import pad_rows
 from warmstart.data.permutation import derive_key, permute
 from warmstart.data.plan import BatchStream, Ints, MixedBatches, Position, cut
@@ -20,6 +21,8 @@ from warmstart.errors import DataError
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
+
+MOST_AHEAD = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class MixedSpeech(MixedBatches[SpeechBatch]):
         seed: int = 0,
         augmented: Augmented | None = None,
     ) -> None:
-        self.splits, self.augmented = tuple(splits), augmented
+        self.splits, self.augmented, self.ahead = tuple(splits), augmented, _ahead(augmented)
         lengths = [split.frames for split in self.splits]
         super().__init__(
             lengths, budget=batch_frames, max_rows=batch_size, rates=rates, window=window, seed=seed, units="frames"
@@ -101,7 +104,7 @@ class SortedSpeech(BatchStream[SpeechBatch]):
         seed: int = 0,
         augmented: Augmented | None = None,
     ) -> None:
-        self.splits, self.augmented, self.seed = tuple(splits), augmented, seed
+        self.splits, self.augmented, self.seed, self.ahead = tuple(splits), augmented, seed, _ahead(augmented)
         self.batch_size, self.shuffle_from = batch_size, shuffle_from
         sizes = [len(split) for split in self.splits]
         if sum(sizes) < batch_size:
@@ -134,6 +137,11 @@ class SortedSpeech(BatchStream[SpeechBatch]):
 
 
 SpeechStream = MixedSpeech | SortedSpeech
+
+
+def _ahead(augmented: Augmented | None) -> int:
+    """Batches that are made meanwhile. Copying features is done sooner than a thread is asked."""
+    return 0 if augmented is None else min(MOST_AHEAD, max(1, processors() - 1))
 
 
 def sequential_speech(

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from warmstart.data.ahead import in_order, processors
 from warmstart.data.speech.audio import audio_blocks
 from warmstart.data.speech.example import AudioSource
 from warmstart.errors import DataError, Problem, StorageError
@@ -29,12 +26,10 @@ from warmstart.storage.atomic import new_directory
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-T = TypeVar("T")
-R = TypeVar("R")
 
 VERSION = 1
 CHUNK = 1 << 20
-AHEAD = 4  # recordings a thread may be ahead of the one that writes
+AHEAD = 4  # recordings for each thread that may wait to be written
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +68,8 @@ def feature_store(
     Every recording is read to its end, so that a damaged one is found here and not in the middle of a training.
     ``progress`` is called with 1 after each. Raises ``StorageError`` where the cache cannot be written.
     """
-    digests = tuple(_in_order(_digest, recordings))
+    threads = processors()
+    digests = tuple(in_order(_digest, recordings, threads, AHEAD * threads))
     settings = {"version": VERSION, "resample": resample, **asdict(mfcc)}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:32]
     path = folder / key
@@ -102,10 +98,11 @@ def _fill(
             return error.problem
         return np.concatenate(pieces) if pieces else np.empty((0, mfcc.n_input), np.float32)
 
+    threads = processors()
     frames = np.zeros(len(recordings), np.int64)
     faults = {}
     with (folder / "features.f32").open("wb") as file:
-        for i, result in enumerate(_in_order(features, recordings)):
+        for i, result in enumerate(in_order(features, recordings, threads, AHEAD * threads)):
             if isinstance(result, Problem):
                 faults[i] = {"what": result.what, "expected": result.expected, "found": result.found}
             else:
@@ -149,20 +146,3 @@ def _digest(recording: AudioSource) -> str:
     except OSError as error:
         return f"unreadable: {error.strerror or error}"
     return digest.hexdigest()
-
-
-def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map`` with as many threads as processors: decoding, transforming and hashing leave Python to the others."""
-    threads = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
