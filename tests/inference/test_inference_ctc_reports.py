@@ -20,7 +20,7 @@ from warmstart.inference.ctc import (
     decode_beam,
     error_report,
     greedy,
-    lm_tune,
+    tune,
     words,
     write_samples,
 )
@@ -125,10 +125,8 @@ def test_weights_are_chosen_on_outputs_alone() -> None:
     utterances = [(golden_input("words"), references[0]), (noise(20, 30, 9), references[1])]
     seen: list[Trial] = []
     options = BeamOptions(20)
-    tuning = lm_tune(
-        utterances, LABELS, scorer, options, alpha_max=2, beta_max=4, grid=3, rounds=2, progress=seen.append
-    )
-    assert tuning == lm_tune(utterances, LABELS, scorer, options, alpha_max=2, beta_max=4, grid=3, rounds=2)
+    tuning = tune(utterances, LABELS, scorer, options, alpha_max=2, beta_max=4, grid=3, rounds=2, progress=seen.append)
+    assert tuning == tune(utterances, LABELS, scorer, options, alpha_max=2, beta_max=4, grid=3, rounds=2)
     assert tuple(seen) == tuning.trials
     grid = [(t.alpha, t.beta) for t in tuning.trials[:9]]
     assert grid == [(a, b) for a in (0.0, 1.0, 2.0) for b in (0.0, 2.0, 4.0)]
@@ -145,14 +143,14 @@ def test_weights_are_chosen_on_outputs_alone() -> None:
 
 def test_ties_go_to_the_smallest_weights() -> None:
     scorer = golden_scorer("words", 0.0, 0.0)
-    tuning = lm_tune([(noise(0, 30, 0), "two")], LABELS, scorer, BeamOptions(2), grid=2, rounds=1)
+    tuning = tune([(noise(0, 30, 0), "two")], LABELS, scorer, BeamOptions(2), grid=2, rounds=1)
     assert tuning == Tuning(tuning.trials, Trial(0.0, 0.0, 1.0, 1.0))
 
 
 def test_every_bad_range_is_named() -> None:
     scorer, array = golden_scorer("words", 0.0, 0.0), golden_input("words")
     with pytest.raises(ConfigError) as caught:
-        lm_tune([(array, "two")], LABELS, scorer, alpha_max=0, beta_max=np.nan, grid=1, rounds=0, by="loss")
+        tune([(array, "two")], LABELS, scorer, alpha_max=0, beta_max=np.nan, grid=1, rounds=0, by="loss")
     assert len(caught.value.problems) == 5
     with pytest.raises(DataError, match="1 of 2 without words"):
-        lm_tune([(array, "two"), (array, " ")], LABELS, scorer)
+        tune([(array, "two"), (array, " ")], LABELS, scorer)

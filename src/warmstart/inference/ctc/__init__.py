@@ -14,7 +14,7 @@ from warmstart.inference.ctc.report import Report, Sample, error_report, write_s
 from warmstart.inference.ctc.scorer import Scorer, open_scorer
 from warmstart.inference.ctc.scorer_file import write_package
 from warmstart.inference.ctc.transcript import Timed, Transcript, characters, words
-from warmstart.inference.ctc.tune import Trial, Tuning, lm_tune
+from warmstart.inference.ctc.tune import Trial, Tuning, tune
 
 __all__ = [
     "BeamOptions",
@@ -34,8 +34,8 @@ __all__ = [
     "decode_beam",
     "error_report",
     "greedy",
-    "lm_tune",
     "open_scorer",
+    "tune",
     "words",
     "write_package",
     "write_samples",

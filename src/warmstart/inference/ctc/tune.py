@@ -36,7 +36,7 @@ class Tuning:
     best: Trial
 
 
-def lm_tune(
+def tune(
     utterances: Sequence[tuple[npt.ArrayLike, str]],
     labels: Labels,
     scorer: Scorer,
