@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from warmstart.models.layers.dropout import Noise, keep_probability
-from warmstart.models.layers.rows import NEVER, Rows
+from warmstart.models.layers.rows import Rows
 
 LONG = 1 << 18  # T·S from which the weights of all heads are not kept for the backward pass
 
@@ -32,8 +32,8 @@ def attend(
     """What each row of ``own`` takes from the rows of ``other`` of its sentence: [R, D], in the type of ``queries``.
 
     Sequences of a CPU's training are mostly short, where the products themselves cost next to nothing; they are
-    computed in float32, with few passes over memory. Long ones, and those on other devices, go to torch's
-    ``scaled_dot_product_attention``.
+    computed with few passes over memory, and their softmax in float32. Long ones, and those on other devices, go to
+    torch's ``scaled_dot_product_attention``.
 
     Args:
         queries: [R, D]; without ``keys_values`` [R, 3D], queries, keys and values beside each other.
@@ -45,11 +45,7 @@ def attend(
         rate, noise = 0.0, None
     if queries.device.type != "cpu" or own.width * other.width >= LONG:
         return _attend_long(queries, keys_values, own, other, num_heads, causal, rate)
-    exact = torch.promote_types(queries.dtype, torch.float32)
-    if causal:
-        bias = torch.full((own.width, own.width), NEVER, dtype=exact).triu_(1).expand(own.size * num_heads, -1, -1)
-    else:
-        bias = other.padding(num_heads, own.width).to(exact)
+    bias = own.future(queries.dtype, num_heads) if causal else other.padding(queries.dtype, num_heads, own.width)
     kept = None if noise is None else noise.kept(bias.shape, rate)
     result: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         queries, keys_values, own, other, num_heads, bias, kept, 1.0 / keep_probability(rate)
@@ -71,38 +67,38 @@ class _Attention(torch.autograd.Function):
         factor: float,
     ) -> Tensor:
         if keys_values is None:
-            q, k, v = own.spread(queries, 3, num_heads).to(bias.dtype)  # [B·H, T, K] each
+            q, k, v = own.spread(queries, 3, num_heads)  # [B·H, T, K] each
         else:
-            q = own.spread(queries, 1, num_heads)[0].to(bias.dtype)
-            k, v = other.spread(keys_values, 2, num_heads).to(bias.dtype)  # [B·H, S, K]
+            q = own.spread(queries, 1, num_heads)[0]
+            k, v = other.spread(keys_values, 2, num_heads)  # [B·H, S, K]
         ctx.scale = q.shape[-1] ** -0.5
-        weights = torch.softmax(torch.baddbmm(bias, q, k.transpose(1, 2), alpha=ctx.scale), -1)  # [B·H, T, S]
+        scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=ctx.scale)  # [B·H, T, S]
+        weights = torch.softmax(scores, -1, dtype=torch.promote_types(q.dtype, torch.float32))
         ctx.save_for_backward(q, k, v, weights, kept)
         ctx.own, ctx.other, ctx.num_heads, ctx.factor, ctx.joined = own, other, num_heads, factor, keys_values is None
-        attended = torch.bmm(_dropped(weights, kept, factor), v)
-        return own.gather(attended[None]).to(queries.dtype)
+        return own.gather(torch.bmm(_dropped(weights, kept, factor).to(v.dtype), v)[None])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights, kept = ctx.saved_tensors
         own, other, factor = ctx.own, ctx.other, ctx.factor
-        g = own.spread(gradient, 1, ctx.num_heads)[0].to(q.dtype)
+        g = own.spread(gradient, 1, ctx.num_heads)[0]
         if ctx.joined:
             back = q.new_empty((3, *q.shape))
             back_q, back_kv = back[:1], back[1:]
         else:
             back_q, back_kv = q.new_empty((1, *q.shape)), k.new_empty((2, *k.shape))
         dq, dk, dv = back_q[0], back_kv[0], back_kv[1]
-        torch.bmm(_dropped(weights, kept, factor).transpose(1, 2), g, out=dv)
-        dropped = _dropped(torch.bmm(g, v.transpose(1, 2)), kept, factor)
-        scores = torch.ops.aten._softmax_backward_data(dropped, weights, -1, weights.dtype)
+        torch.bmm(_dropped(weights, kept, factor).to(g.dtype).transpose(1, 2), g, out=dv)
+        dropped = _dropped(torch.bmm(g, v.transpose(1, 2)).to(weights.dtype), kept, factor)
+        scores = torch.ops.aten._softmax_backward_data(dropped, weights, -1, weights.dtype).to(q.dtype)
         torch.baddbmm(dq, scores, k, beta=0, alpha=ctx.scale, out=dq)
         torch.baddbmm(dk, scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
         rest = (None,) * 6
         if ctx.joined:
-            return own.gather(back).to(gradient.dtype), None, *rest
-        return own.gather(back_q).to(gradient.dtype), other.gather(back_kv).to(gradient.dtype), *rest
+            return own.gather(back), None, *rest
+        return own.gather(back_q), other.gather(back_kv), *rest
 
 
 def _dropped(weights: Tensor, kept: Tensor | None, factor: float) -> Tensor:

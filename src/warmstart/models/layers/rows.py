@@ -6,7 +6,9 @@ alone lays them out as a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ class Rows:
         self.place = torch.nn.functional.pad(place, (0, self.total - self.count))
         self.slot = torch.full((self.size * width,), self.total - 1, device=lengths.device)
         self.slot[place] = torch.arange(self.count, device=lengths.device)
-        self._indices: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._made: dict[tuple[Hashable, ...], Any] = {}
 
     @cached_property
     def step(self) -> Tensor:
@@ -63,17 +65,32 @@ class Rows:
         rows[self.count :] = 0.0
         return rows
 
-    def padding(self, num_heads: int, queries: int) -> Tensor:
-        """What is added to scores [B·H, queries, T] so that no padding is seen."""
-        return self._padding[:, None, None].expand(-1, num_heads, queries, -1).reshape(-1, queries, self.width)
+    def padding(self, dtype: torch.dtype, num_heads: int, queries: int) -> Tensor:
+        """What is added to scores [B·H, queries, T] of ``dtype`` so that no padding is seen."""
 
-    @cached_property
-    def _padding(self) -> Tensor:
-        return torch.zeros(self.real.shape, device=self.real.device).masked_fill_(~self.real, NEVER)
+        def make() -> Tensor:
+            bias = torch.zeros(self.real.shape, dtype=dtype, device=self.real.device).masked_fill_(~self.real, NEVER)
+            return bias[:, None, None].expand(-1, num_heads, queries, -1).reshape(-1, queries, self.width)
+
+        return self._kept(("padding", dtype, num_heads, queries), make)
+
+    def future(self, dtype: torch.dtype, num_heads: int) -> Tensor:
+        """What is added to scores [B·H, T, T] of ``dtype`` so that nothing is seen from before it."""
+
+        def make() -> Tensor:
+            bias = torch.full((self.width, self.width), NEVER, dtype=dtype, device=self.real.device).triu_(1)
+            return bias.expand(self.size * num_heads, -1, -1)
+
+        return self._kept(("future", dtype, num_heads), make)
+
+    def _kept(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
+        """What ``make`` makes, the first time: the layers of a model ask for the same."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def _index(self, parts: int, num_heads: int) -> tuple[Tensor, Tensor]:
-        found = self._indices.get((parts, num_heads))
-        if found is None:
+        def make() -> tuple[Tensor, Tensor]:
             b, t, h = self.size, self.width, num_heads
             device = self.slot.device
             part, head = torch.arange(parts, device=device), torch.arange(h, device=device)
@@ -81,8 +98,9 @@ class Rows:
             there = self.slot.view(b, 1, t) * (parts * h) + columns[:, None, :, None]  # [parts, B, H, T]
             first = part[:, None] * (b * h * t) + head * t  # [parts, H]: of sentence 0 at step 0
             back = (self.place // t * (h * t) + self.step)[:, None, None] + first  # [rows, parts, H]
-            found = self._indices[parts, num_heads] = there.flatten(), back.flatten()
-        return found
+            return there.flatten(), back.flatten()
+
+        return self._kept(("index", parts, num_heads), make)  # type: ignore[no-any-return]
 
 
 def round_number(count: int) -> int:
