@@ -12,60 +12,81 @@ from torch.nn import functional
 from warmstart.models.layers.rows import round_number
 
 
-def linear(x: Tensor, *layers: nn.Linear) -> Tensor:
-    """x·Wᵀ + b of each of ``layers`` beside each other: [N, Σ out] of ``x`` [N, in].
+def linear(x: Tensor, *layers: nn.Linear, relu: bool = False) -> Tensor:
+    """x·Wᵀ + b of each of ``layers`` beside each other: [N, Σ out] of ``x`` [N, in]; with ``relu`` its positive part.
 
     Only ``weight`` and ``bias`` of a layer are read, so an adapter is one that presents its own ``weight``. On a CPU
     the product is computed in the type of ``x``, whatever that of the weights, which get gradients of their own type.
     """
     weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
     if x.device.type == "cpu":
-        result: Tensor = _Linear.apply(x, len(layers), *weights, *biases)  # type: ignore[no-untyped-call]
+        result: Tensor = _Linear.apply(x, len(layers), relu, *weights, *biases)  # type: ignore[no-untyped-call]
         return result
     if len(layers) == 1:
-        return functional.linear(x, weights[0], biases[0])
-    return functional.linear(
-        x, torch.cat(weights), None if biases[0] is None else torch.cat(cast("list[Tensor]", biases))
-    )
+        y = functional.linear(x, weights[0], biases[0])
+    else:
+        bias = None if biases[0] is None else torch.cat(cast("list[Tensor]", biases))
+        y = functional.linear(x, torch.cat(weights), bias)
+    return functional.relu(y) if relu else y
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, count: int, relu: bool, *tensors: Tensor | None) -> Tensor:
         weight = _joined(tensors[:count], x.dtype)
         bias = _joined(tensors[count:], x.dtype)
-        ctx.save_for_backward(x, weight)
+        y = _product(x, weight, bias, relu)
+        ctx.save_for_backward(x, weight, y if relu else None)
         ctx.sizes = [len(cast(Tensor, w)) for w in tensors[:count]]
         ctx.dtype = cast(Tensor, tensors[0]).dtype
-        y = x.new_empty(len(x), len(weight))
-        for rows in _pieces(x):
-            if bias is None:
-                torch.mm(x[rows], weight.t(), out=y[rows])
-            else:
-                torch.addmm(bias, x[rows], weight.t(), out=y[rows])
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        count, needs = len(ctx.sizes), ctx.needs_input_grad
+        x, weight, positive = ctx.saved_tensors
+        if positive is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, positive, 0)
+        count, (needs_x, _, _, *needs) = len(ctx.sizes), ctx.needs_input_grad
         pieces = _pieces(x)
-        back = torch.empty_like(x) if needs[0] else None
+        back = torch.empty_like(x) if needs_x else None
         if back is not None:
             for rows in pieces:
                 torch.mm(gradient[rows], weight, out=back[rows])
         weights: tuple[Tensor | None, ...] = (None,) * count
         biases = weights
-        if any(needs[2 : 2 + count]):
-            whole = torch.mm(gradient[pieces[0]].t(), x[pieces[0]])
+        if any(needs[:count]):
+            turned = _turned(gradient, x)
+            whole = torch.mm(turned[:, pieces[0]], x[pieces[0]])
             for rows in pieces[1:]:
-                whole.addmm_(gradient[rows].t(), x[rows])
+                whole.addmm_(turned[:, rows], x[rows])
             weights = torch.split(whole.to(ctx.dtype), ctx.sizes)
-        if any(needs[2 + count :]):
+        if any(needs[count:]):
             biases = torch.split(gradient.sum(0).to(ctx.dtype), ctx.sizes)
-        found = zip((*weights, *biases), needs[2:], strict=True)
-        return back, None, *(g if needed else None for g, needed in found)
+        found = zip((*weights, *biases), needs, strict=True)
+        return back, None, None, *(g if needed else None for g, needed in found)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    pieces = _pieces(x)
+    if x.dtype == torch.bfloat16 and len(pieces) == 1 and torch.backends.mkldnn.is_available():
+        # the product that adds the bias as it writes; addmm writes it first, and reads it again
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], ""))
+    y = x.new_empty(len(x), len(weight))
+    for rows in pieces:
+        if bias is None:
+            torch.mm(x[rows], weight.t(), out=y[rows])
+        else:
+            torch.addmm(bias, x[rows], weight.t(), out=y[rows])
+    return y.relu_() if relu else y
+
+
+def _turned(gradient: Tensor, x: Tensor) -> Tensor:
+    """The transpose of ``gradient``; copied where it is small beside ``x`` and the product with that, which takes
+    twice as long with a bfloat16 factor that lies the other way, gains more than the copy costs."""
+    turned = gradient.t()
+    small = gradient.dtype == torch.bfloat16 and 2 * gradient.shape[1] <= x.shape[1]
+    return turned.contiguous() if small else turned
 
 
 def _pieces(x: Tensor) -> list[slice]:

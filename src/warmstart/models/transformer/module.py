@@ -24,7 +24,6 @@ from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import parameters
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
     "swish": functional.silu,
     "gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "gelu_erf": functional.gelu,
@@ -75,11 +74,15 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.d_model, d_ff)
         self.down = nn.Linear(d_ff, config.d_model)
-        self.activation = _ACTIVATIONS[config.activation]
+        self.relu = config.activation == "relu"
+        self.activation = None if self.relu else _ACTIVATIONS[config.activation]
         self.dropout = config.ffn_dropout
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        return linear(dropout(self.activation(linear(x, self.up)), self.dropout, noise), self.down)
+        hidden = linear(x, self.up, relu=self.relu)
+        if self.activation is not None:
+            hidden = self.activation(hidden)
+        return linear(dropout(hidden, self.dropout, noise), self.down)
 
 
 class Layer(nn.Module):
