@@ -17,6 +17,7 @@ from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint
 from warmstart.training.average import MovingAverage
+from warmstart.training.clipping import clip_gradients
 from warmstart.training.config import TrainingConfig
 from warmstart.training.groups import Freezing, in_some_group
 from warmstart.training.lora import add_lora, canonical_name, canonical_parameters
@@ -93,7 +94,7 @@ class Learner:
             nll_sum += loss.nll.item()
             units += loss.units
             work += self.objective.amount(batch)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self.config.clip_norm or math.inf))
+        norm = clip_gradients(self._parameters, self.config.clip_norm)
         return Gradient(loss_sum, nll_sum, max(1, units), work, norm)
 
     def rate(self, step: int, epoch: int, plateaus: int) -> float:

@@ -32,7 +32,7 @@ class Noise:
         """uint8 of ``shape``: 1 with probability :func:`keep_probability`, else 0."""
         count = math.prod(shape)
         words = self._generator.integers(0, 2**64, -(-count // 4), dtype=np.uint64, endpoint=False)
-        kept = words.view(np.uint16)[:count] < np.uint32(keep_probability(rate) * LEVELS)
+        kept = words.view(np.uint16)[:count] <= np.uint16(keep_probability(rate) * LEVELS - 1)
         return torch.from_numpy(kept.view(np.uint8)).view(*shape)
 
 
