@@ -109,6 +109,23 @@ def test_bfloat16_products_are_the_same_in_pieces(rows: int) -> None:
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.05)
 
 
+@pytest.mark.parametrize(("dtype", "rows"), [(torch.float64, 7), (torch.bfloat16, 64), (torch.bfloat16, 77)])
+@pytest.mark.parametrize(("inside", "outside"), [(16, 8), (8, 16)])
+def test_the_positive_part_is_that_of_relu(dtype: torch.dtype, rows: int, inside: int, outside: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inside, outside).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.randn(rows, inside).to(dtype).requires_grad_()
+    plain = functional.relu(functional.linear(x, layer.weight.to(dtype), layer.bias.to(dtype)))
+    ours = linear(x, layer, relu=True)
+    torch.testing.assert_close(ours, plain)
+    assert (ours == 0).any()
+    upstream, parameters = torch.randn(rows, outside).to(dtype), [x, layer.weight, layer.bias]
+    for a, b in zip(
+        torch.autograd.grad(ours, parameters, upstream), torch.autograd.grad(plain, parameters, upstream), strict=True
+    ):
+        torch.testing.assert_close(a, b, **({} if dtype == torch.float64 else {"rtol": 0.02, "atol": 0.05}))
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +166,24 @@ def test_attention_and_its_gradients(kind: str, long: bool, monkeypatch: pytest.
     for a, b in zip(ours, torch.autograd.grad(plain, [q, kv], upstream), strict=True):
         torch.testing.assert_close(a, b)
     assert all((gradient[rows.count :] == 0).all() for gradient, rows in zip(ours, (own, other), strict=True))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_in_bfloat16_is_exact_to_its_rounding(causal: bool) -> None:
+    torch.manual_seed(4)
+    own = Rows(LENGTHS, 5, rounded=True)
+    q, kv = torch.randn(own.total, HEADS * WIDTH), torch.randn(own.total, 2 * HEADS * WIDTH)
+    rounded = [x.bfloat16().requires_grad_() for x in (q, kv)]
+    exact = [x.detach().double().requires_grad_() for x in rounded]
+    found = attend(torch.cat(rounded, 1), None, own, own, HEADS, causal=causal)[: own.count]
+    plain = plain_attention(exact[0], exact[1], own, own, causal)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), plain, rtol=0.02, atol=0.02)
+    upstream = torch.randn_like(plain).bfloat16()
+    ours = torch.autograd.grad(found, rounded, upstream)
+    for a, b in zip(ours, torch.autograd.grad(plain, exact, upstream.double()), strict=True):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a.double(), b, rtol=0.03, atol=0.06)
 
 
 def test_attention_gradients_with_dropout_are_those_of_the_same_mask() -> None:
