@@ -69,7 +69,7 @@ class _Linear(torch.autograd.Function):
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     pieces = _pieces(x)
-    if x.dtype == torch.bfloat16 and len(pieces) == 1 and torch.backends.mkldnn.is_available():
+    if x.dtype == torch.bfloat16 and len(pieces) == 1 and torch._C._has_mkldnn:
         # the product that adds the bias as it writes; addmm writes it first, and reads it again
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], ""))
     y = x.new_empty(len(x), len(weight))

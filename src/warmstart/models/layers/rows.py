@@ -72,7 +72,7 @@ class Rows:
             bias = torch.zeros(self.real.shape, dtype=dtype, device=self.real.device).masked_fill_(~self.real, NEVER)
             return bias[:, None, None].expand(-1, num_heads, queries, -1).reshape(-1, queries, self.width)
 
-        return self._kept(("padding", dtype, num_heads, queries), make)
+        return self._kept(("padding", dtype, num_heads, queries), make)  # type: ignore[no-any-return]
 
     def future(self, dtype: torch.dtype, num_heads: int) -> Tensor:
         """What is added to scores [B·H, T, T] of ``dtype`` so that nothing is seen from before it."""
@@ -81,7 +81,7 @@ class Rows:
             bias = torch.full((self.width, self.width), NEVER, dtype=dtype, device=self.real.device).triu_(1)
             return bias.expand(self.size * num_heads, -1, -1)
 
-        return self._kept(("future", dtype, num_heads), make)
+        return self._kept(("future", dtype, num_heads), make)  # type: ignore[no-any-return]
 
     def _kept(self, key: tuple[Hashable, ...], make: Callable[[], Any]) -> Any:
         """What ``make`` makes, the first time: the layers of a model ask for the same."""
