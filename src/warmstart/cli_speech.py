@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from warmstart.errors import ConfigError, DataError
+from warmstart.frontends.coqui import COMMANDS
 
 if TYPE_CHECKING:
     from warmstart.inference.speech.transcriber import Transcriber
+
+_RAW = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOOST, added to its logarithm")]
 
@@ -108,6 +111,42 @@ def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:
     return boosts
 
 
+def lm_tune(
+    model: str,
+    scorer: Annotated[Path, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")],
+    data: Annotated[list[Path], typer.Option("--data", help="CSV, SDB or tar file of recordings with transcripts")],
+    beam_size: Annotated[int, typer.Option("--beam-size")] = 100,
+    alpha_max: Annotated[float, typer.Option("--alpha-max", help="greatest weight of the scorer")] = 5.0,
+    beta_max: Annotated[float, typer.Option("--beta-max", help="greatest weight of a word")] = 5.0,
+    vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
+) -> None:
+    """Choose the weights of a scorer: the model hears every recording once, then pairs of weights are tried."""
+    from warmstart.data.speech.read import read_examples
+    from warmstart.inference.speech.tuning import tune_scorer, tuning_table
+
+    examples = [example for path in data for example in read_examples(path)]
+    found = tune_scorer(
+        model, examples, scorer, beam_size=beam_size, alpha_max=alpha_max, beta_max=beta_max, progress=True,
+        vocabularies=vocab or (),
+    )  # fmt: skip
+    typer.echo(tuning_table(found.trials, found.best), nl=False)
+
+
+stt = typer.Typer(no_args_is_help=True, help="Coqui STT's commands, with its own flags.")
+
+
+def _declare(command: str, text: str) -> None:
+    @stt.command(command, help=text, context_settings=_RAW)
+    def run_command(context: typer.Context) -> None:
+        from warmstart.frontends.coqui.commands import run
+
+        run(command, context.args, typer.echo, lambda line: typer.echo(line, err=True))
+
+
 def add_to(app: typer.Typer) -> None:
     """Make these verbs of ``app``."""
     app.command()(transcribe)
+    app.command("lm-tune")(lm_tune)
+    for command, text in COMMANDS.items():
+        _declare(command, text)
+    app.add_typer(stt, name="stt")

@@ -160,7 +160,7 @@ def _open(
     if choice is not None or only not in (None, "warmstart"):
         return _open_foreign(source, arrived, vocabularies, notes, only)
     if (path / "checkpoints").is_dir() and with_state:
-        return _open_run_state(redact(source), path)
+        return open_run_state(redact(source), path)
     if (path / "model" / MANIFEST).is_file():
         path = path / "model"
     if (path / MANIFEST).is_file() and not (path / "model.bin").is_file():
@@ -286,9 +286,10 @@ def _open_bundle(source: str, path: Path) -> Model:
     return model
 
 
-def _open_run_state(source: str, run: Path) -> Model:
+def open_run_state(source: str, run: Path, step: int | None = None) -> Model:
+    """The checkpoint of a finished run after ``step`` updates, the last one by default, with its optimizer."""
     finished = _open_bundle(source, run / "model")
-    states = sorted(run.glob("checkpoints/step-*/state.json"))
+    states = sorted(run.glob(f"checkpoints/step-{'*' if step is None else format(step, '08d')}/state.json"))
     if not states:
         return finished
     last = states[-1].parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,5 +59,9 @@ def _quantize(directory: Path) -> None:
     except ImportError:
         raise MissingExtra("onnxruntime", "onnx") from None
     whole, rounded = directory / FILE, directory / "int8.onnx"
-    quantize_dynamic(whole, rounded, ["MatMul", "LSTM"], per_channel=True, weight_type=QuantType.QInt8)
+    logging.disable(logging.WARNING)  # it recommends a step that fixes shapes, which are to stay free
+    try:
+        quantize_dynamic(whole, rounded, ["MatMul", "LSTM"], per_channel=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
     rounded.replace(whole)

@@ -1,1 +1,10 @@
 """Coqui STT's own commands and flags, translated into a native configuration: ``warmstart stt …``."""
+
+COMMANDS = {
+    "train": "train a model, test it and export it, as Coqui STT's train does",
+    "evaluate": "word and character error rates of a checkpoint",
+    "export": "export a checkpoint for TensorFlow Lite or onnxruntime",
+    "transcribe": "write transcripts of recordings, cut at silence, to .tlog files",
+    "lm-optimize": "choose the weights of a scorer",
+    "config": "print the native configuration that the flags of train stand for",
+}

@@ -126,7 +126,7 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     """The vocabulary's piece of a configuration (None: the checkpoint's own), and a line where upstream prints one.
 
     In this order: bytes; ``--alphabet_config_path``; the alphabet of the checkpoint; an ``alphabet.txt`` in the one
-    directory of all CSV files; the characters of their transcripts.
+    directory of all CSV files; the characters of the training's transcripts.
 
     Raises:
         ConfigError: none of them is there.
@@ -134,12 +134,12 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     if flags["bytes_output_mode"]:
         return {"type": "bytes"}, None
     if flags["alphabet_config_path"]:
-        return {"type": "file", "path": flags["alphabet_config_path"]}, None
+        return {"type": "alphabet", "path": flags["alphabet_config_path"]}, None
     if places.source is not None:
         return None, "--alphabet_config_path not specified: the alphabet is the checkpoint's"
     groups = [flags[key] for key in ("train_files", "dev_files", "test_files")]
     if places.load is not None and (places.load / ALPHABET).is_file():
-        return {"type": "file", "path": str(places.load / ALPHABET)}, f"the alphabet is {places.load / ALPHABET}"
+        return {"type": "alphabet", "path": str(places.load / ALPHABET)}, f"the alphabet is {places.load / ALPHABET}"
     if not all(groups):
         raise ConfigError(
             "nothing says what the alphabet is",
@@ -148,5 +148,5 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     folders = {Path(name).parent for group in groups for name in group}
     beside = next(iter(folders)) / ALPHABET
     if len(folders) == 1 and beside.is_file():
-        return {"type": "file", "path": str(beside)}, f"the alphabet is {beside}"
-    return {"type": "alphabet"}, "the alphabet is made of the characters of the transcripts"
+        return {"type": "alphabet", "path": str(beside)}, f"the alphabet is {beside}"
+    return {"type": "alphabet"}, "the alphabet is made of the characters of the training transcripts"

@@ -1,0 +1,222 @@
+"""``warmstart stt train|evaluate|export|transcribe|lm-optimize|config``, with Coqui STT's flags."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warmstart.errors import ConfigError, WarmstartError
+from warmstart.frontends.coqui import COMMANDS
+from warmstart.frontends.coqui.flags import Flags, parse
+from warmstart.frontends.coqui.native import check, training_config
+from warmstart.frontends.coqui.places import Places, find_places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from warmstart.data.speech.config import SpeechDataConfig
+
+Say = Callable[[str], None]
+
+
+def run(command: str, arguments: Sequence[str], out: Say, remark: Say) -> None:
+    """Do what Coqui's ``command`` does; ``out`` is given lines of output, ``remark`` what is to be said beside it.
+
+    Raises:
+        ConfigError: flags that are refused or do not go, all at once.
+        WarmstartError: as the verbs that it stands for.
+        SystemExit: arguments that the command does not have (status 2), or ``--help``.
+    """
+    _RUN[command](parse(command, COMMANDS[command], arguments), out, remark)
+
+
+def _config(flags: Flags, out: Say, remark: Say) -> None:
+    import yaml
+
+    config, _, said = training_config(flags)
+    for line in said:
+        remark(line)
+    out(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _train(flags: Flags, out: Say, remark: Say) -> None:
+    from warmstart import api
+    from warmstart.frontends.coqui.written import write_checkpoints
+    from warmstart.reports.rehearsal import rehearsal_text
+
+    config, places, said = training_config(flags)
+    for line in said:
+        remark(line)
+    assert places.save is not None
+    if flags["automatic_mixed_precision"]:
+        remark("matrix products are computed in bfloat16; weights and checkpoints stay float32")
+    progress = flags["show_progressbar"]
+    with _written(config) as path:
+        if not flags["skip_batch_test"]:
+            remark("Performing dummy training to check for memory problems.")
+            remark(rehearsal_text(api.dry_run(path)).rstrip())
+        result = api.train(path, progress=progress)
+    for line in result["notes"]:
+        remark(line)
+    for line in write_checkpoints(places.save, flags):
+        out(line)
+    if flags["test_files"]:
+        _report(str(places.save), flags, out)
+    if flags["export_dir"]:
+        _export_model(str(places.save), flags, out)
+
+
+def _evaluate(flags: Flags, out: Say, remark: Say) -> None:
+    if not flags["test_files"] and not flags["one_shot_infer"]:
+        raise ConfigError("there is nothing to evaluate on", todo="give --test_files or --one_shot_infer")
+    source = _source(flags, "evaluate", remark)
+    if flags["one_shot_infer"]:
+        out(_heard(source, [flags["one_shot_infer"]], flags)[0])
+    if flags["test_files"]:
+        _report(source, flags, out)
+
+
+def _export(flags: Flags, out: Say, remark: Say) -> None:
+    if not flags["export_dir"]:
+        raise ConfigError("nothing says where to export to", todo="give --export_dir")
+    _export_model(_source(flags, "export", remark), flags, out)
+
+
+def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
+    from warmstart.frontends.coqui.recordings import recordings, write_tlog
+    from warmstart.inference.speech.transcriber import open_transcriber
+
+    jobs = recordings(flags)
+    source = _source(flags, "transcribe", remark)
+    transcriber = open_transcriber(source, vocabularies=_vocabularies(flags), **_search(flags))
+    for audio, tlog in jobs:
+        write_tlog(transcriber, audio, tlog, flags)
+        out(f"{audio} -> {tlog}")
+
+
+def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
+    from warmstart.inference.speech.tuning import tune_scorer
+
+    missing = [f"--{key}" for key in ("scorer_path", "test_files") if not flags[key]]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} is missing", todo="the weights are those that test best")
+    source = _source(flags, "lm-optimize", remark)
+    grid = max(2, min(9, math.isqrt(flags["n_trials"] // 2)))
+    found = tune_scorer(
+        source,
+        [example for split in _test_data(flags).tasks.values() for example in split.splits["test"].examples()],
+        flags["scorer_path"],
+        beam_size=flags["export_beam_width"],
+        alpha_max=flags["lm_alpha_max"],
+        beta_max=flags["lm_beta_max"],
+        grid=grid,
+        progress=flags["show_progressbar"],
+    )
+    best = found.best
+    out(f"Best params: lm_alpha={best.alpha:g} and lm_beta={best.beta:g} with WER={best.wer:f}, CER={best.cer:f}")
+
+
+_RUN = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+    "transcribe": _transcribe,
+    "lm-optimize": _lm_optimize,
+    "config": _config,
+}
+
+
+# what they have in common
+
+
+def _source(flags: Flags, command: str, remark: Say) -> str:
+    """The checkpoint that is looked at."""
+    check(flags, command, training=False)
+    places: Places = find_places(flags, training=False)
+    for line in (*places.said, *flags.notes()):
+        remark(line)
+    assert places.source is not None
+    return places.source
+
+
+@contextmanager
+def _written(config: dict[str, Any]) -> Iterator[Path]:
+    import yaml
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stt.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
+        yield path
+
+
+def _vocabularies(flags: Flags) -> tuple[str, ...]:
+    return (flags["alphabet_config_path"],) if flags["alphabet_config_path"] else ()
+
+
+def _test_data(flags: Flags) -> SpeechDataConfig:
+    """Every test file is a task of its own, and is reported so."""
+    from pydantic import ValidationError
+
+    from warmstart.data.speech.config import SpeechDataConfig
+
+    limit = {"limit": flags["limit_test"]} if flags["limit_test"] else {}
+    tasks = {name: {"splits": {"test": {"files": [name], **limit}}} for name in flags["test_files"]}
+    try:
+        return SpeechDataConfig.model_validate(
+            {"type": "speech", "tasks": tasks, "batch_size": flags["test_batch_size"]}
+        )
+    except ValidationError as error:
+        raise ConfigError("--test_files cannot be read", found=error.errors()[0]["msg"]) from None
+
+
+def _search(flags: Flags) -> dict[str, Any]:
+    if not flags["scorer_path"]:
+        return {"beam_size": flags["export_beam_width"]}
+    weights = {key: flags[f"lm_{key}"] for key in ("alpha", "beta") if f"lm_{key}" in flags.given}
+    return {"beam_size": flags["export_beam_width"], "scorer": Path(flags["scorer_path"]), **weights}
+
+
+def _report(source: str, flags: Flags, out: Say) -> None:
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.ctc import write_samples
+    from warmstart.inference.evaluate_speech import SpeechSearch, evaluate_speech
+
+    model = open_model(source, vocabularies=_vocabularies(flags))
+    search, progress = SpeechSearch(**_search(flags)), flags["show_progressbar"]
+    found = evaluate_speech(model, _test_data(flags), "test", search, progress=progress)
+    for name, one in found.items():
+        out(one.text(name, flags["report_count"]))
+    if flags["test_output_file"]:
+        write_samples([sample for one in found.values() for sample in one.samples], Path(flags["test_output_file"]))
+
+
+def _heard(source: str, files: Sequence[str], flags: Flags) -> list[str]:
+    from warmstart import api
+
+    rows = api.transcribe(source, files, vocabularies=_vocabularies(flags), **_search(flags))
+    wrong = [row["error"] for row in rows if "error" in row]
+    if wrong:
+        raise WarmstartError("a recording cannot be transcribed", found="; ".join(wrong))
+    return [row["text"] for row in rows]
+
+
+def _export_model(source: str, flags: Flags, out: Say) -> None:
+    from warmstart import api
+
+    dialect = "tflite" if flags["export_tflite"] else "onnx"
+    quantize = "int8" if flags["export_quantize"] else None
+    vocabularies = _vocabularies(flags)
+    folder = Path(flags["export_dir"])
+    api.convert(
+        source, folder, dialect, quantize=quantize, force=flags["remove_export"] or _empty(folder),
+        vocabularies=vocabularies,
+    )  # fmt: skip
+    out(f"exported to {folder / f'model.{dialect}'}")
+
+
+def _empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())

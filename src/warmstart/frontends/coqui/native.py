@@ -1,0 +1,216 @@
+"""Coqui STT's flags as a native configuration.
+
+What upstream does by accident is not done: the learning rate is ``--learning_rate`` and not the checkpoint's; dropped
+layers do not inherit Adam's step; a run that was stopped goes on and drops nothing again; the width of a model is read
+from its arrays. Each is said once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.bundle.model import Model, open_model
+from warmstart.errors import ConfigError
+from warmstart.frontends.coqui.flags import Flags
+from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
+
+TASK, METRICS = "speech", "metrics"
+DAY = 86_400.0  # seconds: upstream has no longest recording
+_OF_CHECKPOINT = {
+    "n_hidden": "n_hidden", "layer_norm": "layer_norm", "sample_rate": "audio_sample_rate",
+    "win_ms": "feature_win_len", "step_ms": "feature_win_step",
+}  # fmt: skip
+_DROPOUT = {"dropout_1": "dropout_rate", "dropout_2": "dropout_rate2", "dropout_3": "dropout_rate3",
+            "dropout_5": "dropout_rate6"}  # fmt: skip
+
+
+def check(flags: Flags, command: str, *, training: bool) -> None:
+    """
+    Raises:
+        ConfigError: everything that is wrong with the flags' values.
+    """
+    found = list(problems(flags, training=training))
+    if found:
+        raise ConfigError(f"warmstart stt {command}: these flags do not go", problems=found)
+
+
+def training_config(flags: Flags) -> tuple[dict[str, Any], Places, list[str]]:
+    """The configuration of the training that ``flags`` ask for, where it reads and writes, and what is to be said.
+
+    Headers and lists of recordings are read, no audio and no weights.
+
+    Raises:
+        ConfigError, SourceError, DataError and what opening the checkpoint raises.
+    """
+    check(flags, "train", training=True)
+    places = find_places(flags, training=True)
+    assert places.save is not None
+    stored = _run_in(places.save)
+    said = [*(places.said if stored is None else ()), *flags.notes()]
+    source = open_model(places.source) if places.source and stored is None else None
+    if stored is None:
+        started, lines = _started(flags, places, source)
+    else:
+        started = {key: stored[key] for key in ("model", "vocabularies", "start") if key in stored}
+        lines = [
+            f"{places.save} holds a run, which goes on from its last checkpoint; nothing is loaded or dropped again"
+        ]
+    data = _data(flags)
+    per_epoch = max(1, _recordings(data) // flags["train_batch_size"])
+    before = 0
+    if stored is None and source is not None and started["start"]["mode"] == "continue":
+        before = source.checkpoint.step or 0
+    steps = before + flags["epochs"] * per_epoch
+    if stored is not None:
+        steps, line = _more(places.save, stored, flags["epochs"], per_epoch)
+        lines.append(line)
+    config = {
+        "run": str(places.save),
+        "seed": flags["random_seed"],
+        "family": "deepspeech",
+        **{key: value for key, value in started.items() if value},
+        "data": data,
+        "training": _training(flags, steps, per_epoch),
+    }
+    return config, places, said + lines
+
+
+def _run_in(save: Path) -> dict[str, Any] | None:
+    """The configuration of a run that has come to a checkpoint in ``save``."""
+    import yaml
+
+    path = save / "config.yaml"
+    if not path.is_file() or not any(save.glob("checkpoints/step-*/state.json")):
+        return None
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return loaded
+
+
+def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tuple[int, str]:
+    """The last step of a run that goes on, and a line about it."""
+    from warmstart.training.state import latest, read_state
+
+    newest = latest(save)
+    assert newest is not None
+    state, planned = read_state(newest), int(stored["training"]["steps"])
+    if state.step < planned or not (save / "model").is_dir():
+        return planned, f"it was stopped at step {state.step} of {planned}"
+    return state.step + epochs * per_epoch, f"it was finished, and goes on for {epochs} epochs"
+
+
+def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[str, Any], list[str]]:
+    """Model, vocabularies and start of a new run."""
+    lines = []
+    alphabet, line = find_alphabet(flags, places)
+    if line:
+        lines.append(line)
+    drop = flags["drop_source_layers"]
+    start: dict[str, Any] = {}
+    if source is not None:
+        start = {"source": places.source, "mode": "transfer", "drop_last": drop}
+        if drop:
+            lines.append(
+                "the optimizer begins afresh: upstream's keeps Adam's step, and takes a first step three times as large"
+            )
+        elif source.checkpoint.slots:
+            start = {"source": places.source, "mode": "continue", "data": "start"}
+        else:
+            start = {"source": places.source, "mode": "init"}
+            lines.append(f"{places.source} holds no state of Adam's, which begins afresh")
+    elif drop:
+        raise ConfigError(
+            "--drop_source_layers needs a checkpoint to drop layers of",
+            found="a training that begins afresh",
+            todo="give --load_checkpoint_dir, or leave it out",
+        )
+    if source is not None and not flags["force_initialize_learning_rate"]:
+        lines.append(f"the learning rate is {flags['learning_rate']:g}: upstream would take the checkpoint's")
+    model, more = _model(flags, source)
+    vocabularies = {} if alphabet is None else {"text": alphabet}
+    return {"model": model, "vocabularies": vocabularies, "start": start}, [*lines, *more]
+
+
+def _model(flags: Flags, source: Model | None) -> tuple[dict[str, Any], list[str]]:
+    """Keys that are not the source's."""
+    rates = {key: flags[name] for key, name in _DROPOUT.items()}
+    rates = {key: rates["dropout_1"] if rate < 0 else rate for key, rate in rates.items()}
+    wanted = {"relu_clip": flags["relu_clip"], **rates}
+    if source is None or source.config is None:
+        return {**{key: flags[name] for key, name in _OF_CHECKPOINT.items()}, **wanted}, []
+    lines = []
+    for key, name in _OF_CHECKPOINT.items():
+        theirs = getattr(source.config, key)
+        if name in flags.given and flags[name] != theirs:
+            lines.append(f"--{name} {flags[name]} is not the checkpoint's {theirs}, which is taken")
+    return {key: value for key, value in wanted.items() if getattr(source.config, key) != value}, lines
+
+
+def _data(flags: Flags) -> dict[str, Any]:
+    from warmstart.data.speech.augment.augmenter import Augmentations
+
+    if not flags["dev_files"]:
+        raise ConfigError("--dev_files is missing", todo="name recordings by which the best checkpoint is found")
+    splits = {"train": {"files": flags["train_files"]}, "validation": {"files": flags["dev_files"]}}
+    tasks = {TASK: {"splits": splits}}
+    if flags["metrics_files"]:
+        tasks[METRICS] = {"splits": {"validation": {"files": flags["metrics_files"]}}}
+    data: dict[str, Any] = {
+        "type": "speech",
+        "tasks": tasks,
+        "order": "sorted",
+        "batch_size": flags["train_batch_size"],
+        "shuffle_from": flags["shuffle_start"] if flags["shuffle_batches"] else None,
+        "max_seconds": DAY,
+    }
+    if flags["feature_cache"]:
+        data["feature_cache"] = flags["feature_cache"]
+    if flags["augment"]:
+        data["augment"] = flags["augment"]
+        if Augmentations.of(flags["augment"]).has_ranges:
+            data["augment_epochs"] = float(flags["epochs"])
+    return data
+
+
+def _recordings(data: dict[str, Any]) -> int:
+    """How many recordings the lists of the training name."""
+    from warmstart.data.speech.config import SpeechSplitConfig
+
+    split = SpeechSplitConfig.model_validate(data["tasks"][TASK]["splits"]["train"])
+    return len(split.examples())
+
+
+def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
+    loss = f"validation/{TASK}/loss" if flags["metrics_files"] else "validation/loss"
+    training: dict[str, Any] = {
+        "steps": steps,
+        "learning_rate": flags["learning_rate"],
+        "schedule": {"type": "constant"},
+        "optimizer": {
+            "type": "adam",
+            "betas": [flags["beta1"], flags["beta2"]],
+            "epsilon": flags["epsilon"],
+            "epsilon_rule": "tensorflow",
+        },
+        "clip_norm": None,
+        "precision": "bfloat16" if flags["automatic_mixed_precision"] else "float32",
+        "evaluate_every": per_epoch,
+        "evaluate_first": False,
+        "best_metric": loss,
+        "checkpoint_every": per_epoch,
+        "checkpoint_minutes": flags["checkpoint_secs"] / 60,
+        "keep_last": flags["max_to_keep"],
+        "log_every": min(50, per_epoch),
+    }
+    if flags["early_stop"]:
+        change = {"patience": flags["es_epochs"], "min_change": flags["es_min_delta"]}
+        training["early_stopping"] = {"metric": loss, **change}
+    if flags["reduce_lr_on_plateau"]:
+        training["plateau"] = {
+            "metric": loss,
+            "patience": flags["plateau_epochs"],
+            "min_change": flags["es_min_delta"],
+            "factor": flags["plateau_reduction"],
+            "reload_best": True,
+        }
+    return training

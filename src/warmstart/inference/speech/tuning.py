@@ -1,0 +1,73 @@
+"""Weights of a scorer, chosen on recordings: the model runs once, and each pair of weights is a search of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from warmstart.data.speech.audio import read_audio
+from warmstart.data.speech.example import SpeechExample
+from warmstart.errors import DataError
+from warmstart.inference.ctc import BeamOptions, Trial, Tuning, open_scorer, tune
+from warmstart.inference.speech.acoustic import Floats, open_acoustic
+from warmstart.inference.speech.transcriber import Transcriber
+from warmstart.storage.progress import Progress
+
+
+def tune_scorer(
+    model: str | Path,
+    examples: Sequence[SpeechExample],
+    scorer: str | Path,
+    *,
+    beam_size: int = 500,
+    alpha_max: float = 5.0,
+    beta_max: float = 5.0,
+    grid: int = 5,
+    progress: bool = False,
+    vocabularies: Sequence[str] = (),
+) -> Tuning:
+    """alpha and beta between 0 and their greatest values for the lowest error rate on ``examples``; see
+    :func:`~warmstart.inference.ctc.tune.tune`.
+
+    Raises:
+        DataError: recordings cannot be read, or have no transcript.
+        WarmstartError: the model or the scorer cannot be opened.
+    """
+    acoustic = open_acoustic(model, vocabularies=tuple(vocabularies))
+    language = open_scorer(Path(scorer), acoustic.alphabet)
+    if not examples:
+        raise DataError("there are no recordings to choose the weights on")
+    mfcc = acoustic.mfcc
+    with Progress("listening", len(examples), "recordings") if progress else nullcontext() as bar:
+        utterances: list[tuple[Floats, str]] = []
+        for example in examples:
+            features = mfcc(read_audio(example.audio, mfcc.sample_rate))
+            pieces = [rows[0] for _, rows in Transcriber(acoustic).pieces([features])]
+            empty = np.empty((0, len(acoustic.alphabet)), np.float32)
+            utterances.append((np.concatenate(pieces) if pieces else empty, example.transcript or ""))
+            if bar is not None:
+                bar.update(1)
+    with Progress("weighing", None, "pairs of weights") if progress else nullcontext() as bar:
+        return tune(
+            utterances,
+            acoustic.alphabet,
+            language,
+            BeamOptions(beam_size),
+            alpha_max=alpha_max,
+            beta_max=beta_max,
+            grid=grid,
+            progress=None if bar is None else lambda trial: bar.update(1),
+        )
+
+
+def tuning_table(trials: Iterable[Trial], best: Trial) -> str:
+    """The trials as a table, the best marked."""
+    rows = ["   alpha    beta     WER     CER"]
+    rows += [
+        f"{'*' if trial == best else ' '} {trial.alpha:6.3f}  {trial.beta:6.3f}  {trial.wer:6.2%}  {trial.cer:6.2%}"
+        for trial in trials
+    ]
+    return "\n".join(rows) + "\n"

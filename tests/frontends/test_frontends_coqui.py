@@ -1,0 +1,298 @@
+"""``warmstart stt``: Coqui STT's flags, what they stand for, and what is left for Coqui."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import coqui_models
+import tone_speech
+from warmstart.bundle.model import open_model
+from warmstart.cli import app
+from warmstart.errors import ConfigError, SourceError
+from warmstart.formats.detect import open_checkpoint
+from warmstart.frontends.coqui.commands import run
+from warmstart.frontends.coqui.flags import FLAGS, parse
+
+pytest.importorskip("torch")
+pytest.importorskip("soundfile")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with lists of recordings (letters a to f) and ``source``, a small checkpoint of Coqui's."""
+    monkeypatch.chdir(tmp_path)
+    for number, (name, count) in enumerate({"train": 16, "dev": 6, "test": 5}.items()):
+        tone_speech.write_list(tmp_path, name, tone_speech.words("abcdef", count, number), number)
+    coqui_models.trained(tmp_path / "source")
+    return tmp_path
+
+
+def said(command: str, arguments: str) -> tuple[list[str], list[str]]:
+    """Output and remarks of a command."""
+    out: list[str] = []
+    remarks: list[str] = []
+    run(command, arguments.split(), out.append, remarks.append)
+    return out, remarks
+
+
+def configured(arguments: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(said("config", arguments)[0][0])
+    return loaded
+
+
+FILES = "--train_files train.csv --dev_files dev.csv --train_batch_size 4"
+QUIET = "--show_progressbar false --skip_batch_test true --export_beam_width 4"
+
+
+# --- flags ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_flag_of_coqui_has_its_name_and_default() -> None:
+    flags = parse("train", "", [])
+    assert len(FLAGS) == 96
+    assert (flags["epochs"], flags["n_hidden"], flags["random_seed"], flags["es_min_delta"]) == (75, 2048, 4568, 0.05)
+    assert flags.given == frozenset()
+    assert flags.notes() == []
+
+
+def test_lists_booleans_and_shortened_names() -> None:
+    text = (
+        "--train_files a.csv b.csv --early_stop true --alphabet x.txt --scorer s --augment volume[p=0.1] --augment add"
+    )
+    flags = parse("train", "", text.split())
+    assert flags["train_files"] == ["a.csv", "b.csv"]
+    assert flags["early_stop"] is True
+    assert (flags["alphabet_config_path"], flags["scorer_path"]) == ("x.txt", "s")
+    assert flags["augment"] == ["volume[p=0.1]", "add"]
+
+
+@pytest.mark.parametrize("wrong", ["--early_stop", "--early_stop yes", "--epochs many", "--no_such_flag 1"])
+def test_what_coqui_would_not_take_ends_with_2(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse("train", "", wrong.split())
+    assert stopped.value.code == 2
+
+
+def test_refused_flags_are_named_all_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse("export", "", ["--export_zip", "true", "--export_savedmodel", "true", "--auto_input_dataset", "x"])
+    assert [p.what.split()[0] for p in error.value.problems] == [
+        "--auto_input_dataset",
+        "--export_savedmodel",
+        "--export_zip",
+    ]
+
+
+def test_flags_that_change_nothing_say_why() -> None:
+    notes = parse("train", "", ["--load_cudnn", "true", "--dropout_rate4", "0.3", "--use_allow_growth", "true"]).notes()
+    assert [note.split()[0] for note in notes] == ["--dropout_rate4", "--use_allow_growth", "--load_cudnn"]
+
+
+# --- what they stand for -------------------------------------------------------------------------------------------
+
+
+def test_wrong_values_are_named_all_at_once(work: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        said(
+            "config",
+            "--save_checkpoint_dir out --load_train transfer --drop_source_layers 6 --audio_sample_rate 22050 "
+            "--bytes_output_mode true --alphabet_config_path a --epochs 0 --dropout_rate 1",
+        )
+    text = str(error.value)
+    for part in ("--load_train", "start from another alphabet's model", "0 to 5", "22050 Hz", "exclude each other"):
+        assert part in text
+    for flag in ("--feature_win_len", "--train_files", "--epochs", "--dropout_rate"):
+        assert flag in text
+
+
+def test_missing_directories_say_which() -> None:
+    with pytest.raises(ConfigError, match="--save_checkpoint_dir"):
+        said("config", "--train_files a.csv --dev_files b.csv")
+    with pytest.raises(ConfigError, match="--load_checkpoint_dir"):
+        said("evaluate", "--test_files a.csv")
+
+
+def test_a_training_from_nothing_makes_its_alphabet(work: Path) -> None:
+    found = configured(f"{FILES} --test_files test.csv --checkpoint_dir out --n_hidden 32 --audio_sample_rate 8000")
+    assert "start" not in found
+    assert found["vocabularies"] == {"text": {"type": "alphabet"}}
+    assert (found["model"]["n_hidden"], found["model"]["sample_rate"]) == (32, 8000)
+    assert found["training"]["steps"] == 75 * 4
+    assert found["training"]["optimizer"]["epsilon_rule"] == "tensorflow"
+
+
+def test_alphabets_are_found_in_coquis_order(work: Path) -> None:
+    three = f"{FILES} --test_files test.csv --checkpoint_dir out"
+    (work / "alphabet.txt").write_text("a\nb\n")
+    assert configured(three)["vocabularies"]["text"] == {"type": "alphabet", "path": "alphabet.txt"}
+    (work / "out").mkdir()
+    (work / "out" / "alphabet.txt").write_text("c\n")
+    assert configured(three)["vocabularies"]["text"]["path"] == "out/alphabet.txt"
+    assert configured(f"{three} --alphabet other.txt")["vocabularies"]["text"]["path"] == "other.txt"
+    assert configured(f"{three} --bytes_output_mode true")["vocabularies"]["text"] == {"type": "bytes"}
+    with pytest.raises(ConfigError, match="nothing says what the alphabet is"):
+        configured(f"{FILES} --checkpoint_dir fresh")
+
+
+def test_auto_tries_best_then_last_then_begins_afresh(work: Path) -> None:
+    arguments = f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out"
+    assert configured(arguments)["start"] == {"source": "source@best", "mode": "continue", "data": "start"}
+    (work / "source" / "best_dev_checkpoint").rename(work / "source" / "checkpoint")
+    assert configured(arguments)["start"]["source"] == "source@last"
+    with pytest.raises(ConfigError, match="best_dev_checkpoint"):
+        configured(f"{arguments} --load_train best")
+    (work / "source" / "checkpoint").unlink()
+    assert "start" not in configured(f"{arguments} --alphabet source/alphabet.txt")
+    with pytest.raises(ConfigError, match="there is no such checkpoint"):
+        said("evaluate", "--checkpoint_dir source --test_files test.csv")
+
+
+def test_continuing_counts_on_from_the_checkpoints_step(work: Path) -> None:
+    found = configured(f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 2")
+    assert found["training"]["steps"] == 12 + 2 * 4
+    dropped = configured(
+        f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 2 --drop_source_layers 2"
+    )
+    assert dropped["start"] == {"source": "source@best", "mode": "transfer", "drop_last": 2}
+    assert dropped["training"]["steps"] == 2 * 4
+
+
+def test_the_checkpoints_width_and_rate_count(work: Path) -> None:
+    arguments = f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out --n_hidden 2048 --dropout_rate 0.2"
+    assert configured(arguments)["model"] == {f"dropout_{k}": 0.2 for k in (1, 2, 3, 5)}
+    assert any("--n_hidden 2048 is not the checkpoint's 6" in line for line in said("config", arguments)[1])
+
+
+def test_stopping_and_plateaus_are_coquis(work: Path) -> None:
+    training = configured(
+        f"{FILES} --checkpoint_dir out --alphabet a --early_stop true --es_epochs 7 --reduce_lr_on_plateau true "
+        "--plateau_epochs 3 --checkpoint_secs 90 --max_to_keep 2 --automatic_mixed_precision true"
+    )["training"]
+    assert training["early_stopping"] == {"metric": "validation/loss", "patience": 7, "min_change": 0.05}
+    assert training["plateau"]["reload_best"] is True
+    assert (training["checkpoint_minutes"], training["keep_last"], training["precision"]) == (1.5, 2, "bfloat16")
+
+
+def test_metrics_files_do_not_choose_the_best(work: Path) -> None:
+    found = configured(f"{FILES} --checkpoint_dir out --alphabet a --metrics_files test.csv")
+    assert found["training"]["best_metric"] == "validation/speech/loss"
+    assert set(found["data"]["tasks"]["metrics"]["splits"]) == {"validation"}
+
+
+def test_augmentations_with_ranges_run_over_the_epochs(work: Path) -> None:
+    found = configured(f"{FILES} --checkpoint_dir out --alphabet a --epochs 9 --augment volume[p=0.1,dbfs=-10:-40]")
+    assert found["data"]["augment"] == ["volume[p=0.1,dbfs=-10:-40]"]
+    assert found["data"]["augment_epochs"] == 9.0
+
+
+# --- what they do --------------------------------------------------------------------------------------------------
+
+
+def transfer(work: Path, more: str = "") -> tuple[list[str], list[str]]:
+    arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --drop_source_layers 1"
+    return said("train", f"{arguments} --epochs 2 --test_files test.csv {more}")
+
+
+def test_a_transfer_leaves_what_coqui_could_load(work: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (work / "source").iterdir()}
+    out, _ = transfer(work, "--export_dir exported --export_tflite false --test_output_file samples.json")
+    assert {path.name: path.read_bytes() for path in (work / "source").iterdir()} == before
+    assert any(line.startswith("Test on test.csv - WER: ") for line in out)
+    assert len(json.loads((work / "samples.json").read_text("utf-8"))) == 5
+    assert (work / "exported" / "model.onnx").is_file()
+    last = open_checkpoint("out@last")
+    assert (last.step, last.path.name) == (8, "train-8")
+    assert open_checkpoint("out@best").path.name.startswith("best_dev-")
+    assert set(open_checkpoint("source@best").entries) == set(last.entries)
+    assert {slot for _, slot in last.slots} == {"m", "v"}
+    assert json.loads((work / "out" / "flags.txt").read_text())["n_hidden"] == 6  # not the default of --n_hidden
+    model = open_model("out@last")
+    assert model.vocabularies["text"].tokens[:-1] == tuple(coqui_models.LABELS)
+    bundle, best = open_model("out"), open_model("out@best")
+    assert bundle.reading is not None
+    assert best.reading is not None
+    for name in bundle.reading.origins:
+        np.testing.assert_array_equal(bundle.reading.read(name), best.reading.read(name))
+
+
+def test_the_same_command_goes_on_and_drops_nothing_again(work: Path) -> None:
+    transfer(work)
+    first = open_model("out@last").reading
+    assert first is not None
+    before = np.array(first.read("layer_6.weight"))
+    _, remarks = transfer(work)
+    assert any("nothing is loaded or dropped again" in line for line in remarks)
+    assert open_checkpoint("out@last").step == 16
+    after = open_model("out@last").reading
+    assert after is not None
+    change = np.abs(np.array(after.read("layer_6.weight")) - before).max()
+    assert 0 < change < 8 * 2e-3  # eight updates of Adam at 0.001, not other random numbers
+
+
+def test_one_directory_loads_saves_and_stays_readable(work: Path) -> None:
+    """``--checkpoint_dir``: what was there stays, the state files name what is new."""
+    shutil.copytree(work / "source", work / "both")
+    said("train", f"{FILES} {QUIET} --checkpoint_dir both --epochs 1")
+    assert open_checkpoint("both@last").step == 12 + 4
+    assert (work / "both" / "best_dev-12.index").is_file()
+
+
+def test_evaluate_reports_each_file(work: Path) -> None:
+    out, remarks = said("evaluate", f"--checkpoint_dir source --test_files test.csv dev.csv {QUIET} --report_count 1")
+    assert [line.split(" - ")[0] for line in out] == ["Test on test.csv", "Test on dev.csv"]
+    assert remarks == ["Loading best validating checkpoint from source@best"]
+    out, _ = said("evaluate", f"--checkpoint_dir source --one_shot_infer test/0.wav {QUIET}")
+    assert len(out) == 1
+
+
+def test_transcribe_writes_utterances(work: Path) -> None:
+    pytest.importorskip("webrtcvad")
+    noise = np.random.default_rng(0)
+    speech = [tone_speech.speak("abcdef" * 2, k, "abcdef") for k in range(2)]
+    quiet = np.asarray(noise.normal(0, 3, 8000), np.int16)
+    tone_speech.write_wav(work / "long.wav", np.concatenate([quiet, speech[0], quiet, speech[1], quiet]))
+    said("transcribe", f"--checkpoint_dir source --src long.wav {QUIET}")
+    rows = json.loads((work / "long.tlog").read_text("utf-8"))
+    assert rows
+    assert all(set(row) == {"start", "end", "transcript"} and row["start"] < row["end"] for row in rows)
+    assert rows[0]["start"] > 500  # after a second of silence, less what is kept before speech
+    with pytest.raises(ConfigError, match="--force true"):
+        said("transcribe", f"--checkpoint_dir source --src long.wav {QUIET}")
+    said("transcribe", f"--checkpoint_dir source --src long.wav --force true {QUIET}")
+    (work / "jobs.catalog").write_text('[{"audio": "long.wav", "tlog": "made/long.tlog"}]')
+    said("transcribe", f"--checkpoint_dir source --src jobs.catalog {QUIET}")
+    assert json.loads((work / "made" / "long.tlog").read_text("utf-8")) == rows
+    with pytest.raises(SourceError, match="nothing says what to transcribe"):
+        said("transcribe", f"--checkpoint_dir source {QUIET}")
+
+
+def test_lm_optimize_finds_weights(work: Path) -> None:
+    pytest.importorskip("kenlm")
+    golden = Path(__file__).parent.parent / "golden" / "ctc"
+    scorers = sorted(golden.glob("*.arpa")) if golden.is_dir() else []
+    if not scorers:
+        pytest.skip("no language model among the golden files")
+    coqui_models.save(
+        work / "words",
+        coqui_models.tensors(coqui_models.config(vocab_size=28)),
+        {"audio_sample_rate": 8000},
+        " \n" + "".join(f"{chr(97 + k)}\n" for k in range(26)),
+    )
+    arguments = f"--checkpoint_dir words --test_files test.csv --scorer_path {scorers[0]} --n_trials 8 {QUIET}"
+    out, _ = said("lm-optimize", arguments)
+    assert out[0].startswith("Best params: lm_alpha=")
+
+
+def test_the_command_line_has_them() -> None:
+    result = CliRunner().invoke(app, ["stt", "train", "--help"])
+    assert "--drop_source_layers" in result.stdout
+    wrong = CliRunner().invoke(app, ["stt", "train", "--load_train", "transfer"])
+    assert isinstance(wrong.exception, ConfigError)
