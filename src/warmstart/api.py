@@ -220,28 +220,33 @@ def convert(
         ConfigError, SourceError, StorageError, DialectError, FormatError; an existing destination is left as it was.
         VerificationError: the output does not give the source's answers; nothing was written then.
     """
-    from warmstart.bundle.model import open_model
-    from warmstart.export.convert import convert_model
+    from warmstart.storage.hashing import Digests
 
-    model = open_model(source, vocabularies=vocabularies, dialect=from_)
-    if activation_scales is not None:
-        from warmstart.export.smoothing import smooth
-
-        smooth(model, activation_scales)
     if inputs is not None and not verify:
         raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
-    verified: dict[str, Any] = {}
+    with Digests() as digests:
+        digests.guess(source)  # hashed while the rest of the program is imported
+        from warmstart.bundle.model import open_model
+        from warmstart.export.convert import convert_model
 
-    def check(directory: Path) -> None:
-        from warmstart.inference.verify import require_same, verify_models
+        model = open_model(source, vocabularies=vocabularies, dialect=from_)
+        if activation_scales is not None:
+            from warmstart.export.smoothing import smooth
 
-        found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
-        verified["verification"] = require_same(found)
+            smooth(model, activation_scales)
+        verified: dict[str, Any] = {}
 
-    facts = convert_model(
-        model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
-        report=report, copy_files=copy_files, vmap=vmap, progress=progress, check=check if verify else None,
-    )  # fmt: skip
+        def check(directory: Path) -> None:
+            from warmstart.inference.verify import require_same, verify_models
+
+            found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
+            verified["verification"] = require_same(found)
+
+        facts = convert_model(
+            model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
+            report=report, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
+            check=check if verify else None,
+        )  # fmt: skip
     return {**facts, **verified}
 
 

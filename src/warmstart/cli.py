@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -506,6 +507,7 @@ def _alone() -> bool:
 def main() -> None:
     """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
     wait_briefly()
+    gc.set_threshold(50_000)  # imports and vocabularies make many objects and no garbage
     try:
         app()
     except Interrupted as stop:

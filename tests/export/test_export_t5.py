@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import t5_models
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import DialectError, VocabularyError
+from warmstart.export.convert import convert_model
 from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.formats import mapped
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.model_bin import write_ctranslate2
@@ -322,3 +325,18 @@ def test_bfloat16_stays_bfloat16(tmp_path):
     api.convert(source, tmp_path / "t5x", "t5x")
     there = open_checkpoint(tmp_path / "t5x")
     assert {there.read(name).dtype for name in there.entries} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_stacked_layers_are_read_once(tmp_path, monkeypatch):
+    source = t5_models.write(tmp_path / "source", "umt5-tied")
+    api.convert(source, tmp_path / "scanned", "t5x-scanned")
+    model, read = open_model(tmp_path / "scanned"), Counter()
+    raw = model.checkpoint.raw
+    monkeypatch.setattr(mapped, "_PIECE", 1)  # none is so small that it is held in memory
+    monkeypatch.setattr(model.checkpoint, "raw", lambda name: read.update([name]) or raw(name))
+    convert_model(model, tmp_path / "way", "transformers")
+    stacked = {name for name in read if "/encoder/encoder/" in name or "/decoder/decoder/" in name}
+    assert stacked
+    assert {read[name] for name in stacked} == {1}
+    assert arrays_of(tmp_path / "way") == arrays_of(source)
+    assert not list((tmp_path / "way").glob("tmp*"))

@@ -12,7 +12,7 @@ from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import SlotEntry
 from warmstart.models.registry import dialect, family
 from warmstart.models.t5.config import T5Config
-from warmstart.models.t5.dialects import DIALECTS
+from warmstart.models.t5.family import DIALECTS
 from warmstart.models.t5.gin import read_gin
 from warmstart.spec.mapping import expand, read_through
 

@@ -12,7 +12,7 @@ from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.marian import write_marian
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects import MarianDialect
+from warmstart.models.transformer.dialects.marian import MarianDialect
 from warmstart.models.transformer.parameters import parameters
 from warmstart.spec.mapping import expand, write_through
 

@@ -6,31 +6,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from warmstart import __version__
 from warmstart.errors import BundleError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
-from warmstart.formats.mapped import forget, map_file
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
 from warmstart.models.registry import FAMILIES
 from warmstart.sources.cache import Cache
 from warmstart.storage.atomic import new_directory
+from warmstart.storage.hashing import sha256
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = "warmstart.json"
 WEIGHTS = "model.safetensors"
-_PIECE = 2**20  # bytes that are hashed at once
 
 
 def write_bundle(
@@ -125,7 +122,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
             found=f"format version {version} (warmstart {manifest.get('warmstart_version')})",
             todo="upgrade warmstart",
         )
-    found = next((f for f in FAMILIES if f.name == manifest.get("family")), None)
+    found = FAMILIES.named(str(manifest.get("family")))
     if found is None:
         raise BundleError("the bundle's family is unknown", where=where, found=repr(manifest.get("family")))
     revision = manifest.get("family_revision")
@@ -176,18 +173,7 @@ def verify(path: Path) -> None:
         )
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
-    if path.stat().st_size:
-        content = np.frombuffer(map_file(path), np.uint8)  # mapped, since copying would cost a third of the hashing
-        for start in range(0, len(content), _PIECE):
-            digest.update(content[start : start + _PIECE].data)
-            forget(content[start : start + _PIECE])
-    return digest.hexdigest()
-
-
-def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+def files_of(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
     """Name and path of each file; of a checkpoint that is a directory (T5X, Orbax), of all in it."""
     path = checkpoint.path
     folder = path if path.is_dir() else path.parent
@@ -198,12 +184,12 @@ def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
             yield (folder / name).name, folder / name
 
 
-def describe_files(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def describe_files(checkpoint: Checkpoint, digest: Callable[[Path], str] = sha256) -> list[dict[str, Any]]:
     """Names, sizes and SHA-256 of a checkpoint's files for a lineage, and the URLs of those that were fetched (without
-    secrets). Names only: no absolute path is stored."""
+    secrets). Names only: no absolute path is stored. ``digest`` gives the SHA-256 of a file."""
     cache, out = Cache(), []
-    for name, f in _files(checkpoint):
-        facts = {"name": name, "bytes": f.stat().st_size, "sha256": sha256(f)}
+    for name, f in files_of(checkpoint):
+        facts = {"name": name, "bytes": f.stat().st_size, "sha256": digest(f)}
         origin = cache.origin(f)
         out.append(facts if origin is None else {**facts, "url": origin.url})
     return out

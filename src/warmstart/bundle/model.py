@@ -16,7 +16,7 @@ from warmstart.errors import BundleError, DialectError, VocabularyError, Warmsta
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family, vocabulary_rows
-from warmstart.models.registry import FAMILIES
+from warmstart.models.registry import FAMILIES, possible
 from warmstart.models.registry import dialect as dialect_called
 from warmstart.redact import redact
 from warmstart.sources.uri import resolve
@@ -185,7 +185,7 @@ def _open_foreign(
     path, checkpoint = arrived[0], open_checkpoint(source, arrived)
     name, _, what = (only or "").partition(":")
     for family in FAMILIES:
-        for dialect in family.dialects():
+        for dialect in possible(family, checkpoint):
             if dialect.readable and name in ("", dialect.name) and dialect.recognise(checkpoint):
                 chosen = dialect.told(what) if what else dialect
                 view = chosen.view(checkpoint)

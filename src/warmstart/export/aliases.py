@@ -7,7 +7,7 @@ Where it compares values, this compares bits: 0.0 and -0.0 differ, and two NaN o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from hashlib import sha256
 
@@ -19,14 +19,12 @@ from warmstart.formats.mapped import forget
 from warmstart.spec.mapping import Reading
 
 NEVER = ("rotary_scaling_long_factor", "rotary_scaling_short_factor")  # read by name
-_SAMPLES = 61
+_SAMPLES = 13
 _SMALL = 2**14  # elements that are read whole rather than sampled
 _BLOCK = 2**20
 
 
-def find_aliases(
-    conversion: Conversion, reading: Reading, compute: Callable[[Row], Array], pool: Executor
-) -> dict[str, str]:
+def find_aliases(conversion: Conversion, reading: Reading, pool: Executor) -> dict[str, str]:
     """Name → name of the equal array that comes first, for every array that has an equal before it."""
     groups: dict[object, list[Row]] = defaultdict(list)
     for row in conversion.rows:  # sorted by name
@@ -46,12 +44,12 @@ def find_aliases(
         if len(fresh) > 1:
             several.append(fresh)
     jobs = [(rows, row, by_source) for rows in several for by_source in (_by_source(rows, reading),) for row in rows]
-    probes = list(pool.map(lambda job: _probe(job[1], job[2], reading, compute), jobs))
+    probes = list(pool.map(lambda job: _probe(job[1], job[2], reading), jobs))
     alike: dict[object, list[Row]] = defaultdict(list)
     for (rows, row, _), probe in zip(jobs, probes, strict=True):
         alike[id(rows), probe].append(row)
     for candidates in alike.values():
-        aliases.update(_equal(candidates, compute))
+        aliases.update(_equal(candidates, reading))
     return {name: _first(aliases, name) for name in sorted(aliases)}
 
 
@@ -76,12 +74,12 @@ def _by_source(rows: Sequence[Row], reading: Reading) -> bool:
     return len(recipes) == 1
 
 
-def _probe(row: Row, by_source: bool, reading: Reading, compute: Callable[[Row], Array]) -> bytes:
-    """A few elements: equal arrays have equal probes."""
+def _probe(row: Row, by_source: bool, reading: Reading) -> bytes:
+    """A few elements: equal arrays have equal probes. Checksums wait until the whole is read."""
     if by_source:
         names = [foreign for name in row.sources for foreign in reading.origins[name].link.foreign]
-        return b"".join(_sample(reading.checkpoint.raw(name)) for name in names)
-    return _sample(compute(row))
+        return b"".join(_sample(reading.checkpoint.peek(name)) for name in names)
+    return _sample(row.compute(reading.peek))
 
 
 def _sample(array: Array) -> bytes:
@@ -93,12 +91,12 @@ def _sample(array: Array) -> bytes:
     return taken
 
 
-def _equal(rows: Iterable[Row], compute: Callable[[Row], Array]) -> dict[str, str]:
+def _equal(rows: Iterable[Row], reading: Reading) -> dict[str, str]:
     """Of rows with one probe, those that are equal byte for byte to an earlier one."""
     kinds: list[Row] = []
     found: dict[str, str] = {}
     for row in rows:
-        same = next((kind for kind in kinds if same_bytes(compute(kind), compute(row))), None)
+        same = next((kind for kind in kinds if same_bytes(kind.compute(reading.raw), row.compute(reading.raw))), None)
         if same is None:
             kinds.append(row)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart import __version__
-from warmstart.bundle.layout import WEIGHTS, describe_files, write_manifest, write_vocabularies
+from warmstart.bundle.layout import WEIGHTS, describe_files, files_of, write_manifest, write_vocabularies
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, SourceError, VocabularyError
 from warmstart.export.as_it_is import FORMATS, plan_as_it_is
 from warmstart.export.plan import Job, Options, plan_conversion
-from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.export.requantize import is_direct, plan_requantization
 from warmstart.export.run import Outcome, run_conversion
 from warmstart.models.family import Dialect, Facts, Family, vocabulary_rows
-from warmstart.models.registry import FAMILIES, dialect
+from warmstart.models.registry import FAMILIES, dialect, find_dialect
 from warmstart.sources.uri import shown
 from warmstart.spec.mapping import Rule, rule
 from warmstart.storage.atomic import new_directory
+from warmstart.storage.hashing import Digests
 
 MANIFEST = "conversion.json"
 
@@ -90,11 +91,13 @@ def convert_model(
     copy_files: Sequence[str] = (),
     vmap: str | Path | None = None,
     progress: bool = False,
+    digests: Digests | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> dict[str, object]:
     """Write ``model`` at ``destination`` in the dialect ``to``; a description of what was written.
 
-    ``check`` is called with the complete output before anybody sees it; if it raises, nothing was written.
+    ``digests`` may have begun to hash files of the source. ``check`` is called with the complete output before anybody
+    sees it; if it raises, nothing was written.
 
     Raises:
         ConfigError: unknown dialect, or a quantization that it does not know or that would round twice.
@@ -102,7 +105,8 @@ def convert_model(
         StorageError: the destination exists and ``force`` is False, or cannot be written.
         SourceError: the destination would replace the source.
     """
-    if to not in dialects():
+    own = find_dialect(model.family, to) if model.family is not None else None
+    if not (to == "warmstart" or (own is not None and own.writable)) and to not in dialects():
         raise ConfigError(f"there is no dialect {to!r} to convert to", expected=", ".join(dialects()))
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantize!r} is not supported", expected=", ".join(QUANTIZATIONS))
@@ -114,15 +118,19 @@ def convert_model(
     collision = sorted(set(extras.files) & {*job.files, FORMATS.get(layout, layout), MANIFEST})
     if collision:
         raise ConfigError(f"{', '.join(collision)} is a file of the model itself", todo="leave it out of --copy-files")
-    with ThreadPoolExecutor(1) as aside, new_directory(destination, force=force) as temporary:
-        described = aside.submit(describe_files, model.checkpoint)
+    with (
+        Digests() if digests is None else nullcontext(digests) as hashed,
+        new_directory(destination, force=force) as temporary,
+    ):
+        for _, path in files_of(model.checkpoint):
+            hashed.begin(path)
         outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress)
         for name, content in job.files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
         for name, path in extras.files.items():
             shutil.copyfile(path, temporary / name)
-        _write_records(temporary, model, to, options, job, described, outcome.digests)
+        _write_records(temporary, model, to, options, job, hashed, outcome.digests)
         if check is not None:
             check(temporary)
     total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
@@ -191,11 +199,11 @@ def _write_records(
     to: str,
     options: Options,
     job: Job,
-    described: Future[list[dict[str, Any]]],
+    hashed: Digests,
     digests: Mapping[str, str],
 ) -> None:
     """``conversion.json`` and, where a family knows the model, what makes the output one of our models."""
-    files = described.result()
+    files = describe_files(model.checkpoint, hashed)
     name = shown(model.source)
     record = {
         "tool": "warmstart",

@@ -1,4 +1,4 @@
-"""How the arrays of a conversion lie on disk. One writer for each layout; none of them knows a family."""
+"""How the arrays of a conversion lie on disk: one writer for each layout, none of which knows a family."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ from warmstart.export.slots import SlotRow, factored
 from warmstart.export.tflite import write_tflite
 from warmstart.formats import safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
-from warmstart.formats.marian import CONFIG, write_marian
 from warmstart.formats.model_bin import TYPES, write_ctranslate2
-from warmstart.formats.safetensors import write_safetensors
-from warmstart.formats.t5x_write import write_t5x
-from warmstart.formats.tensorflow import write_bundle, write_state
 from warmstart.formats.writers import NUMPYS_OWN, writer_for
 
 LIMIT = 2**32 - 1  # bytes of one array of a model.bin
@@ -97,11 +93,13 @@ def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays
 
 
 def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    from warmstart.formats.marian import CONFIG, write_marian
+
     write_marian(directory / "model.npz", conversion.header[CONFIG], _named(written, arrays))
 
 
 def _safetensors(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
-    write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
+    safetensors.write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
 
 
 def _as_it_is(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
@@ -111,6 +109,8 @@ def _as_it_is(directory: Path, conversion: Conversion, written: Written, arrays:
 
 def _t5x(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     """``checkpoint_<step>`` in the directory, which is what T5X calls a model's."""
+    from warmstart.formats.t5x_write import write_t5x
+
     step = int(conversion.header["step"])
     slots = (((name, slot), array) for name, slot, array in _states(conversion, written, later=True))
     write_t5x(directory / f"checkpoint_{step}", _named(written, arrays), step=step, slots=slots)
@@ -118,6 +118,8 @@ def _t5x(directory: Path, conversion: Conversion, written: Written, arrays: Iter
 
 def _tensorflow(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     """``model.ckpt-<step>`` and the state file that names it; slots as mesh-tensorflow calls them."""
+    from warmstart.formats.tensorflow import write_bundle, write_state
+
     step = int(conversion.header["step"])
     counted = ("global_step", np.asarray(step, np.int64))
     suffix = {"v_row": "vr", "v_col": "vc"}
@@ -135,6 +137,8 @@ def _onnx(directory: Path, conversion: Conversion, written: Written, arrays: Ite
 def _tensorflow_saver(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     """A bundle as the Saver of TensorFlow 1 writes it, everything sorted by name; Adam's slots of ``X`` are ``X/Adam``
     and ``X/Adam_1``. State files name it."""
+    from warmstart.formats.tensorflow import write_bundle, write_state
+
     prefix, suffix = conversion.header["prefix"], {"m": "Adam", "v": "Adam_1"}
     assert written.state is not None
     later = {

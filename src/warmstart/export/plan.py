@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from warmstart.errors import ConfigError, DialectError, Problem
-from warmstart.export.quantize import QUANTIZATIONS, Storage, already_quantized, storage_of
+from warmstart.export.quantizations import QUANTIZATIONS
+from warmstart.export.quantize import Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.models.family import Dialect, Facts, Family
@@ -55,6 +56,11 @@ class Row:
     def nbytes(self) -> int:
         """Bytes as stored, without the scale."""
         return int(np.prod(self.shape, dtype=np.int64)) * dtype_of(self.storage.dtype).itemsize
+
+    def compute(self, read: Callable[[str], Array]) -> Array:
+        """The array in ``dtype``, of canonical arrays as ``read`` gives them; a view of these where it can be."""
+        array = self.op.backward([read(name) for name in self.sources])[self.index]
+        return np.asarray(array) if array.dtype.name == self.dtype else np.asarray(array, dtype_of(self.dtype))
 
     @property
     def generated(self) -> bool:

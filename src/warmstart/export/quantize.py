@@ -5,21 +5,22 @@ Source of the arithmetic: CTranslate2 4.8.5, ``specs/model_spec.py``.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from warmstart.errors import ConfigError, FormatError
+from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.formats.checkpoint import Array, dtype_of
 
-QUANTIZATIONS = (
-    "none", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32",
-)  # fmt: skip
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _OTHERS = {"int16": "float32", **{q: q.removeprefix("int8_") for q in QUANTIZATIONS if "float" in q}}
 
 _TILE = (128, 32)  # rows and columns that are transposed at once: what fits beside each other into a core's cache
+
+_KEPT = threading.local()
 
 Scale = Literal["none", "rows", "whole"]
 
@@ -120,9 +121,14 @@ class Encoder:
     def _rows(self, array: Array, out: Array, start: int) -> None:
         """8-bit rows: q = rint(w·s), s = 127 / max|w|; a row of zeros has s = 1, and s is bounded to be finite."""
         assert self.scale is not None
-        w = _float32(array).reshape(len(array), -1)
+        copy, work = _memory(array.size)
+        w = array
+        if array.dtype != np.float32 or not (array.flags.c_contiguous and array.flags.aligned):
+            w = copy.reshape(array.shape)
+            _copy(array, w)
+        w, work = w.reshape(len(array), -1), work.reshape(len(array), -1)
         # Magnitudes are ordered as the integers of their bits without the sign: one pass instead of two, NaN on top.
-        bits = np.bitwise_and(w.view(np.int32), 0x7FFFFFFF)
+        bits = np.bitwise_and(w.view(np.int32), 0x7FFFFFFF, out=work.view(np.int32))
         largest = np.max(bits, axis=1, initial=0).view(np.float32)
         if not np.isfinite(largest).all():
             raise self._not_finite()
@@ -130,10 +136,10 @@ class Encoder:
         largest = np.where(largest == 0, np.float32(127), np.maximum(largest, bound))
         scale = np.float32(127) / largest
         self.scale[start : start + len(array)] = scale
-        w *= scale[:, None]
-        np.rint(w, out=w)
-        out.reshape(w.shape)[...] = w
-        self._measure(array, lambda: (w / scale[:, None]).reshape(array.shape))
+        np.multiply(w, scale[:, None], out=work)
+        np.rint(work, out=work)
+        out.reshape(work.shape)[...] = work
+        self._measure(array, lambda: (work / scale[:, None]).reshape(array.shape))
 
     def _measure(self, array: Array, stored: Any) -> None:
         if not self._report:
@@ -166,6 +172,15 @@ class Encoder:
             expected=f"at most {np.finfo(self.values.dtype).max if self.storage.dtype == 'float16' else 3.39e38}",
             todo="choose bfloat16 or float32",
         )
+
+
+def _memory(size: int) -> tuple[Array, Array]:
+    """Two float32 arrays [size] to compute in, the same for every block of a thread: memory that is new each time
+    costs as much as the arithmetic."""
+    arrays: tuple[Array, Array] | None = getattr(_KEPT, "arrays", None)
+    if arrays is None or arrays[0].size < size:
+        arrays = _KEPT.arrays = (np.empty(size, np.float32), np.empty(size, np.float32))
+    return arrays[0][:size], arrays[1][:size]
 
 
 def _float32(array: Array) -> Array:

@@ -22,12 +22,12 @@ from warmstart.export.plan import Conversion, Row
 from warmstart.export.quantize import Encoder, Loss
 from warmstart.export.slots import compute_slot
 from warmstart.formats.checkpoint import Array, dtype_of
-from warmstart.formats.mapped import forget
+from warmstart.formats.mapped import PutAside, forget, is_mapped
 from warmstart.spec.mapping import Link, Reading
 from warmstart.spec.ops import ShapeMismatch
 from warmstart.storage.progress import Progress
 
-_BLOCK = 2**18  # elements that one thread encodes at a time
+_BLOCK = 2**17  # elements that one thread encodes at a time, within its cache
 _LARGE = 2**21  # elements from which an array is encoded in blocks
 _UNDER_WAY = 2**25  # bytes of arrays that are computed ahead of the writer
 
@@ -52,9 +52,10 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
     """
     layout = LAYOUTS[conversion.layout]
     check(conversion, entries_of(conversion, {}))
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    aside = reading.putting_aside(PutAside(directory))
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool, aside:
         _compare(reading, pool)
-        aliases = find_aliases(conversion, reading, lambda row: compute(row, reading), pool) if layout.aliases else {}
+        aliases = find_aliases(conversion, reading, pool) if layout.aliases else {}
         outcome = Outcome(aliases)
         rows = [row for row in conversion.rows if row.name not in aliases]
         with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
@@ -64,15 +65,6 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
         if digest is not None:
             outcome.digests[conversion.layout] = digest
     return outcome
-
-
-def compute(row: Row, reading: Reading) -> Array:
-    """The array of ``row`` in its own dtype; a view of the source where its layout allows."""
-    return _cast(row.op.backward([reading.raw(name) for name in row.sources])[row.index], row)
-
-
-def _cast(array: Array, row: Row) -> Array:
-    return np.asarray(array) if array.dtype.name == row.dtype else np.asarray(array, dtype_of(row.dtype))
 
 
 class _Work:
@@ -114,8 +106,10 @@ class _Work:
         return Encoder(row.name, row.shape, row.storage, report=self._options.report)
 
     def _whole(self, row: Row) -> Encoder:
-        array = compute(row, self._reading)
+        array, used = self._computed(row)
         if _stored_already(row, array):
+            for source in () if is_mapped(array) else used:
+                forget(source)
             return Encoder.of_stored(row.name, array)
         encoder = self._encoder(row)
         if array.ndim == 0:
@@ -125,12 +119,15 @@ class _Work:
             encoder.set_largest(_largest(array))
         for start, block in _blocks(array):
             encoder.block(block, start)
-        self._forget(row)
+        for source in used:
+            forget(source)
         return encoder
 
     def _in_blocks(self, row: Row) -> Encoder:
-        array = compute(row, self._reading)
+        array, used = self._computed(row)
         if _stored_already(row, array):
+            for source in () if is_mapped(array) else used:
+                forget(source)
             return Encoder.of_stored(row.name, array)
         encoder = self._encoder(row)
         if row.storage.scale == "whole":
@@ -142,16 +139,14 @@ class _Work:
 
         for _ in self._pool.map(work, _blocks(array)):
             pass
-        self._forget(row)
+        for source in used:
+            forget(source)
         return encoder
 
-    def _forget(self, row: Row) -> None:
-        computed = getattr(self._reading.checkpoint, "dequantized", {})
-        for name in row.sources:
-            for foreign in self._reading.origins[name].link.foreign:
-                if foreign in computed:
-                    continue
-                forget(self._reading.checkpoint.raw(foreign))
+    def _computed(self, row: Row) -> tuple[Array, list[Array]]:
+        """The array of ``row``, and what was read for it."""
+        used: list[Array] = []
+        return row.compute(lambda name: self._reading.raw(name, used)), used
 
 
 def _stored_already(row: Row, array: Array) -> bool:

@@ -84,6 +84,9 @@ class CTranslate2Checkpoint(Checkpoint):
         variable = self._header.variables[self._header.aliases.get(name, name)]
         return view(self._map, dtype_of(variable.entry.dtype), variable.entry.shape, variable.offset, copy=False)
 
+    def peek(self, name: str) -> Array:
+        return self.raw(name)
+
     def scale(self, name: str) -> Array | None:
         """What the integers of ``name`` were multiplied by: float32, one for each row or one for all.
 

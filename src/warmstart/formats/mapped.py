@@ -114,9 +114,7 @@ def forget(array: Array) -> None:
     """
     import numpy as np
 
-    owner: object = array
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    owner = _owner(array)
     if not isinstance(owner, mmap.mmap) or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
         return
     steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]
@@ -127,3 +125,42 @@ def forget(array: Array) -> None:
     length = (high - base) // mmap.PAGESIZE * mmap.PAGESIZE - first
     if length > 0:
         owner.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+def is_mapped(array: Array) -> bool:
+    """Whether the elements of ``array`` lie in a mapped file."""
+    return isinstance(_owner(array), mmap.mmap)
+
+
+def _owner(array: Array) -> object:
+    """What holds the memory of ``array``."""
+    import numpy as np
+
+    owner: object = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return owner
+
+
+class PutAside:
+    """Arrays that are read several times but were expensive to read (compressed, say): a file without a name in
+    ``directory`` holds their bytes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __call__(self, array: Array) -> Array:
+        """``array``, mapped; itself if it is mapped already, or small.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        if array.nbytes < _PIECE or is_mapped(array):
+            return array
+        import tempfile
+
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            write_array(file, array)
+            file.flush()
+            kept = mmap.mmap(file.fileno(), array.nbytes, access=mmap.ACCESS_READ)
+        return view(kept, array.dtype, array.shape, 0)

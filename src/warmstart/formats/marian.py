@@ -210,6 +210,9 @@ class MarianCheckpoint(Checkpoint):
     def raw(self, name: str) -> Array:
         return self._file.read(name, copy=False) if isinstance(self._file, NpzFile) else self.read(name)
 
+    def peek(self, name: str) -> Array:
+        return self._file.peek(name) if isinstance(self._file, NpzFile) else self.read(name)
+
     def quantized(self, name: str) -> tuple[Array, float]:
         """The integers of an ``intgemm8`` or ``intgemm16`` array, and what its weights were multiplied by.
 

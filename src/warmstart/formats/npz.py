@@ -91,6 +91,16 @@ class NpzFile:
         data, start = self._archive.verified(member)
         return npy.array_at(data, header, start, copy=copy)
 
+    def peek(self, name: str) -> Array:
+        """The array ``name`` as a view where that is possible, aligned or not; its checksum is not looked at.
+
+        Raises:
+            KeyError: no such array.
+        """
+        member = self._members[name]
+        data, start = self._archive.data(member.name)
+        return npy.array_at(data, member.header, start, copy=False)
+
 
 class NpzCheckpoint(Checkpoint):
     """A plain npz file: arrays and nothing else."""
@@ -104,6 +114,9 @@ class NpzCheckpoint(Checkpoint):
 
     def raw(self, name: str) -> Array:
         return self._file.read(name, copy=False)
+
+    def peek(self, name: str) -> Array:
+        return self._file.peek(name)
 
 
 def write_npz(path: Path, arrays: Iterable[tuple[str, Array]]) -> None:

@@ -30,6 +30,7 @@ LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _PIECE = 2**18  # bytes that are read and checked while they are in the processor's cache
 _DEFLATE_RATIO = 1032  # the most that deflate can shrink (zlib's technical details)
 _CHUNK = 2**22  # bytes
+_SMALL = 2**24  # bytes
 _DAMAGED = (
     NotImplementedError,
     ValueError,
@@ -274,7 +275,8 @@ class ZipArchive:
 
 
 def _crc(data: Any, start: int, size: int) -> int:
-    """CRC-32 of a part of ``data``, chunk by chunk, so that a mapped file does not fill the memory."""
+    """CRC-32 of a part of ``data``, chunk by chunk, so that a large part of a mapped file does not fill the memory; a
+    small one stays, since who asks goes through it next."""
     import numpy as np
 
     crc = 0
@@ -283,5 +285,6 @@ def _crc(data: Any, start: int, size: int) -> int:
     flat = np.frombuffer(data, np.uint8, size, start)
     for k in range(0, size, _CHUNK):
         crc = zlib.crc32(flat[k : k + _CHUNK].data, crc)
-        forget(flat[k : k + _CHUNK])
+        if size > _SMALL:
+            forget(flat[k : k + _CHUNK])
     return crc

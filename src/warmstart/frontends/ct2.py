@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem
-from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.export.quantizations import QUANTIZATIONS
 
 
 @dataclass(frozen=True)

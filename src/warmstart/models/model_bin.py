@@ -94,6 +94,9 @@ class Upgraded(Checkpoint):
         made = self._made.get(name)
         return self.original.raw(self._names[name]) if made is None else made
 
+    def peek(self, name: str) -> Array:
+        return self.raw(name)
+
     def vocabulary(self, name: str) -> list[str]:
         """Tokens of one of the vocabularies beside the file."""
         return self.original.vocabulary(name)
@@ -190,6 +193,9 @@ class Floats(Checkpoint):
 
     def raw(self, name: str) -> Array:
         return self.read(name) if name in self.dequantized else self.stored.raw(name)
+
+    def peek(self, name: str) -> Array:
+        return self.raw(name)
 
     def vocabulary(self, name: str) -> list[str]:
         """Tokens of one of the vocabularies beside the file."""

@@ -13,6 +13,7 @@ from typing import Any, cast, overload
 
 from warmstart.errors import ConfigError
 from warmstart.models.family import Dialect, Family
+from warmstart.models.lazily import Later, Lazily
 
 GROUP = "warmstart.families"
 
@@ -35,15 +36,18 @@ class Extended:
         return getattr(self._family, name)
 
     def dialects(self) -> Sequence[Dialect]:
-        return (*self._family.dialects(), *self._added)
+        own = self._family.dialects()
+        return own.joined(self._added) if isinstance(own, Lazily) else (*own, *self._added)
 
 
 class Families(Sequence[Family]):
     """The families that are built in, then those of plug-ins, which are loaded when first asked for."""
 
-    def __init__(self, built_in: Sequence[Family], find: Callable[[], Sequence[EntryPoint]] | None = None) -> None:
+    def __init__(
+        self, built_in: Sequence[Family | Later], find: Callable[[], Sequence[EntryPoint]] | None = None
+    ) -> None:
         self._built_in, self._find = tuple(built_in), find or (lambda: tuple(entry_points(group=GROUP)))
-        self._all: tuple[Family, ...] | None = None
+        self._all: Lazily[Family] | None = None
         self._origins: dict[tuple[str, str | None], str] = {}
 
     @overload
@@ -61,29 +65,35 @@ class Families(Sequence[Family]):
     def __iter__(self) -> Iterator[Family]:
         return iter(self._loaded())
 
+    def named(self, name: str) -> Family | None:
+        """The family called ``name``, if there is one; no other is imported."""
+        return self._loaded().named(name)
+
     def plugins(self, family: str, *dialects: str | None) -> list[str]:
         """Which plug-ins (``name (package 1.0)``) the family and these of its dialects come from."""
         self._loaded()
         keys = [(family, None), *((family, dialect) for dialect in dialects)]
         return list(dict.fromkeys(self._origins[key] for key in keys if key in self._origins))
 
-    def _loaded(self) -> tuple[Family, ...]:
+    def _loaded(self) -> Lazily[Family]:
         if self._all is None:
-            families = {f.name: f for f in self._built_in}
+            families: dict[str, Family | Later] = {f.name: f for f in self._built_in}
             added: dict[str, list[Dialect]] = {}
             for point in sorted(self._find(), key=lambda point: point.name):
                 origin = f"{point.name} ({point.dist.name} {point.dist.version})" if point.dist else point.name
                 self._add(_load(point, origin), origin, families, added)
-            self._all = tuple(
-                cast(Family, Extended(f, added[name])) if name in added else f for name, f in families.items()
-            )
+            for name, dialects in added.items():
+                families[name] = cast(Family, Extended(_made(families[name]), dialects))
+            self._all = Lazily(*families.values())
         return self._all
 
-    def _add(self, found: Any, origin: str, families: dict[str, Family], added: dict[str, list[Dialect]]) -> None:
+    def _add(
+        self, found: Any, origin: str, families: dict[str, Family | Later], added: dict[str, list[Dialect]]
+    ) -> None:
         if isinstance(found, AddedDialect):
             if found.family not in families:
                 raise _wrong(origin, f"a dialect of {found.family!r}", ", ".join(families))
-            taken = [d.name for d in (*families[found.family].dialects(), *added.get(found.family, ()))]
+            taken = [d.name for d in (*_made(families[found.family]).dialects(), *added.get(found.family, ()))]
             if found.dialect.name in taken:
                 raise _wrong(origin, f"{found.family} has a dialect {found.dialect.name!r} already", "another name")
             added.setdefault(found.family, []).append(found.dialect)
@@ -93,6 +103,10 @@ class Families(Sequence[Family]):
         else:
             families[found.name] = found
             self._origins[found.name, None] = origin
+
+
+def _made(family: Family | Later) -> Family:
+    return cast(Family, family.make()) if isinstance(family, Later) else family
 
 
 def _load(point: EntryPoint, origin: str) -> Any:

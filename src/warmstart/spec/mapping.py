@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -126,6 +128,9 @@ class Reading:
     origins: dict[str, Origin]
     unknown: list[str]
     checks: list[Link] = field(default_factory=list)
+    _aside: Callable[[Array], Array] | None = None
+    _kept: dict[str, Array] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tie(self, storages: Mapping[str, str]) -> None:
         """Makes names of one storage (``storages``: name → storage) one array under the storage's name."""
@@ -147,10 +152,38 @@ class Reading:
         arrays = [self.checkpoint.read_checked(f) for f in origin.link.foreign]
         return origin.link.op.forward(arrays)[origin.index]
 
-    def raw(self, name: str) -> Array:
-        """As :meth:`read`, of arrays as :meth:`Checkpoint.raw` gives them."""
+    def raw(self, name: str, used: list[Array] | None = None) -> Array:
+        """As :meth:`read`, of arrays as :meth:`Checkpoint.raw` gives them, which are added to ``used``."""
         origin = self.origins[name]
-        return origin.link.op.forward([self.checkpoint.raw(f) for f in origin.link.foreign])[origin.index]
+        foreign = self._foreign(origin, self.checkpoint.raw)
+        if used is not None:
+            used += foreign
+        return origin.link.op.output(foreign, origin.index)
+
+    def peek(self, name: str) -> Array:
+        """As :meth:`raw`, of arrays as :meth:`Checkpoint.peek` gives them."""
+        origin = self.origins[name]
+        return origin.link.op.output(self._foreign(origin, self.checkpoint.peek), origin.index)
+
+    @contextmanager
+    def putting_aside(self, keep: Callable[[Array], Array]) -> Iterator[None]:
+        """Meanwhile :meth:`raw` and :meth:`peek` read an array of which several canonical arrays are made (stacked
+        layers) once; ``keep`` gives what is held of it."""
+        self._aside = keep
+        try:
+            yield
+        finally:
+            self._aside = None
+            self._kept.clear()
+
+    def _foreign(self, origin: Origin, read: Callable[[str], Array]) -> list[Array]:
+        if self._aside is None or len(origin.link.canonical) == 1:
+            return [read(name) for name in origin.link.foreign]
+        with self._lock:
+            for name in origin.link.foreign:
+                if name not in self._kept:
+                    self._kept[name] = self._aside(self.checkpoint.raw(name))
+            return [self._kept[name] for name in origin.link.foreign]
 
     def slot_axes(self, name: str) -> dict[tuple[str, int | None], tuple[str, int | None]]:
         """Slots that can follow: (slot, canonical averaged axis) → (source's slot name, its averaged axis)."""

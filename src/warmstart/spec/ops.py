@@ -52,6 +52,10 @@ class Op(ABC):
     @abstractmethod
     def backward(self, arrays: Sequence[Array]) -> list[Array]: ...
 
+    def output(self, arrays: Sequence[Array], index: int) -> Array:
+        """Canonical array ``index`` of what :meth:`forward` gives."""
+        return self.forward(arrays)[index]
+
     def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
         """Where the averaged ``axis`` of the foreign arrays (``shapes``) lies in each canonical array.
 
@@ -274,7 +278,7 @@ class Unstack(Op):
         return [(*shapes[0][: self.axis], self.count, *shapes[0][self.axis :])]
 
     def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [np.take(arrays[0], k, self.axis) for k in range(self.count)]
+        return list(np.moveaxis(arrays[0], self.axis, 0))
 
     def backward(self, arrays: Sequence[Array]) -> list[Array]:
         return [np.stack(arrays, self.axis)]
@@ -312,6 +316,12 @@ class Chain(Op):
         for op in self.ops:
             out = op.forward(out)
         return out
+
+    def output(self, arrays: Sequence[Array], index: int) -> Array:
+        """As :class:`Op` says; steps of one array each, after those of several, are done for this one alone."""
+        several = max((k + 1 for k, op in enumerate(self.ops) if op.kind != "bijection"), default=0)
+        out = Chain(self.ops[:several]).forward(arrays)[index : index + 1]
+        return Chain(self.ops[several:]).forward(out)[0]
 
     def backward(self, arrays: Sequence[Array]) -> list[Array]:
         out = list(arrays)

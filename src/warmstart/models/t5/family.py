@@ -10,12 +10,25 @@ from pydantic import BaseModel
 
 from warmstart.errors import DialectError
 from warmstart.models.family import Dialect, Parameter
+from warmstart.models.lazily import Later, Lazily
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import STAGES, VOCABULARY, parameters
 
 _BEHAVIOUR = (
     *("num_heads", "d_kv", "activation", "gated", "scale_outputs", "position_bias", "num_buckets", "max_distance"),
     "layer_norm_epsilon",
+)
+
+_HERE = "warmstart.models.t5.dialects"
+_T5X = (f"{_HERE}.t5x", "T5XDialect", ("t5x", "orbax", "flax"))
+DIALECTS: Lazily[Dialect] = Lazily(
+    Later("t5x", *_T5X),
+    Later("t5x-scanned", *_T5X, {"name": "t5x-scanned", "scanned": True, "split": True}),
+    Later("t5x-split", *_T5X, {"name": "t5x-split", "split": True, "layout": ""}),
+    Later("t5x-scanned-joined", *_T5X, {"name": "t5x-scanned-joined", "scanned": True, "layout": ""}),
+    Later("mesh-tensorflow", f"{_HERE}.mesh_tensorflow", "MeshTensorFlowDialect", ("tensorflow",)),
+    Later("transformers", f"{_HERE}.transformers", "TransformersDialect"),
+    Later("ctranslate2", f"{_HERE}.ctranslate2", "CTranslate2Dialect", ("ctranslate2",)),
 )
 
 
@@ -40,8 +53,6 @@ class T5Family:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.t5.dialects import DIALECTS
-
         return DIALECTS
 
     def build(self, config: T5Config) -> Any:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from warmstart.errors import DialectError, Problem
 from warmstart.models.family import Dialect, Parameter
+from warmstart.models.lazily import Later, Lazily
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.parameters import STAGES, parameters
 
@@ -23,6 +24,21 @@ _COMPUTED = {
     "source_bos": False, "source_eos": True, "attention_bias": True, "ffn_bias": True, "gated": False,
     "max_relative_positions": None, "features": (),
 }  # fmt: skip
+
+_HERE = "warmstart.models.transformer.dialects"
+DIALECTS: Lazily[Dialect] = Lazily(
+    Later("marian", f"{_HERE}.marian", "MarianDialect", ("marian",)),
+    Later("transformers", f"{_HERE}.transformers", "TransformersDialect"),
+    Later("opennmt-py", f"{_HERE}.opennmt_py", "OpenNMTPyDialect", ("torch",)),
+    Later("fairseq", f"{_HERE}.fairseq", "FairseqDialect", ("torch",)),
+    Later(
+        "fairseq-plain", f"{_HERE}.fairseq", "FairseqDialect", ("torch",),
+        {"name": "fairseq-plain", "special_tokens": False},
+    ),
+    Later("opennmt-tf", f"{_HERE}.opennmt_tf", "OpenNMTTFDialect", ("tensorflow",)),
+    Later("eole", f"{_HERE}.eole", "EoleDialect", ("safetensors",)),
+    Later("ctranslate2", f"{_HERE}.ctranslate2", "CTranslate2Dialect", ("ctranslate2",)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,26 +63,7 @@ class TransformerFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.transformer.dialects import (
-            CTranslate2Dialect,
-            EoleDialect,
-            FairseqDialect,
-            MarianDialect,
-            OpenNMTPyDialect,
-            OpenNMTTFDialect,
-            TransformersDialect,
-        )
-
-        return (
-            MarianDialect(),
-            TransformersDialect(),
-            OpenNMTPyDialect(),
-            FairseqDialect(),
-            FairseqDialect("fairseq-plain", special_tokens=False),
-            OpenNMTTFDialect(),
-            EoleDialect(),
-            CTranslate2Dialect(),
-        )
+        return DIALECTS
 
     def build(self, config: TransformerConfig) -> Any:
         problems = [

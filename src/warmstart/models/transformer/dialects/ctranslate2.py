@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,9 @@ class CTranslate2Dialect(ModelBin):
             rules.append(rule(_ENCODINGS[1], "positions.weight", copy=True))
         elif c.positions == "sinusoidal" and c.sinusoids != "from_one":
             length = c.max_positions or MAX_POSITIONS
-            for name, rows in zip(_ENCODINGS, (c.decoder_max_positions or length, length), strict=True):
-                shape, formula = (rows, c.d_model), c.sinusoids
-                table = Generated(partial(sinusoids, *shape, formula), shape, _tolerance(formula), self.dtype)
-                rules.append(rule(name, (), table))
+            lengths = (c.decoder_max_positions or length, length)
+            tables = {rows: self._positions(c, rows) for rows in lengths}  # one op, so that it is seen to be one array
+            rules += [rule(name, (), tables[rows]) for name, rows in zip(_ENCODINGS, lengths, strict=True)]
         for name, value in self._attributes(c).items():
             # both spellings of a scale are read (_Reader), one is written
             loose = math.inf if name.endswith("/scale_embeddings") else 0.0
@@ -87,6 +86,10 @@ class CTranslate2Dialect(ModelBin):
                 rules += _norm(f"{side}/layernorm_embedding", f"{side}.embedding_norm", {})
             rules += self._layer(c, side, {"i": layers})
         return rules
+
+    def _positions(self, c: TransformerConfig, rows: int) -> Generated:
+        shape = (rows, c.d_model)
+        return Generated(cache(partial(sinusoids, *shape, c.sinusoids)), shape, _tolerance(c.sinusoids), self.dtype)
 
     def _layer(self, c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
         theirs, ours = f"{side}/layer_{{i}}", f"{side}.layers.{{i}}"
