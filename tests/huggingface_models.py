@@ -173,14 +173,19 @@ def _tokenizer(folder: Path, kind: str) -> int:
     return len(tokens) + (3 if kind == "nllb" else 0)
 
 
-def sentencepiece() -> bytes:
+def sentencepiece(**options: object) -> bytes:
     """A small SentencePiece model."""
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
     text = [" ".join(f"{a}{b}" for a in "abcdefgh" for b in "ijkl")] * 3
     SentencePieceTrainer.train(
-        sentence_iterator=iter(text), model_writer=model, vocab_size=20, minloglevel=3, hard_vocab_limit=False
+        sentence_iterator=iter(text),
+        model_writer=model,
+        vocab_size=20,
+        minloglevel=3,
+        hard_vocab_limit=False,
+        **options,
     )
     return model.getvalue()
 

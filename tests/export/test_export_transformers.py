@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from huggingface_models import KINDS, POSITIONS, sentencepiece, write
+from huggingface_models import KINDS, POSITIONS, write
 from marian_models import OPTIONS, arrays
 from marian_models import write as write_marian
 from warmstart import api
@@ -168,7 +168,6 @@ def test_what_no_class_computes_is_refused(tmp_path):
 def test_a_tokenizer_is_needed_and_named(tmp_path):
     folder = write(tmp_path / "source", "nllb")
     (folder / "tokenizer.json").unlink()
-    (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece())
     with pytest.raises(VocabularyError, match="no table of tokens lies beside the model"):
         open_model(folder)
 

@@ -200,3 +200,35 @@ def test_the_native_engine_computes_marianmt(kind: str, tmp_path: Path) -> None:
         expected = theirs(input_ids=ids, decoder_input_ids=start).logits[:, :, :-1]
         found = ours(ids, torch.tensor([5]), target)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "mbart50", "pegasus", "nllb"])
+def test_tables_of_slow_tokenizers_are_those_of_the_library(kind: str, tmp_path: Path) -> None:
+    """A SentencePiece model without ``tokenizer.json``. transformers 5 puts NLLB's ``<mask>`` before the languages,
+    where the published models (and version 4) have it behind them."""
+    from warmstart.models.transformer.dialects.slow_tokenizers import with_table
+
+    pegasus = kind == "pegasus"
+    name = "spiece.model" if pegasus else "sentencepiece.bpe.model"
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1} if pegasus else {}
+    if kind == "nllb":
+        ids["model_type"] = "bpe"
+    classes = {"mbart": "MBartTokenizer", "mbart50": "MBart50Tokenizer", "pegasus": "PegasusTokenizer"}
+    settings: dict[str, object] = {"tokenizer_class": classes.get(kind, "NllbTokenizer")}
+    if kind == "nllb":
+        from warmstart.models.transformer.dialects.languages import NLLB
+
+        settings["additional_special_tokens"] = NLLB
+    files = {name: huggingface_models.sentencepiece(**ids), "tokenizer_config.json": json.dumps(settings).encode()}
+    model_type = {"pegasus": "pegasus", "nllb": "m2m_100"}.get(kind, "mbart")
+    files["config.json"] = json.dumps({"model_type": model_type, "architectures": ["X"]}).encode()
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    ours = json.loads(with_table(files, {"model_type": model_type}, tmp_path)["vocab.json"])
+    if kind == "nllb":
+        assert theirs.pop("<mask>") < min(theirs[code] for code in NLLB)
+        assert ours.pop("<mask>") > max(ours[code] for code in NLLB)
+        assert sorted(theirs, key=theirs.__getitem__) == sorted(ours, key=ours.__getitem__)
+    else:
+        assert ours == theirs

@@ -27,6 +27,8 @@ from warmstart.models.huggingface import (
     read_tokenizer,
 )
 from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.languages import M2M100
+from warmstart.models.transformer.dialects.slow_tokenizers import with_table
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Chain, ExtraRows, Generated, Reshape
@@ -205,7 +207,7 @@ class TransformersDialect(Dialect):
         where = loaded.path.parent
         own_table = ("vocab.json",) if "sentencepiece.bpe.model" in kept or kind.pad_row else ()
         defaults = _defaults(kind, kept, config)
-        tokenizer = read_tokenizer(kept, where, defaults, own_table)
+        tokenizer = read_tokenizer(with_table(kept, config, where), where, defaults, own_table)
         tables = {"source": _rows(tokenizer, kind, config, where)}
         tables["target"] = tables["source"]
         if tokenizer.settings.get("separate_vocabs"):
@@ -362,9 +364,7 @@ def _rows(tokenizer: Tokenizer, kind: _Kind, config: Mapping[str, Any], where: o
 
 def _languages(tokens: list[str], tokenizer: Tokenizer) -> None:
     """M2M100's tokenizer knows its languages without a file: they stand behind the table."""
-    from warmstart.models.transformer.dialects.m2m100 import LANGUAGES
-
-    known = LANGUAGES.get(str(tokenizer.settings.get("language_codes")), "").split()
+    known = M2M100.get(str(tokenizer.settings.get("language_codes")), "").split()
     if tokenizer.settings.get("tokenizer_class") == "M2M100Tokenizer":
         there = set(tokens)
         tokens += [f"__{code}__" for code in known if f"__{code}__" not in there]

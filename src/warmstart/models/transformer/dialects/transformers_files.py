@@ -10,6 +10,7 @@ from warmstart.errors import VocabularyError
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import ACTIVATIONS, CONFIG, GENERATION, TOKENIZER_FILES, json_file
 from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.slow_tokenizers import MODELS
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _generation(special: Mapping[str, int | None], kept: dict[str, Any]) -> dict
 
 def _still(own: Mapping[str, bytes], vocabularies: Mapping[str, Vocabulary]) -> bool:
     """Whether files of a tokenizer came along: then they are the model's, since its tokens came with them."""
-    return any(name in own for name in ("tokenizer.json", "vocab.json")) and "source" in vocabularies
+    return any(name in own for name in ("tokenizer.json", "vocab.json", *MODELS)) and "source" in vocabularies
 
 
 def _tokenizer(
