@@ -155,6 +155,16 @@ def test_nothing_begins_while_the_blank_is_sure() -> None:
     assert found.confidence == pytest.approx(math.log(0.9), abs=1e-6)  # the silence costs nothing
 
 
+def test_a_frame_that_leads_nowhere_is_looked_at_whole() -> None:
+    labels = Alphabet("ab ")
+    lexicon, _ = Lexicon.of(["a"], labels)
+    scorer = Scorer(Arpa(GOLDEN / "words.arpa"), 0.0, 0.0, lexicon=lexicon)
+    array = np.log(np.array([[0.9, 0.05, 0.01, 0.04], [0.03, 0.9, 0.01, 0.06]]))
+    found = decode_beam(array, labels, BeamOptions(cutoff_top_n=1), scorer)[0]
+    assert found.text == "a"  # "ab" is no word, and the blank was cut off, too
+    assert found.confidence == pytest.approx(math.log(0.9 * (0.06 + 0.03)), abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [

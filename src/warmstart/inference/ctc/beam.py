@@ -92,7 +92,7 @@ class DecoderStream:
         for emission in np.logaddexp(checked(log_probs, self._labels), _FLOOR):
             self._begun |= bool(emission[self._labels.blank_id] < _SURE)
             if self._begun:
-                self._step(self._cut(emission))
+                self._step(self._cut(emission), emission)
                 if len(self._prefixes) + len(self._times) > self._clean_at:
                     self._clean()
             self._frame += 1
@@ -137,13 +137,14 @@ class DecoderStream:
         emission[order[count:]] = _NEVER
         return emission
 
-    def _step(self, emission: Floats) -> None:
+    def _step(self, emission: Floats, whole: Floats) -> None:
+        """One frame: ``emission`` with what is cut off at -inf, ``whole`` without."""
         beam, score = self._beam, self._beam.score
         blank = emission[self._labels.blank_id]
         # With a full beam Coqui's search with a scorer does not try what could not survive but for its words.
         least = _NEVER
         if self._scorer is not None and len(score) == self._options.width:
-            least = score.min() + blank - max(0.0, self._scorer.beta)
+            least = score.min() + whole[self._labels.blank_id] - max(0.0, self._scorer.beta)
 
         # Prefixes that stay: their last label again, a blank, or their own parent going on to them.
         parent = self._slots()
@@ -169,6 +170,9 @@ class DecoderStream:
 
         total = np.concatenate([stay, fresh])
         chosen = np.flatnonzero(total > _NEVER)
+        if not len(chosen):  # the labels that are left lead nowhere; Coqui goes on with prefixes of probability zero
+            self._step(whole, whole)
+            return
         if len(chosen) > self._options.width:
             chosen = chosen[np.argpartition(-total[chosen], self._options.width - 1)[: self._options.width]]
         old = chosen[chosen < len(stay)]
