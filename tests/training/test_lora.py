@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from warmstart.errors import ConfigError, TrainingError
+from warmstart.models.layers.linear import linear
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 from warmstart.training.config import LoRA
@@ -66,6 +68,44 @@ def test_only_adapters_are_trained_and_the_base_stays_bit_equal(build, batch) ->
         trained = name in kept or name in ("encoder.embedding.weight", "decoder.output.weight")
         assert torch.equal(parameter, after[name]) != trained, name
     assert all(not torch.equal(array, after[name]) for name, array in before.items())
+
+
+class Products(TorchDispatchMode):
+    """The shapes of the matrix products that are computed inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.shapes.add(tuple(found.shape))
+        return found
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_gradients_of_adapters_without_that_of_the_weight(trained: bool) -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(24, 40), nn.Linear(24, 8)
+    model = nn.ModuleDict({"first": first, "second": second})
+    add_lora(model, LoRA(rank=3, alpha=5.0, modules=["first"]), 1, ["first.weight"] if trained else [])
+    adapter = first.parametrizations.weight[0]  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        adapter.lora_b.normal_()
+    x, upstream = torch.randn(16, 24, requires_grad=True), torch.randn(16, 48)
+    plain = torch.cat([nn.functional.linear(x, layer.weight, layer.bias) for layer in (first, second)], 1)
+    wanted = [x, adapter.lora_a, adapter.lora_b]
+    expected = torch.autograd.grad(plain, wanted, upstream)
+    ours = linear(x, first, second)
+    alone = nn.Linear(24, 40)
+    alone.load_state_dict({name: torch.from_numpy(merged(model)[f"first.{name}"]) for name in ("weight", "bias")})
+    assert torch.equal(ours, linear(x, alone, second))
+    with Products() as products:
+        found = torch.autograd.grad(ours, wanted, upstream)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert ((48, 24) in products.shapes) == trained
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from warmstart.bootstrap.apply import initial_values
 from warmstart.errors import ConfigError, Problem, TrainingError
 from warmstart.formats.checkpoint import Array
+from warmstart.models.layers.linear import LowRank
 from warmstart.spec.templates import matches, rename
 from warmstart.training.config import LoRA
 
@@ -25,18 +26,6 @@ _NAMES = {
     "**.parametrizations.weight.0.lora_a": "**.lora_a",
     "**.parametrizations.weight.0.lora_b": "**.lora_b",
 }
-
-
-class _LowRank(nn.Module):
-    """W [out, in] ↦ W + ``scale``·B·A with A [rank, in] and B [out, rank], in float32 always."""
-
-    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
-        super().__init__()
-        self.lora_a, self.lora_b, self.scale = nn.Parameter(a), nn.Parameter(b), scale
-
-    def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            return torch.addmm(weight, self.lora_b, self.lora_a, alpha=self.scale)
 
 
 def add_lora(model: nn.Module, config: LoRA, seed: int, keep: Sequence[str] = ()) -> tuple[str, ...]:
@@ -70,7 +59,7 @@ def add_lora(model: nn.Module, config: LoRA, seed: int, keep: Sequence[str] = ()
         weight = module.weight
         a = torch.from_numpy(initial_values(f"{name}.lora_a", (config.rank, module.in_features), "embedding", seed))
         b = weight.new_zeros(module.out_features, config.rank)
-        adapter = _LowRank(a.to(weight), b, config.alpha / config.rank)
+        adapter = LowRank(a.to(weight), b, config.alpha / config.rank)
         parametrize.register_parametrization(module, "weight", adapter)
     return tuple(found)
 

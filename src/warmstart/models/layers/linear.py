@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from warmstart.models.layers.rows import round_number
 
@@ -15,13 +16,19 @@ from warmstart.models.layers.rows import round_number
 def linear(x: Tensor, *layers: nn.Linear, relu: bool = False) -> Tensor:
     """x·Wᵀ + b of each of ``layers`` beside each other: [N, Σ out] of ``x`` [N, in]; with ``relu`` its positive part.
 
-    Only ``weight`` and ``bias`` of a layer are read, so an adapter is one that presents its own ``weight``. On a CPU
-    the product is computed in the type of ``x``, whatever that of the weights, which get gradients of their own type.
+    Only ``weight`` and ``bias`` of a layer are read, and a :class:`LowRank` that its ``weight`` is parametrized with.
+    On a CPU the product is computed in the type of ``x``, whatever that of the weights, which get gradients of their
+    own type.
     """
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    biases = [layer.bias for layer in layers]
     if x.device.type == "cpu":
-        result: Tensor = _Linear.apply(x, len(layers), relu, *weights, *biases)  # type: ignore[no-untyped-call]
+        adapters = [_adapter(layer) for layer in layers]
+        weights = [_weight(layer, adapter) for layer, adapter in zip(layers, adapters, strict=True)]
+        factors = [None if a is None else getattr(a, name) for name in ("lora_a", "lora_b") for a in adapters]
+        scales = [1.0 if a is None else a.scale for a in adapters]
+        result: Tensor = _Linear.apply(x, scales, relu, *weights, *biases, *factors)  # type: ignore[no-untyped-call]
         return result
+    weights = [layer.weight for layer in layers]
     if len(layers) == 1:
         y = functional.linear(x, weights[0], biases[0])
     else:
@@ -30,13 +37,44 @@ def linear(x: Tensor, *layers: nn.Linear, relu: bool = False) -> Tensor:
     return functional.relu(y) if relu else y
 
 
+class LowRank(nn.Module):
+    """W [out, in] ↦ W + ``scale``·B·A with A [rank, in] and B [out, rank], in float32 always (Hu et al. 2021)."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.lora_a, self.lora_b, self.scale = nn.Parameter(a), nn.Parameter(b), scale
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.addmm(weight, self.lora_b, self.lora_a, alpha=self.scale)
+
+
+def _adapter(layer: nn.Linear) -> LowRank | None:
+    """The adapter of a layer whose own weight is frozen."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    found = layer.parametrizations.weight  # type: ignore[union-attr]
+    own = isinstance(found[0], LowRank) and not found.original.requires_grad  # type: ignore[index, union-attr]
+    return cast(LowRank, found[0]) if own else None  # type: ignore[index]
+
+
+def _weight(layer: nn.Linear, adapter: LowRank | None) -> Tensor:
+    if adapter is None:
+        return layer.weight
+    with torch.no_grad():  # the adapter's gradients are computed without that of the sum
+        return layer.weight
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, count: int, relu: bool, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scales: list[float], relu: bool, *tensors: Tensor | None) -> Tensor:
+        """``tensors``: weights, biases, and A and B of adapters whose sum with them the weights are already."""
+        count = len(scales)
         weight = _joined(tensors[:count], x.dtype)
-        bias = _joined(tensors[count:], x.dtype)
+        bias = _joined(tensors[count : 2 * count], x.dtype)
         y = _product(x, weight, bias, relu)
-        ctx.save_for_backward(x, weight, y if relu else None)
+        ctx.save_for_backward(x, weight, y if relu else None, *tensors[2 * count :])
+        ctx.scales = scales
         ctx.sizes = [len(cast(Tensor, w)) for w in tensors[:count]]
         ctx.dtype = cast(Tensor, tensors[0]).dtype
         return y
@@ -44,7 +82,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, positive = ctx.saved_tensors
+        x, weight, positive, *factors = ctx.saved_tensors
         if positive is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, positive, 0)
         count, (needs_x, _, _, *needs) = len(ctx.sizes), ctx.needs_input_grad
@@ -61,9 +99,14 @@ class _Linear(torch.autograd.Function):
             for rows in pieces[1:]:
                 whole.addmm_(turned[:, rows], x[rows])
             weights = torch.split(whole.to(ctx.dtype), ctx.sizes)
-        if any(needs[count:]):
+        if any(needs[count : 2 * count]):
             biases = torch.split(gradient.sum(0).to(ctx.dtype), ctx.sizes)
-        found = zip((*weights, *biases), needs, strict=True)
+        gradients = torch.split(gradient, ctx.sizes, 1)
+        adapted = [
+            (None, None) if a is None else _adapter_gradients(x, g, a, b, scale)
+            for g, a, b, scale in zip(gradients, factors[:count], factors[count:], ctx.scales, strict=True)
+        ]
+        found = zip((*weights, *biases, *(a for a, _ in adapted), *(b for _, b in adapted)), needs, strict=True)
         return back, None, None, *(g if needed else None for g, needed in found)
 
 
@@ -79,6 +122,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tens
         else:
             torch.addmm(bias, x[rows], weight.t(), out=y[rows])
     return y.relu_() if relu else y
+
+
+def _adapter_gradients(x: Tensor, gradient: Tensor, a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Of A and B, where y = … + scale·(x·Aᵀ)·Bᵀ has ``gradient``: products with the rank, not of [out, in]."""
+    da = torch.mm(torch.mm(gradient, b.to(x.dtype)).t(), x)
+    db = torch.mm(gradient.t(), torch.mm(x, a.to(x.dtype).t()))
+    return da.to(a.dtype).mul_(scale), db.to(b.dtype).mul_(scale)
 
 
 def _turned(gradient: Tensor, x: Tensor) -> Tensor:
