@@ -364,6 +364,7 @@ def transcribe(
     alpha: float | None = None,
     beta: float | None = None,
     hot_words: Mapping[str, float] | None = None,
+    flashlight: bool = False,
     vocabularies: Sequence[str] = (),
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -376,6 +377,7 @@ def transcribe(
         scorer: a ``.scorer`` package, ARPA file or KenLM binary, weighted by ``alpha`` (its own by default); each word
             adds ``beta``.
         hot_words: word → what is added to its logarithm.
+        flashlight: whether flashlight-text searches: faster, with other scores; it needs a scorer with a word list.
 
     Raises:
         WarmstartError: the model or the scorer cannot be opened, or options do not go together.
@@ -386,7 +388,7 @@ def transcribe(
 
     opened = open_transcriber(
         model, beam_size=beam_size, scorer=scorer, alpha=alpha, beta=beta, hot_words=hot_words,
-        vocabularies=vocabularies,
+        vocabularies=vocabularies, flashlight=flashlight,
     )  # fmt: skip
     found: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     with Progress("transcribing", len(files), "files") as bar:

@@ -28,6 +28,7 @@ def transcribe(
     alpha: Annotated[float | None, typer.Option("--alpha", help="weight of the scorer; else its own")] = None,
     beta: Annotated[float | None, typer.Option("--beta", help="weight of a word; else the scorer's own")] = None,
     hot_words: HotWords = None,
+    flashlight: Annotated[bool, typer.Option("--flashlight", help="search by flashlight-text: faster")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="one file as it comes, showing what is heard")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words")] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="print subtitles")] = False,
@@ -45,7 +46,7 @@ def transcribe(
         raise ConfigError("--srt, --stream and - are for one recording", found=f"{len(files)} files")
     options: dict[str, Any] = {
         "beam_size": beam_size, "scorer": scorer, "alpha": alpha, "beta": beta, "hot_words": _boosts(hot_words or ()),
-        "vocabularies": vocab or (),
+        "vocabularies": vocab or (), "flashlight": flashlight,
     }  # fmt: skip
     if one:
         heard = _hear(open_transcriber(model, **options), files[0], show=stream and not (as_json or as_srt))

@@ -138,6 +138,25 @@ def test_options_that_change_nothing_are_refused(model: Path) -> None:
         open_transcriber(model, alpha=2.0, hot_words={"a": 1.0})
 
 
+def test_flashlight_searches_words_of_the_scorer(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("kenlm")
+    pytest.importorskip("flashlight.lib.text")
+    unigrams = "-1\t<unk>\n-99\t<s>\t0\n-1\t</s>\n-0.5\tbad\t0\n-0.5\tcab\t0"
+    bigrams = "-0.3\tbad cab\n-0.3\tcab bad"
+    arpa = f"\\data\\\nngram 1=5\nngram 2=2\n\n\\1-grams:\n{unigrams}\n\n\\2-grams:\n{bigrams}\n\n\\end\\\n"
+    (tmp_path / "words.arpa").write_text(arpa)
+    write_audio(tmp_path / "a.wav", 1.0)
+    found = [
+        api.transcribe(model, [tmp_path / "a.wav"], scorer=tmp_path / "words.arpa", beam_size=50, flashlight=fast)
+        for fast in (False, True)
+    ]
+    for (row,), name in zip(found, ("ours", "flashlight"), strict=True):
+        assert row["text"], name
+        assert set(row["text"].split()) <= {"bad", "cab"}, name
+    with pytest.raises(ConfigError, match="flashlight needs a scorer"):
+        open_transcriber(model, flashlight=True)
+
+
 def test_the_command_prints_text_json_and_subtitles(tmp_path: Path, model: Path) -> None:
     write_audio(tmp_path / "a.wav", 1.0)
     write_audio(tmp_path / "b.wav", 1.2, seed=5)

@@ -99,3 +99,27 @@ class FlashlightDecoder:
             kept.pop()
         ids = tuple(path[frame] for frame in kept)
         return Transcript(self._labels.decode(ids), score, ids, tuple(kept))
+
+
+class Collected:
+    """:class:`FlashlightDecoder` for frames that come in pieces: they are kept until somebody asks."""
+
+    def __init__(self, decoder: FlashlightDecoder) -> None:
+        self._decoder, self._pieces = decoder, list[npt.NDArray[np.float32]]()
+
+    def feed(self, log_probs: npt.ArrayLike) -> None:
+        """Goes on with (T, A) natural logarithms; T may be 0."""
+        self._pieces.append(np.asarray(log_probs, np.float32))
+
+    def intermediate(self, results: int = 1) -> list[Transcript]:
+        """Up to ``results`` transcripts of what was fed until now, the best first.
+
+        Raises:
+            DataError: the shape does not fit the labels, or these are no log-probabilities.
+        """
+        frames = [piece for piece in self._pieces if len(piece)]
+        if not frames:
+            return [Transcript("", 0.0, (), ())]
+        return self._decoder.decode(np.concatenate(frames), results)
+
+    finish = intermediate

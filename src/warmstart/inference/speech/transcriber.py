@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from warmstart.data.speech.audio import audio_blocks
 from warmstart.errors import ConfigError, WarmstartError
 from warmstart.inference.ctc.beam import DecoderStream
+from warmstart.inference.ctc.flashlight import Collected, FlashlightDecoder
 from warmstart.inference.ctc.greedy import GreedyStream
 from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer, open_scorer
@@ -27,7 +28,7 @@ PIECE = 512  # frames that go through the model at once
 BATCH = 64  # recordings whose features are held at once
 STREAM_FRAMES = 16  # Coqui's ``n_steps``
 
-Decoder = GreedyStream | DecoderStream
+Decoder = GreedyStream | DecoderStream | Collected
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,32 @@ class Transcriber:
     Args:
         beam: how beam search is done; None decodes greedily.
         scorer: a language model for beam search.
+        flashlight: whether flashlight-text searches, with the scorer: faster, with other scores.
 
     Raises:
-        ConfigError: a scorer without beam search.
+        ConfigError: a scorer without beam search, flashlight without a scorer or for what it does not know.
+        MissingExtra: flashlight-text is not installed.
     """
 
-    def __init__(self, acoustic: Acoustic, beam: BeamOptions | None = None, scorer: Scorer | None = None) -> None:
+    def __init__(
+        self,
+        acoustic: Acoustic,
+        beam: BeamOptions | None = None,
+        scorer: Scorer | None = None,
+        *,
+        flashlight: bool = False,
+    ) -> None:
         if scorer is not None and beam is None:
             raise ConfigError("a scorer needs beam search", todo="give a beam size above 1")
+        if flashlight and scorer is None:
+            raise ConfigError("flashlight needs a scorer with a word list", todo="give a scorer")
         self.acoustic, self.beam, self.scorer = acoustic, beam, scorer
+        self._flashlight = FlashlightDecoder(acoustic.alphabet, scorer, beam) if flashlight and scorer else None
 
     def decoder(self) -> Decoder:
         """A decoder that has heard nothing yet."""
+        if self._flashlight is not None:
+            return Collected(self._flashlight)
         if self.beam is None:
             return GreedyStream(self.acoustic.alphabet)
         return DecoderStream(self.acoustic.alphabet, self.beam, self.scorer)
@@ -210,6 +225,7 @@ def open_transcriber(
     beta: float | None = None,
     hot_words: Mapping[str, float] | None = None,
     vocabularies: Sequence[str] = (),
+    flashlight: bool = False,
 ) -> Transcriber:
     """The model at ``model`` with its decoder.
 
@@ -228,4 +244,4 @@ def open_transcriber(
     language = open_scorer(Path(scorer), acoustic.alphabet, alpha=alpha, beta=beta) if scorer is not None else None
     width = beam_size if beam_size is not None else 500 if language is not None else 1
     beam = None if width == 1 and language is None else BeamOptions(width, hot_words=dict(hot_words or {}))
-    return Transcriber(acoustic, beam, language)
+    return Transcriber(acoustic, beam, language, flashlight=flashlight)
