@@ -164,11 +164,11 @@ def compare(kind: str, source: Path, output: Path, peer: Path, quantization: str
     command, flag = MODELS[kind][0]
     more = [] if quantization == "none" else ["--quantization", quantization]
     flags = [flag, str(source), "--output_dir", str(output), "--force", *more]
-    flushed = 'cp -r "$0" "$1" && find "$1" -type f -exec sync {} +'
+    flushed = 'cp -rL "$0" "$1" && find "$1" -type f -exec sync {} +'
     commands = {
         "ctranslate2": [str(peer / command), *flags],
         "warmstart": [str(Path(sys.executable).with_name("warmstart")), command, *flags],
-        "cp": ["cp", "-r", str(source), str(output)],
+        "cp": ["cp", "-rL", str(source), str(output)],
         "cp and sync": ["sh", "-c", flushed, str(source), str(output)],
     }
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
