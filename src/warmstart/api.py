@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
     from warmstart.data.config import DataConfig
     from warmstart.data.speech.config import SpeechDataConfig
+    from warmstart.inference.ctc import SpeechSearch
     from warmstart.reports.runs import Run
 
 __all__ = [
@@ -359,44 +360,42 @@ def transcribe(
     model: str | Path,
     files: Sequence[str | Path],
     *,
-    beam_size: int | None = None,
-    scorer: str | Path | None = None,
-    alpha: float | None = None,
-    beta: float | None = None,
-    hot_words: Mapping[str, float] | None = None,
-    flashlight: bool = False,
     vocabularies: Sequence[str] = (),
     progress: bool = False,
+    **search: Any,
 ) -> list[dict[str, Any]]:
     """What is said in each of ``files``, in their order: ``file``, ``text``, ``confidence``, ``seconds``, and ``words``
     with ``word``, ``start`` and ``end`` in seconds; only ``file`` and ``error`` where one cannot be read.
 
     Args:
         model: a run, bundle or checkpoint of a speech model, or what ``convert --to onnx`` wrote of one.
-        beam_size: 1 decodes greedily; None is 500 with a scorer and 1 without.
-        scorer: a ``.scorer`` package, ARPA file or KenLM binary, weighted by ``alpha`` (its own by default); each word
-            adds ``beta``.
-        hot_words: word → what is added to its logarithm.
-        flashlight: whether flashlight-text searches: faster, with other scores; it needs a scorer with a word list.
+        search: keys of ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
 
     Raises:
         WarmstartError: the model or the scorer cannot be opened, or options do not go together.
     """
     from warmstart.errors import WarmstartError
-    from warmstart.inference.speech.transcriber import open_transcriber
+    from warmstart.inference.speech.acoustic import open_acoustic
+    from warmstart.inference.speech.transcriber import Transcriber
     from warmstart.storage.progress import Progress
 
-    opened = open_transcriber(
-        model, beam_size=beam_size, scorer=scorer, alpha=alpha, beta=beta, hot_words=hot_words,
-        vocabularies=vocabularies, flashlight=flashlight,
-    )  # fmt: skip
+    transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocabularies)), _speech_search(search))
     found: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     with Progress("transcribing", len(files), "files") as bar:
-        for number, heard in opened.files([Path(file) for file in files]):
+        for number, heard in transcriber.files([Path(file) for file in files]):
             found[number] |= {"error": str(heard)} if isinstance(heard, WarmstartError) else heard.as_json()
             if progress:
                 bar.update(1)
     return found
+
+
+def _speech_search(options: dict[str, Any]) -> SpeechSearch:
+    from warmstart.inference.ctc import SpeechSearch
+
+    options = {key: value for key, value in options.items() if value is not None}
+    unknown = sorted(set(options) - {field.name for field in fields(SpeechSearch)})
+    _require_none("hearing speech", dict.fromkeys(unknown, True))
+    return SpeechSearch(**options)
 
 
 def evaluate(
@@ -417,7 +416,7 @@ def evaluate(
     Args:
         data: a configuration whose ``data`` names the tasks; for a run, its own by default.
         search: for texts keys of ``inference.search.SearchConfig``; for speech those of
-            ``inference.evaluate_speech.SpeechSearch`` (beam_size, scorer, alpha, beta).
+            ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
         report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
     """
@@ -488,12 +487,10 @@ def _evaluate_speech(
 ) -> dict[str, dict[str, float]]:
     from warmstart.bundle.model import open_model
     from warmstart.inference.ctc import write_samples
-    from warmstart.inference.evaluate_speech import SpeechSearch, evaluate_speech
+    from warmstart.inference.evaluate_speech import evaluate_speech
 
-    unknown = sorted(set(search) - {field.name for field in fields(SpeechSearch)})
-    _require_none("evaluating speech", dict.fromkeys(unknown, True))
     opened = open_model(model, vocabularies=vocabularies)
-    found = evaluate_speech(opened, data, split, SpeechSearch(**search), progress=progress)
+    found = evaluate_speech(opened, data, split, _speech_search(search), progress=progress)
     if output is not None:
         write_samples([sample for one in found.values() for sample in one.samples], Path(output))
     for name, one in found.items():

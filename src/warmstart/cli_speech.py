@@ -35,7 +35,9 @@ def transcribe(
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
 ) -> None:
     """Say what is said in recordings. Status 1 if a file cannot be read; the others are transcribed."""
-    from warmstart.inference.speech.transcriber import open_transcriber
+    from warmstart.inference.ctc import SpeechSearch
+    from warmstart.inference.speech.acoustic import open_acoustic
+    from warmstart.inference.speech.transcriber import Transcriber
     from warmstart.reports.subtitles import srt
     from warmstart.reports.text import json_text
 
@@ -46,10 +48,11 @@ def transcribe(
         raise ConfigError("--srt, --stream and - are for one recording", found=f"{len(files)} files")
     options: dict[str, Any] = {
         "beam_size": beam_size, "scorer": scorer, "alpha": alpha, "beta": beta, "hot_words": _boosts(hot_words or ()),
-        "vocabularies": vocab or (), "flashlight": flashlight,
+        "flashlight": flashlight,
     }  # fmt: skip
     if one:
-        heard = _hear(open_transcriber(model, **options), files[0], show=stream and not (as_json or as_srt))
+        transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocab or ())), SpeechSearch(**options))
+        heard = _hear(transcriber, files[0], show=stream and not (as_json or as_srt))
         if as_srt:
             typer.echo(srt(heard.words), nl=False)
         else:
@@ -57,7 +60,7 @@ def transcribe(
         return
     from warmstart import api
 
-    found = api.transcribe(model, files, progress=True, **options)
+    found = api.transcribe(model, files, progress=True, vocabularies=vocab or (), **options)
     if as_json:
         typer.echo(json_text(found))
     for row in found:

@@ -17,9 +17,9 @@ from warmstart import api
 from warmstart.cli import app
 from warmstart.data.speech.audio import read_audio
 from warmstart.errors import BundleError, ConfigError, MissingExtra, WarmstartError
-from warmstart.inference.ctc import BeamOptions, greedy
+from warmstart.inference.ctc import SpeechSearch, greedy
 from warmstart.inference.speech.acoustic import open_acoustic
-from warmstart.inference.speech.transcriber import PIECE, Transcriber, open_transcriber
+from warmstart.inference.speech.transcriber import PIECE, Transcriber
 
 pytest.importorskip("torch")
 pytest.importorskip("soundfile")
@@ -31,9 +31,9 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("beam", [None, BeamOptions(width=8)], ids=["greedy", "beam"])
+@pytest.mark.parametrize("beam", [None, SpeechSearch(beam_size=8)], ids=["greedy", "beam"])
 @pytest.mark.parametrize("chunk", [1, 37, 1600, 100_000])
-def test_a_stream_hears_what_the_file_has(tmp_path: Path, model: Path, beam: BeamOptions | None, chunk: int) -> None:
+def test_a_stream_hears_what_the_file_has(tmp_path: Path, model: Path, beam: SpeechSearch | None, chunk: int) -> None:
     write_audio(tmp_path / "a.wav", 2.03)
     transcriber = Transcriber(open_acoustic(model), beam)
     ((_, whole),) = transcriber.files([tmp_path / "a.wav"])
@@ -108,7 +108,7 @@ def test_onnx_hears_what_the_bundle_does(tmp_path: Path, model: Path) -> None:
     api.convert(model, tmp_path / "onnx", "onnx")
     (ours,), (theirs,) = (api.transcribe(m, [tmp_path / "a.wav"]) for m in (model, tmp_path / "onnx"))
     assert (ours["text"], ours["words"]) == (theirs["text"], theirs["words"])
-    stream = open_transcriber(tmp_path / "onnx").stream()
+    stream = Transcriber(open_acoustic(tmp_path / "onnx")).stream()
     stream.feed(read_audio(tmp_path / "a.wav", 8000))
     assert stream.finish().text == ours["text"]
 
@@ -134,8 +134,11 @@ def test_without_litert_the_extra_is_named(tmp_path: Path, model: Path, monkeypa
 
 
 def test_options_that_change_nothing_are_refused(model: Path) -> None:
-    with pytest.raises(ConfigError, match="alpha and hot words change nothing without a scorer"):
-        open_transcriber(model, alpha=2.0, hot_words={"a": 1.0})
+    with pytest.raises(ConfigError) as error:
+        api.transcribe(model, [], alpha=2.0, hot_words={"a": 1.0}, cutoff_top_n=3)
+    assert [problem.what.split()[0] for problem in error.value.problems] == ["alpha", "hot_words", "cutoff_top_n"]
+    with pytest.raises(ConfigError, match="width changes nothing"):
+        api.transcribe(model, [], width=3)
 
 
 def test_flashlight_searches_words_of_the_scorer(tmp_path: Path, model: Path) -> None:
@@ -153,8 +156,6 @@ def test_flashlight_searches_words_of_the_scorer(tmp_path: Path, model: Path) ->
     for (row,), name in zip(found, ("ours", "flashlight"), strict=True):
         assert row["text"], name
         assert set(row["text"].split()) <= {"bad", "cab"}, name
-    with pytest.raises(ConfigError, match="flashlight needs a scorer"):
-        open_transcriber(model, flashlight=True)
 
 
 def test_the_command_prints_text_json_and_subtitles(tmp_path: Path, model: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from warmstart.data.speech.config import SpeechDataConfig
+    from warmstart.inference.ctc import SpeechSearch
 
 Say = Callable[[str], None]
 
@@ -88,11 +89,12 @@ def _export(flags: Flags, out: Say, remark: Say) -> None:
 
 def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart.frontends.coqui.recordings import recordings, write_tlog
-    from warmstart.inference.speech.transcriber import open_transcriber
+    from warmstart.inference.speech.acoustic import open_acoustic
+    from warmstart.inference.speech.transcriber import Transcriber
 
     jobs = recordings(flags)
     source = _source(flags, "transcribe", remark)
-    transcriber = open_transcriber(source, vocabularies=_vocabularies(flags), **_search(flags))
+    transcriber = Transcriber(open_acoustic(source, vocabularies=_vocabularies(flags)), _search(flags))
     for audio, tlog in jobs:
         write_tlog(transcriber, audio, tlog, flags)
         out(f"{audio} -> {tlog}")
@@ -173,21 +175,26 @@ def _test_data(flags: Flags) -> SpeechDataConfig:
         raise ConfigError("--test_files cannot be read", found=error.errors()[0]["msg"]) from None
 
 
-def _search(flags: Flags) -> dict[str, Any]:
-    if not flags["scorer_path"]:
-        return {"beam_size": flags["export_beam_width"]}
-    weights = {key: flags[f"lm_{key}"] for key in ("alpha", "beta") if f"lm_{key}" in flags.given}
-    return {"beam_size": flags["export_beam_width"], "scorer": Path(flags["scorer_path"]), **weights}
+def _search(flags: Flags) -> SpeechSearch:
+    """As upstream: cut-offs count only where ``--cutoff_prob`` is below 1, weights only with a scorer."""
+    from warmstart.inference.ctc import SpeechSearch
+
+    chosen: dict[str, Any] = {"beam_size": flags["export_beam_width"]}
+    if flags["cutoff_prob"] < 1:
+        chosen |= {key: flags[key] for key in ("cutoff_prob", "cutoff_top_n")}
+    if flags["scorer_path"]:
+        weights = {key: flags[f"lm_{key}"] for key in ("alpha", "beta") if f"lm_{key}" in flags.given}
+        chosen |= {"scorer": Path(flags["scorer_path"]), **weights}
+    return SpeechSearch(**chosen)
 
 
 def _report(source: str, flags: Flags, out: Say) -> None:
     from warmstart.bundle.model import open_model
     from warmstart.inference.ctc import write_samples
-    from warmstart.inference.evaluate_speech import SpeechSearch, evaluate_speech
+    from warmstart.inference.evaluate_speech import evaluate_speech
 
     model = open_model(source, vocabularies=_vocabularies(flags))
-    search, progress = SpeechSearch(**_search(flags)), flags["show_progressbar"]
-    found = evaluate_speech(model, _test_data(flags), "test", search, progress=progress)
+    found = evaluate_speech(model, _test_data(flags), "test", _search(flags), progress=flags["show_progressbar"])
     for name, one in found.items():
         out(one.text(name, flags["report_count"]))
     if flags["test_output_file"]:
@@ -197,7 +204,7 @@ def _report(source: str, flags: Flags, out: Say) -> None:
 def _heard(source: str, files: Sequence[str], flags: Flags) -> list[str]:
     from warmstart import api
 
-    rows = api.transcribe(source, files, vocabularies=_vocabularies(flags), **_search(flags))
+    rows = api.transcribe(source, files, vocabularies=_vocabularies(flags), **vars(_search(flags)))
     wrong = [row["error"] for row in rows if "error" in row]
     if wrong:
         raise WarmstartError("a recording cannot be transcribed", found="; ".join(wrong))

@@ -13,11 +13,13 @@ from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.report import Report, Sample, error_report, write_samples
 from warmstart.inference.ctc.scorer import Scorer, open_scorer
 from warmstart.inference.ctc.scorer_file import write_package
+from warmstart.inference.ctc.search import Decoder, SpeechSearch
 from warmstart.inference.ctc.transcript import Timed, Transcript, characters, words
 from warmstart.inference.ctc.tune import Trial, Tuning, tune
 
 __all__ = [
     "BeamOptions",
+    "Decoder",
     "DecoderStream",
     "FlashlightDecoder",
     "Labels",
@@ -25,6 +27,7 @@ __all__ = [
     "Report",
     "Sample",
     "Scorer",
+    "SpeechSearch",
     "Timed",
     "Transcript",
     "Trial",

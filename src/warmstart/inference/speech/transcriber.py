@@ -6,7 +6,7 @@ than a minute, and a stream hears what the whole recording would have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.data.speech.audio import audio_blocks
-from warmstart.errors import ConfigError, WarmstartError
-from warmstart.inference.ctc.beam import DecoderStream
-from warmstart.inference.ctc.flashlight import Collected, FlashlightDecoder
-from warmstart.inference.ctc.greedy import GreedyStream
-from warmstart.inference.ctc.options import BeamOptions
-from warmstart.inference.ctc.scorer import Scorer, open_scorer
-from warmstart.inference.ctc.transcript import Timed, Transcript, words
-from warmstart.inference.speech.acoustic import Acoustic, Floats, open_acoustic
+from warmstart.errors import WarmstartError
+from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, words
+from warmstart.inference.speech.acoustic import Acoustic, Floats
 
 PIECE = 512  # frames that go through the model at once
 BATCH = 64  # recordings whose features are held at once
 STREAM_FRAMES = 16  # Coqui's ``n_steps``
-
-Decoder = GreedyStream | DecoderStream | Collected
 
 
 @dataclass(frozen=True)
@@ -50,40 +43,15 @@ class Heard:
 
 
 class Transcriber:
-    """A model with its decoder.
-
-    Args:
-        beam: how beam search is done; None decodes greedily.
-        scorer: a language model for beam search.
-        flashlight: whether flashlight-text searches, with the scorer: faster, with other scores.
+    """A model with its search, greedy by default.
 
     Raises:
-        ConfigError: a scorer without beam search, flashlight without a scorer or for what it does not know.
-        MissingExtra: flashlight-text is not installed.
+        WarmstartError: as :meth:`~warmstart.inference.ctc.search.SpeechSearch.open`.
     """
 
-    def __init__(
-        self,
-        acoustic: Acoustic,
-        beam: BeamOptions | None = None,
-        scorer: Scorer | None = None,
-        *,
-        flashlight: bool = False,
-    ) -> None:
-        if scorer is not None and beam is None:
-            raise ConfigError("a scorer needs beam search", todo="give a beam size above 1")
-        if flashlight and scorer is None:
-            raise ConfigError("flashlight needs a scorer with a word list", todo="give a scorer")
-        self.acoustic, self.beam, self.scorer = acoustic, beam, scorer
-        self._flashlight = FlashlightDecoder(acoustic.alphabet, scorer, beam) if flashlight and scorer else None
-
-    def decoder(self) -> Decoder:
-        """A decoder that has heard nothing yet."""
-        if self._flashlight is not None:
-            return Collected(self._flashlight)
-        if self.beam is None:
-            return GreedyStream(self.acoustic.alphabet)
-        return DecoderStream(self.acoustic.alphabet, self.beam, self.scorer)
+    def __init__(self, acoustic: Acoustic, search: SpeechSearch | None = None) -> None:
+        self.acoustic = acoustic
+        self.decoder = (search or SpeechSearch()).open(acoustic.alphabet)
 
     def stream(self, frames: int = STREAM_FRAMES) -> Stream:
         """A recording that comes in pieces; the model runs on as many ``frames`` at a time (20 ms each, usually)."""
@@ -214,34 +182,3 @@ def _alike(features: dict[int, Floats]) -> Iterator[list[int]]:
         group.append(number)
     if group:
         yield group
-
-
-def open_transcriber(
-    model: str | Path,
-    *,
-    beam_size: int | None = None,
-    scorer: str | Path | None = None,
-    alpha: float | None = None,
-    beta: float | None = None,
-    hot_words: Mapping[str, float] | None = None,
-    vocabularies: Sequence[str] = (),
-    flashlight: bool = False,
-) -> Transcriber:
-    """The model at ``model`` with its decoder.
-
-    Args:
-        beam_size: 1 decodes greedily; None is 500 with a scorer and 1 without.
-        alpha, beta: weights of the scorer, where not its own.
-
-    Raises:
-        WarmstartError: as :func:`~warmstart.inference.speech.acoustic.open_acoustic` and
-            :func:`~warmstart.inference.ctc.scorer.open_scorer`; ConfigError where options do not go together.
-    """
-    idle = [name for name, given in (("alpha", alpha), ("beta", beta), ("hot words", hot_words)) if given]
-    if scorer is None and idle:
-        raise ConfigError(f"{' and '.join(idle)} change nothing without a scorer", todo="give a scorer")
-    acoustic = open_acoustic(model, vocabularies=tuple(vocabularies))
-    language = open_scorer(Path(scorer), acoustic.alphabet, alpha=alpha, beta=beta) if scorer is not None else None
-    width = beam_size if beam_size is not None else 500 if language is not None else 1
-    beam = None if width == 1 and language is None else BeamOptions(width, hot_words=dict(hot_words or {}))
-    return Transcriber(acoustic, beam, language, flashlight=flashlight)
