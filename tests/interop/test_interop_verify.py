@@ -7,6 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import ctranslate2
+import numpy as np
 import pytest
 import torch
 import transformers as t
@@ -94,6 +96,53 @@ def test_the_adapters_of_wav2vec2_bert_are_another_model(tmp_path: Path) -> None
     facts = verified(source, tmp_path, count=3)
     assert not facts["same"]
     assert facts["largest"] > 0.1
+
+
+LONG = {"rope_type": "longrope", "long_factor": [1.5, 2.0], "short_factor": [1.0, 1.25], "rope_theta": 10000.0}
+
+
+def long_rope(folder: Path, longest: int, original: int, **more: float) -> Path:
+    config = t.Phi3Config(
+        vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=longest, original_max_position_embeddings=original,
+        rope_parameters={**LONG, **more}, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.3
+    model.save_pretrained(folder)
+    decoder_models.tokenizer(folder, 48)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("longest", "original", "more", "lost"),
+    [
+        (4096, 2048, {}, set()),
+        (2048, 2048, {}, set()),
+        (64, 32, {}, {"original_max_positions"}),
+        (5000, 2048, {}, {"rotary_scaling.attention_factor"}),
+        (4096, 2048, {"attention_factor": 1.5}, {"rotary_scaling.attention_factor"}),
+    ],
+)
+def test_long_rope_is_exact_or_named(longest: int, original: int, more: dict, lost: set, tmp_path: Path) -> None:
+    """docs/decisions/0032."""
+    source = long_rope(tmp_path / "source", longest, original, **more)
+    facts = api.convert(source, tmp_path / "ct2", "ctranslate2")
+    assert set(facts["ledger"]["lossy"]) == lost
+    assert api.verify(source, tmp_path / "ct2", count=10)["same"] == (not lost)
+
+
+def test_the_engine_keeps_long_factors_once_it_took_them(tmp_path: Path) -> None:
+    """Why a process that saw one long text answers short ones otherwise from then on."""
+    source = long_rope(tmp_path / "source", 4096, 2048)
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    generator, short = ctranslate2.Generator(str(tmp_path / "ct2")), [[5, 9, 17, 30, 22]]
+    before = np.array(generator.forward_batch(short))
+    generator.forward_batch([[5] * 2100])
+    after = np.array(generator.forward_batch(short))
+    assert np.abs(before - after).max() > 1e-2
 
 
 def test_transformers_scales_every_umt5(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ _SPELT = {"qweight": "weight", "scales": "weight_scale", "qzeros": "weight_zero"
 _SAYS_LENGTHS = ("phi3",)
 _DROPS_WINDOW = ("qwen2", "qwen3", "gemma2", "phi3")
 
+_TABLE = 2048  # positions that the engine computes at first
+
 
 class CTranslate2Dialect(ModelBin):
     """Weights [out, in], Q‖K‖V joined, rotated dimensions as halves."""
@@ -57,6 +59,8 @@ class CTranslate2Dialect(ModelBin):
             lost["logit_softcap"] = "CTranslate2's converters leave it out: scores differ, their order does not"
         if c.sliding_window and _window(c, 0) is None:
             lost["sliding_window"] = f"CTranslate2's converter of {c.architecture} leaves it out: it attends to all"
+        if c.rotary_scaling is not None and c.rotary_scaling.kind == "long":
+            lost |= _long_rope(c, c.rotary_scaling)
         return lost
 
     def files(self, config: DecoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
@@ -111,6 +115,25 @@ class CTranslate2Dialect(ModelBin):
         if text is None or isinstance(text, SubwordVocabulary) or files:
             return found
         return {"text": SubwordVocabulary(text.tokens, {r: special.get(f"{r}_token") for r in ("bos", "eos", "unk")})}
+
+
+def _long_rope(c: DecoderConfig, scaling: RotaryScaling) -> dict[str, str]:
+    """Where the engine computes another LongRoPE (``RotaryEmbeddings`` of layers/attention_layer.cc in 4.8.1): its
+    tables begin with 2,048 positions, take the long factors as soon as they hold more positions than the model was
+    first trained with, and are scaled by √(1 + ln(⌊longest / original⌋) / ln(original))."""
+    lost: dict[str, str] = {}
+    original, longest = c.original_max_positions or 0, c.max_positions or 0
+    if 0 < original < _TABLE:
+        lost["original_max_positions"] = (
+            f"the engine takes the long factors from the first token on: its tables begin with {_TABLE:,} positions"
+        )
+    if original > 1:
+        computed = math.sqrt(1 + math.log(max(1, longest // original)) / math.log(original))
+        exact = math.sqrt(1 + math.log(max(1.0, longest / original)) / math.log(original))
+        meant = scaling.attention_factor or exact
+        if not math.isclose(computed, meant, rel_tol=1e-6):
+            lost["rotary_scaling.attention_factor"] = f"the engine computes {computed:.6g}, and the model {meant:.6g}"
+    return lost
 
 
 def _tokens(c: DecoderConfig, vocabulary: Vocabulary) -> dict[str, str | None]:
