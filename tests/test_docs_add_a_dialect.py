@@ -78,6 +78,12 @@ def test_the_page_s_models_are_converted_and_the_plug_in_is_named(installed, tmp
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
     done = run(installed, "-m", "warmstart.cli", "inspect", tmp_path / "model.safetensors")
     assert "by the plug-in bow" in done.stdout
+    bundle = tmp_path / "bundle"
+    for arguments in (("diff", bundle, bundle), ("verify", bundle, bundle), ("inspect", tmp_path / "none.npz")):
+        done = run(installed, "-m", "warmstart.cli", *arguments)
+        named = [line for line in done.stderr.splitlines() if line.startswith("with the plug-in")]
+        expected = ["with the plug-in bow (warmstart-bow 1.0)", "with the plug-in slashes (warmstart-bow 1.0)"]
+        assert named == (expected if arguments[0] != "inspect" else []), (arguments, done.stderr)
     folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
     done = run(installed, *verb, folder, tmp_path / "slashes", "--to", "slashes", "--json")
     assert done.returncode == 0, done.stderr

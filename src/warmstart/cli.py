@@ -518,6 +518,15 @@ def main() -> None:
         raise SystemExit(1) from None
     except BrokenPipeError:
         raise SystemExit(141) from None
+    finally:
+        _name_plugins()
+
+
+def _name_plugins() -> None:
+    """Whose code was run besides warmstart's, on stderr. Most verbs that need no model load no families."""
+    registry = sys.modules.get("warmstart.models.registry")
+    for plugin in registry.FAMILIES.ran() if registry is not None else ():
+        typer.echo(f"with the plug-in {plugin}", err=True)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,10 @@ class Families(Sequence[Family]):
         keys = [(family, None), *((family, dialect) for dialect in dialects)]
         return list(dict.fromkeys(self._origins[key] for key in keys if key in self._origins))
 
+    def ran(self) -> list[str]:
+        """Every plug-in whose code was run so far; none before somebody asked for the families."""
+        return list(dict.fromkeys(self._origins.values()))
+
     def _loaded(self) -> Lazily[Family]:
         if self._all is None:
             families: dict[str, Family | Later] = {f.name: f for f in self._built_in}
