@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from warmstart.errors import VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.huggingface import folder_of, read_tokenizer
-from warmstart.models.pretrained import kept_files
+from warmstart.models.family import Facts
+from warmstart.models.huggingface import CONFIG, Options, folder_of, read_tokenizer
+from warmstart.models.pretrained import (
+    SIDE,
+    PretrainedDialect,
+    beside,
+    dtype_key,
+    ignore,
+    kept_files,
+    object_of,
+    updated,
+    validated,
+)
 from warmstart.vocabularies.subwords import ROLES, SubwordVocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
@@ -30,6 +46,66 @@ IGNORED = {
     "processor_class": "read with the tokenizer",
     "feature_extractor_type": "read with the tokenizer",
 }
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class CtcDialect(PretrainedDialect):
+    """A speech model with or without the layer of CTC's outputs (``head`` of its configuration).
+
+    Attributes:
+        prefix: what the bare model's arrays begin with.
+        top: what those of its heads begin with, CTC's first.
+        architecture: the class with CTC's outputs.
+        others: what the other heads are for.
+    """
+
+    prefix: str
+    top: tuple[str, ...]
+    architecture: str
+    others: str = "of a classifier"
+
+    def today(self, name: str) -> str:
+        return name if name.startswith((f"{self.prefix}.", *self.top)) else f"{self.prefix}.{name}"
+
+    def left_behind(self, config: Any) -> Mapping[str, str]:
+        left = {f"{name}**": self.others for name in self.top[1:]}
+        left[f"{self.prefix}.masked_spec_embed"] = "what stands for masked sound in training"
+        return left if config.head else {**left, "lm_head.**": "config.json says return_hidden"}
+
+    def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
+        return ctc_vocabulary(loaded)
+
+    def read_values(
+        self, kind: type[Config], values: Mapping[str, Any], options: Options, loaded: Checkpoint
+    ) -> Config:
+        """The configuration of ``values`` and of what all these models say."""
+        options.expect("output_hidden_size", values["d_model"], None)
+        head = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries
+        ignore(options, IGNORED)
+        return validated(kind, {**values, "head": head}, options, self.architecture)
+
+    def files_of(
+        self,
+        config: Any,
+        vocabularies: Mapping[str, Vocabulary],
+        facts: Facts,
+        values: Mapping[str, Any],
+        implied: Mapping[str, Any],
+        fresh: Mapping[str, Any],
+    ) -> dict[str, bytes]:
+        """config.json and what lies beside it: of ``values`` those that it said already or that differ from what the
+        library takes (``implied``); ``fresh`` ones too where there was none."""
+        vocabulary = vocabularies[SIDE]
+        kept = object_of(vocabulary, CONFIG)
+        if kept:
+            said = {k: v for k, v in values.items() if k in kept or implied[k] != v}
+        else:
+            said = {**values, "model_type": self.types[0], "architectures": [self.architecture], **fresh}
+            said |= {} if config.head else {"return_hidden": True}
+        files = {CONFIG: updated(vocabulary, CONFIG, {**said, **dtype_key(kept, facts)})}
+        return {**files, **beside(vocabulary, (CONFIG,))}
 
 
 def ctc_vocabulary(loaded: Checkpoint) -> SubwordVocabulary:

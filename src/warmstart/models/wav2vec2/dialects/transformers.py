@@ -9,25 +9,11 @@ from typing import Any
 import numpy as np
 
 from warmstart.formats.checkpoint import Array, Checkpoint
-from warmstart.models.ctc import IGNORED, ctc_vocabulary
+from warmstart.models.ctc import CtcDialect
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG
-from warmstart.models.pretrained import (
-    SIDE,
-    PretrainedDialect,
-    Renamed,
-    beside,
-    both,
-    dtype_key,
-    ignore,
-    object_of,
-    options_of,
-    updated,
-    validated,
-)
+from warmstart.models.pretrained import Renamed, both, options_of
 from warmstart.models.wav2vec2.config import POSITION_GROUPS, POSITION_WIDTH, Wav2Vec2Config
 from warmstart.spec.mapping import Rule, rule
-from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _W = "wav2vec2"
@@ -67,26 +53,22 @@ class Wide(Renamed):
         return np.asarray(array, np.float32) if name.startswith(_POSITIONS) else array
 
 
-class TransformersDialect(PretrainedDialect):
+class TransformersDialect(CtcDialect):
     """Names of fairseq, mostly."""
 
     types = ("wav2vec2",)
+    prefix, top, architecture = _W, _TOP, "Wav2Vec2ForCTC"
+    others = "of pretraining or of a classifier"
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint if isinstance(checkpoint, Wide) else Wide(checkpoint, self)
 
     def today(self, name: str) -> str:
-        if not name.startswith((f"{_W}.", *_TOP)):
-            name = f"{_W}.{name}"
+        name = super().today(name)
         for old, new in _NORMED.items():
             if name == f"{_POSITIONS}.{old}":
                 return f"{_POSITIONS}.{new}"
         return name
-
-    def left_behind(self, config: Wav2Vec2Config) -> Mapping[str, str]:
-        left = {f"{name}**": "of pretraining or of a classifier" for name in _TOP[1:]}
-        left[f"{_W}.masked_spec_embed"] = "what stands for masked sound in training"
-        return left if config.head else {**left, "lm_head.**": "config.json says return_hidden"}
 
     def read_config(self, checkpoint: Checkpoint) -> Wav2Vec2Config:
         loaded = self.view(checkpoint)
@@ -105,15 +87,9 @@ class TransformersDialect(PretrainedDialect):
                 found = repr(options.get(key, _LIBRARY.get(key)))
                 options.problem(f"{key} is not supported", expected=repr(value), found=found)
         options.expect("adapter_attn_dim", None)
-        options.expect("output_hidden_size", values["d_model"], None)
         for key in ("adapter_kernel_size", "adapter_stride", "num_adapter_layers"):
             options.get(key, None)  # of an adapter, which is refused
-        values["head"] = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries
-        ignore(options, IGNORED)
-        return validated(Wav2Vec2Config, values, options, "Wav2Vec2ForCTC")
-
-    def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
-        return ctc_vocabulary(loaded)
+        return self.read_values(Wav2Vec2Config, values, options, loaded)
 
     def rules(self, config: Wav2Vec2Config) -> list[Rule]:
         each, convolutions = {"i": config.num_layers}, {"i": len(config.conv_dim)}
@@ -135,16 +111,8 @@ class TransformersDialect(PretrainedDialect):
     def files(
         self, config: Wav2Vec2Config, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
-        vocabulary = vocabularies[SIDE]
-        kept = object_of(vocabulary, CONFIG)
         implied = {**dict(_KEYS.values()), "conv_dim": _CONV_DIM, "conv_kernel": _CONV_KERNEL}
         values = {key: getattr(config, ours) for ours, (key, _) in _KEYS.items()}
         values |= {"conv_dim": list(config.conv_dim), "conv_kernel": list(config.conv_kernel)}
-        if kept:
-            values = {k: v for k, v in values.items() if k in kept or implied[k] != v}
-        else:
-            strides = [5] + [2] * (len(config.conv_dim) - 1)
-            values |= {"model_type": _W, "architectures": ["Wav2Vec2ForCTC"], "conv_stride": strides, **_USUAL}
-            values |= {} if config.head else {"return_hidden": True}
-        files = {CONFIG: updated(vocabulary, CONFIG, {**values, **dtype_key(kept, facts)})}
-        return {**files, **beside(vocabulary, (CONFIG,))}
+        fresh = {"conv_stride": [5] + [2] * (len(config.conv_dim) - 1), **_USUAL}
+        return self.files_of(config, vocabularies, facts, values, implied, fresh)

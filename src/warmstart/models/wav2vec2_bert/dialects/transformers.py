@@ -6,24 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.ctc import IGNORED, ctc_vocabulary
+from warmstart.models.ctc import CtcDialect
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG
-from warmstart.models.pretrained import (
-    SIDE,
-    PretrainedDialect,
-    beside,
-    both,
-    dtype_key,
-    ignore,
-    object_of,
-    options_of,
-    updated,
-    validated,
-)
+from warmstart.models.pretrained import both, options_of
 from warmstart.models.wav2vec2_bert.config import Wav2Vec2BertConfig
 from warmstart.spec.mapping import Rule, rule
-from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _W = "wav2vec2_bert"
@@ -57,18 +44,11 @@ _ADAPTER = {
 }  # fmt: skip
 
 
-class TransformersDialect(PretrainedDialect):
+class TransformersDialect(CtcDialect):
     """Weights [out, in]; convolutions [out, in, width]."""
 
     types = ("wav2vec2-bert",)
-
-    def today(self, name: str) -> str:
-        return name if name.startswith((f"{_W}.", *_TOP)) else f"{_W}.{name}"
-
-    def left_behind(self, config: Wav2Vec2BertConfig) -> Mapping[str, str]:
-        left = {f"{name}**": "of a classifier" for name in _TOP[1:]}
-        left[f"{_W}.masked_spec_embed"] = "what stands for masked sound in training"
-        return left if config.head else {**left, "lm_head.**": "config.json says return_hidden"}
+    prefix, top, architecture = _W, _TOP, "Wav2Vec2BertForCTC"
 
     def read_config(self, checkpoint: Checkpoint) -> Wav2Vec2BertConfig:
         loaded = self.view(checkpoint)
@@ -82,15 +62,9 @@ class TransformersDialect(PretrainedDialect):
         values["num_adapter_layers"] = adapters if options.get("add_adapter", False) else 0
         for key, value in _USUAL.items():
             options.expect(key, value, *(["silu"] if value == "swish" else []))
-        options.expect("output_hidden_size", values["d_model"], None)
         for key in ("rotary_embedding_base", "max_source_positions"):
             options.get(key, None)  # of other embeddings of positions, which are refused
-        values["head"] = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries
-        ignore(options, IGNORED)
-        return validated(Wav2Vec2BertConfig, values, options, "Wav2Vec2BertForCTC")
-
-    def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
-        return ctc_vocabulary(loaded)
+        return self.read_values(Wav2Vec2BertConfig, values, options, loaded)
 
     def rules(self, config: Wav2Vec2BertConfig) -> list[Rule]:
         layers, adapters = {"i": config.num_layers}, {"i": config.num_adapter_layers}
@@ -113,16 +87,8 @@ class TransformersDialect(PretrainedDialect):
     def files(
         self, config: Wav2Vec2BertConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
-        vocabulary = vocabularies[SIDE]
-        kept = object_of(vocabulary, CONFIG)
         values: dict[str, Any] = {key: getattr(config, ours) for ours, (key, _) in _KEYS.items()}
         values |= {"add_adapter": config.num_adapter_layers > 0}
         values |= {"num_adapter_layers": config.num_adapter_layers} if config.num_adapter_layers else {}
         implied: dict[str, Any] = {**dict(_KEYS.values()), "add_adapter": False, "num_adapter_layers": 1}
-        if kept:
-            values = {k: v for k, v in values.items() if k in kept or implied[k] != v}
-        else:
-            values |= {"model_type": self.types[0], "architectures": ["Wav2Vec2BertForCTC"], **_USUAL}
-            values |= {} if config.head else {"return_hidden": True}
-        files = {CONFIG: updated(vocabulary, CONFIG, {**values, **dtype_key(kept, facts)})}
-        return {**files, **beside(vocabulary, (CONFIG,))}
+        return self.files_of(config, vocabularies, facts, values, implied, _USUAL)
