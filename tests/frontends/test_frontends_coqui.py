@@ -274,6 +274,33 @@ def test_transcribe_writes_utterances(work: Path) -> None:
         said("transcribe", f"--checkpoint_dir source {QUIET}")
 
 
+def test_coquis_own_smoke_test_ends_with_its_sentence(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``run-ci-ldc93s1_new.sh 249 16000`` and the transfer to Russian of ``run-ci-transfer.sh``, by their own flags."""
+    monkeypatch.chdir(tmp_path)
+    smoke = fixtures / "fixtures" / "stt-smoke"
+    english, russian = smoke / "ldc93s1.csv", smoke / "russian_sample_data"
+    common = "--skip_batch_test true --train_batch_size 1 --n_hidden 100 --show_progressbar false"
+    out, _ = said(
+        "train",
+        f"{common} --train_files {english} --dev_files {english} --test_files {english} --epochs 249 --max_to_keep 1 "
+        f"--checkpoint_dir english --alphabet_config_path {smoke / 'alphabet.txt'} --learning_rate 0.001 "
+        "--dropout_rate 0.05 --export_beam_width 500",
+    )
+    assert ' - res: "she had your dark suit in greasy wash water all year"' in out[2].splitlines()
+    files = f"--train_files {russian / 'ru.csv'} --dev_files {russian / 'ru.csv'} --epochs 3"
+    alphabet = f"--alphabet_config_path {russian / 'alphabet.ru'} --drop_source_layers 1"
+    losses = {}
+    for load in ("init", "last", "auto"):
+        places = f"--load_train {load} --load_checkpoint_dir english --save_checkpoint_dir {load}"
+        said("train", f"{common} {files} {alphabet} {places}")
+        report = said("evaluate", f"--checkpoint_dir {load} --test_files {russian / 'ru.csv'} --export_beam_width 1")[0]
+        losses[load] = float(report[0].splitlines()[0].rpartition(" ")[2])
+    assert losses["auto"] < losses["init"]  # begins from the best, and learns sooner
+    assert losses["last"] < losses["init"]
+
+
 def test_lm_optimize_finds_weights(work: Path) -> None:
     pytest.importorskip("kenlm")
     golden = Path(__file__).parent.parent / "golden" / "ctc"

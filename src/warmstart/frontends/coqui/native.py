@@ -118,6 +118,8 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
         else:
             start = {"source": places.source, "mode": "init"}
             lines.append(f"{places.source} holds no state of Adam's, which begins afresh")
+    elif drop and flags["load_train"] == "init":
+        lines.append("--drop_source_layers changes nothing: --load_train init takes nothing from a checkpoint")
     elif drop:
         raise ConfigError(
             "--drop_source_layers needs a checkpoint to drop layers of",
