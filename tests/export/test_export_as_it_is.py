@@ -84,3 +84,8 @@ def test_nothing_is_rounded_on_the_way(tmp_path):
     source = pretrained_models.write(tmp_path / "source", "bert")
     with pytest.raises(ConfigError, match="keeps every array as it is"):
         api.convert(source, tmp_path / "out", "safetensors", quantize="int8")
+    with pytest.raises(ConfigError, match="whose answers could be compared"):
+        api.convert(source, tmp_path / "out", "safetensors", verify=True)
+    assert not (tmp_path / "out").exists()
+    api.convert(source, tmp_path / "out", "safetensors")
+    assert api.diff(source, tmp_path / "out", weights_only=True)["same"]

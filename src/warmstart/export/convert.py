@@ -110,6 +110,11 @@ def convert_model(
         raise ConfigError(f"there is no dialect {to!r} to convert to", expected=", ".join(dialects()))
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantize!r} is not supported", expected=", ".join(QUANTIZATIONS))
+    if to in FORMATS and check is not None:
+        raise ConfigError(
+            f"--to {to} keeps every array as it is, and makes no model whose answers could be compared",
+            todo="leave out --verify; `warmstart diff` compares the arrays",
+        )
     _refuse_replacing(model, destination, vmap)
     options = Options(quantize or "none", strict, requantize, report)
     extras = Extras.of(model.path, copy_files, vmap)
