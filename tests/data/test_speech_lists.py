@@ -57,7 +57,7 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
         ("there is no such file", f"{tmp_path / 'list.csv'}, line 3"),
         ("wav_filesize is no number of bytes", f"{tmp_path / 'list.csv'}, line 4"),
         ("a row has too few columns", f"{tmp_path / 'list.csv'}, line 5"),
-        ("a row has too few columns", f"{tmp_path / 'list.csv'}, line 6"),
+        ("a row names no file", f"{tmp_path / 'list.csv'}, line 6"),
         ("there is no such file", f"{tmp_path / 'list.csv'}, line 7"),
     ]
     assert caught.value.problems[0].found == str(tmp_path / "missing.wav")

@@ -51,6 +51,16 @@ def test_a_stream_hears_what_the_file_has(tmp_path: Path, model: Path, beam: Spe
     assert found.confidence == pytest.approx(whole.confidence, rel=1e-4)
 
 
+def test_every_option_that_cannot_be_used_is_named() -> None:
+    search = SpeechSearch(beam_size=0, alpha=1.0, cutoff_prob=0.9)
+    with pytest.raises(ConfigError) as caught:
+        search.open(ALPHABET)
+    assert [problem.what for problem in caught.value.problems] == [
+        "alpha changes nothing without a scorer",
+        "no beam is that narrow",
+    ]
+
+
 def test_intermediate_results_change_nothing(tmp_path: Path, model: Path) -> None:
     samples = write_audio(tmp_path / "a.wav", 1.5)
     plain, asked = (Transcriber(open_acoustic(model)).stream() for _ in range(2))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from warmstart.data.speech.batches import SpeechBatch
+from warmstart.inference.ctc.labels import collapse
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 Floats = NDArray[np.float32]
@@ -86,13 +87,8 @@ def ctc_losses(logits: Tensor, batch: SpeechBatch) -> Tensor:
 
 
 def best_paths(logits: Tensor, batch: SpeechBatch) -> list[list[int]]:
-    """The likeliest label of each frame, repetitions taken together and blanks left out (Graves et al. 2006, §3.2)."""
+    """Labels of each utterance by its likeliest path: :func:`~warmstart.inference.ctc.greedy.greedy` of a batch."""
     blank = logits.shape[-1] - 1
     best = logits.argmax(-1).cpu().numpy()
-    return [_collapse(row[:length], blank) for row, length in zip(best, batch.feature_lengths, strict=True)]
-
-
-def _collapse(labels: Sequence[int], blank: int) -> list[int]:
-    row = np.asarray(labels)
-    kept = row[(row != blank) & (np.diff(row, prepend=-1) != 0)]
-    return [int(label) for label in kept]
+    paths = [row[:length] for row, length in zip(best, batch.feature_lengths, strict=True)]
+    return [path[collapse(path, blank)].tolist() for path in paths]

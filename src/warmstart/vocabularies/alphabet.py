@@ -109,7 +109,7 @@ class Alphabet(Vocabulary):
                 expected=f"one of its {len(self.labels)} labels for every character",
                 found=", ".join(repr(character) for character, _ in shown),
                 todo="add them to the alphabet, or take them out of the transcripts",
-                problems=[Problem(f"{name(character)} in {count} transcripts") for character, count in shown],
+                problems=[Problem(f"{described(character)} in {count} transcripts") for character, count in shown],
             )
 
     def encode(self, text: str) -> list[int]:
@@ -153,7 +153,7 @@ class Alphabet(Vocabulary):
         return cls(labels)
 
 
-def name(character: str) -> str:
+def described(character: str) -> str:
     """``'é' (U+00E9)``."""
     return f"{character!r} (U+{ord(character):04X})"
 

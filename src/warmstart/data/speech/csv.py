@@ -24,8 +24,10 @@ def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True
     for where, row in _rows(path, {"wav_filename"} | ({"transcript"} if transcripts else set())):
         name, size = row.get("wav_filename") or "", (row.get("wav_filesize") or "0").strip()
         text = row.get("transcript") if transcripts else None
-        if not name or (transcripts and text is None):
+        if transcripts and text is None:
             problems.append(Problem("a row has too few columns", where))
+        elif not name:
+            problems.append(Problem("a row names no file", where, expected="wav_filename"))
         elif not (size.isascii() and size.isdigit() and len(size) < 19):
             problems.append(Problem("wav_filesize is no number of bytes", where, found=repr(size)))
         elif "\0" in name or not (folder / name).is_file():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from warmstart.errors import DataError
 
+LONGEST_TRANSCRIPT = 1 << 20  # bytes: more is no transcript but a damaged file
+
 
 @dataclass(frozen=True)
 class AudioSource:

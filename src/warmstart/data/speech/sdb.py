@@ -11,12 +11,11 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from warmstart.data.speech.example import AudioSource, SpeechExample
+from warmstart.data.speech.example import LONGEST_TRANSCRIPT, AudioSource, SpeechExample
 from warmstart.errors import DataError
 
 MAGIC = b"SAMPLEDB"
 LONGEST_SCHEMA = 1 << 20
-LONGEST_TRANSCRIPT = 1 << 20
 PACKED = ("application/vnd.mozilla.opus", "application/vnd.deepspeech.opus")
 READABLE = ("audio/wav", "audio/flac", "audio/vorbis", "audio/ogg;codecs=opus", "audio/ogg; codecs=opus")
 

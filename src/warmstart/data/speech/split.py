@@ -19,6 +19,7 @@ from warmstart.data.speech.cache import FeatureStore, feature_store
 from warmstart.data.speech.example import SpeechExample
 from warmstart.errors import DataError, Problem
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.vocabularies.alphabet import described
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
@@ -221,13 +222,13 @@ def _check_transcripts(
         missing.update(lacking.keys())
         unspelt += bool(lacking)
         if lacking and unspelt <= SHOWN:
-            found = " ".join(f"{c!r} (U+{ord(c):04X})" for c in sorted(lacking))
+            found = " ".join(map(described, sorted(lacking)))
             problems.append(Problem("the alphabet cannot spell the transcript", example.where, found=found))
     if missing:
         summary = Problem(
             f"{unspelt} transcripts hold characters that the alphabet lacks",
             name,
-            found=" ".join(f"{c!r} (U+{ord(c):04X}, {n} transcripts)" for c, n in sorted(missing.items())),
+            found=", ".join(f"{described(c)} in {n} transcripts" for c, n in sorted(missing.items())),
             todo="give another alphabet, or clean the transcripts",
         )
         problems.insert(0, summary)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from warmstart.data.speech.example import AudioSource, SpeechExample
+from warmstart.data.speech.example import LONGEST_TRANSCRIPT, AudioSource, SpeechExample
 from warmstart.errors import DataError, Problem
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-LONGEST_TRANSCRIPT = 1 << 20
 SHOWN = 20
 
 

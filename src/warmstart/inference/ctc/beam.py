@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from warmstart.errors import ConfigError
 from warmstart.inference.ctc.history import ROOT, History
-from warmstart.inference.ctc.labels import Floats, Labels, checked, space_label
+from warmstart.inference.ctc.labels import Floats, Labels, begins_character, checked, space_label
 from warmstart.inference.ctc.lexicon import Ints
 from warmstart.inference.ctc.options import BeamOptions, check_hot_words
 from warmstart.inference.ctc.scorer import Scorer
@@ -220,7 +220,7 @@ class DecoderStream:
 
     def _bytes(self, source: Ints, label: Ints) -> tuple[Ints, Ints]:
         """(length, bytes seen) of the last character, when ``source`` goes on with ``label``."""
-        first = (label + 1) & 0xC0 != 0x80
+        first = begins_character(label)
         length = np.where(first, character_length(label), self._beam.length[source])
         return length, np.where(first, 1, self._beam.seen[source] + 1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from warmstart.errors import ConfigError, MissingExtra, Problem
-from warmstart.inference.ctc.labels import Labels, checked, space_label
+from warmstart.inference.ctc.labels import Labels, checked, collapse, space_label
 from warmstart.inference.ctc.lexicon import spell
 from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer
@@ -89,10 +89,8 @@ class FlashlightDecoder:
 
     def _transcript(self, path: list[int], score: float) -> Transcript:
         """``path``: the label of each frame. Silence may repeat the space; one of each is kept, none at the ends."""
-        labels = np.array(path, np.int64)
-        begins = np.flatnonzero((labels != self._labels.blank_id) & (np.diff(labels, prepend=-1) != 0))
         kept: list[int] = []
-        for frame in begins.tolist():
+        for frame in collapse(path, self._labels.blank_id).tolist():
             if path[frame] != self._space or (kept and path[kept[-1]] != self._space):
                 kept.append(frame)
         if kept and path[kept[-1]] == self._space:

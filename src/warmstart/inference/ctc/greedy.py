@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from warmstart.inference.ctc.labels import Labels, checked
+from warmstart.inference.ctc.labels import Labels, checked, collapse
 from warmstart.inference.ctc.transcript import Transcript
 
 
@@ -40,7 +40,7 @@ class GreedyStream:
         """
         array = checked(log_probs, self._labels)
         best = array.argmax(axis=1)
-        starts = np.flatnonzero((best != self._labels.blank_id) & (np.diff(best, prepend=self._last) != 0))
+        starts = collapse(best, self._labels.blank_id, self._last)
         self._ids += best[starts].tolist()
         self._starts += (starts + self._frame).tolist()
         self._score += float(array.max(axis=1, initial=-np.inf).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from warmstart.errors import DataError
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 class Labels(Protocol):
@@ -34,6 +35,18 @@ class Labels(Protocol):
 def space_label(labels: Labels) -> int | None:
     """The label of the space that divides words; None in byte mode, where characters are scored, and without one."""
     return None if labels.utf8 or " " not in labels.tokens else labels.tokens.index(" ")
+
+
+def begins_character(label: Any) -> Any:
+    """Whether the byte of ``label`` (byte mode; a number or an array) is the first one of a code point (RFC 3629)."""
+    return (label + 1) & 0xC0 != 0x80
+
+
+def collapse(path: npt.ArrayLike, blank_id: int, before: int = -1) -> Ints:
+    """The frames of ``path`` (T,), the label of each frame, in which a label begins: repetitions are taken together and
+    blanks left out (Graves et al. 2006, §3.2). ``before`` is the label of the frame before the first."""
+    labels = np.asarray(path, np.int64)
+    return np.flatnonzero((labels != blank_id) & (np.diff(labels, prepend=before) != 0))
 
 
 def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> Floats:

@@ -29,9 +29,8 @@ MAGIC = b"EIRT"
 VERSION = 6
 TRAILER = struct.Struct("<4siBdd")
 FST_MAGIC = 2125659606
-FST_HEAD = struct.Struct(
-    "<ii5si8siiQqqq"
-)  # magic, "const", "standard", version, flags, properties, start, states, arcs
+# Magic, length and text of "const", of "standard", version, flags, properties, start, number of states and of arcs.
+FST_HEAD = struct.Struct("<ii5si8siiQqqq")
 ALIGNED_VERSION, ALIGNED_FLAG, PLAIN_VERSION = 1, 4, 2
 # Of a deterministic, sorted, unweighted, acyclic acceptor, as OpenFst writes them for every dictionary of Coqui's.
 PROPERTIES = 0xA5AA5A950001

@@ -42,7 +42,7 @@ class SpeechSearch:
 
     @property
     def is_greedy(self) -> bool:
-        return self.scorer is None and (self.beam_size or 1) == 1
+        return self.scorer is None and self.beam_size in (None, 1)
 
     def open(self, labels: Labels) -> Callable[[], Decoder]:
         """What makes a decoder that has heard nothing yet.
@@ -78,5 +78,7 @@ class SpeechSearch:
             for name, there in given.items()
             if there and missing
         ]
+        if self.beam_size is not None and self.beam_size < 1:
+            problems.append(Problem("no beam is that narrow", expected="1 (greedy) or more", found=str(self.beam_size)))
         if problems:
-            raise ConfigError("these options of the search do not go together", problems=problems)
+            raise ConfigError("these options of the search cannot be used", problems=problems)

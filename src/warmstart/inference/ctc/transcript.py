@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from warmstart.inference.ctc.labels import Labels, space_label
+from warmstart.inference.ctc.labels import Labels, begins_character, space_label
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Timed:
 def characters(transcript: Transcript, labels: Labels, step_seconds: float) -> list[Timed]:
     """Every character (in byte mode: every code point) until the next one; the last one lasts one step."""
     ids, times = transcript.ids, transcript.timesteps
-    starts = [i for i, label in enumerate(ids) if i == 0 or not (labels.utf8 and _continues(label))]
+    starts = [i for i, label in enumerate(ids) if i == 0 or not labels.utf8 or begins_character(label)]
     ends = [*starts[1:], len(ids)] if starts else []
     return [
         Timed(
@@ -57,8 +57,3 @@ def words(transcript: Transcript, labels: Labels, step_seconds: float) -> list[T
             found.append(Timed(labels.decode(ids[start:end]), times[start] * step_seconds, last * step_seconds))
         start = end + 1
     return found
-
-
-def _continues(label: int) -> bool:
-    """Whether the byte of ``label`` goes on with a code point (RFC 3629)."""
-    return (label + 1) & 0xC0 == 0x80

@@ -5,18 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from warmstart.inference.ctc.history import ROOT, History
-from warmstart.inference.ctc.labels import Labels, space_label
+from warmstart.inference.ctc.labels import Labels, begins_character, space_label
 from warmstart.inference.ctc.lexicon import Ints
 from warmstart.inference.ctc.scorer import Scorer
 
 # Bytes of the code point that a byte begins, by byte (RFC 3629); 0: a continuation byte, or none of UTF-8.
 _LENGTH = np.zeros(256, np.int64)
 _LENGTH[:0x80], _LENGTH[0xC0:0xE0], _LENGTH[0xE0:0xF0], _LENGTH[0xF0:0xF8] = 1, 2, 3, 4
-
-
-def begins_character(label: int) -> bool:
-    """Whether the byte of ``label`` is the first one of a code point."""
-    return (label + 1) & 0xC0 != 0x80
 
 
 def character_length(label: Ints) -> Ints:

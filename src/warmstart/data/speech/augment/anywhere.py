@@ -84,5 +84,9 @@ class Multiply(Augmentation):
         return _possible(values * factors, self.domain)
 
 
+ANYWHERE = (TimeMask, Dropout, Add, Multiply)
+"""Those that take ``domain=…``."""
+
+
 def _possible(values: Values, domain: Domain) -> Values:
     return np.maximum(values, np.float32(0)) if domain == "spectrogram" else values

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 
 from warmstart.data.permutation import derive_key
-from warmstart.data.speech.augment.anywhere import Add, Dropout, Multiply, TimeMask
+from warmstart.data.speech.augment.anywhere import ANYWHERE
 from warmstart.data.speech.augment.base import DOMAINS, Augmentation, Moment, Values
 from warmstart.data.speech.augment.parse import parse_augmentations
 from warmstart.data.speech.augment.ranges import Numbers
@@ -62,7 +62,7 @@ class Augmentations:
             return _applied(np.array(split.features(index)), chosen)
         samples = split.samples(index)
         parts = {domain: [pair for pair in chosen if pair[0].domain == domain] for domain in DOMAINS}
-        whole_first = sorted(parts["signal"], key=lambda pair: isinstance(pair[0], TimeMask | Dropout | Add | Multiply))
+        whole_first = sorted(parts["signal"], key=lambda pair: isinstance(pair[0], ANYWHERE))
         power_TF = _applied(split.mfcc.spectrogram(_applied(samples, whole_first)), parts["spectrogram"])
         return _applied(split.mfcc.coefficients(power_TF), parts["features"])
 

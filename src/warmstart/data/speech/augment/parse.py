@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from warmstart.data.speech.augment.anywhere import Add, Dropout, Multiply, TimeMask
+from warmstart.data.speech.augment.anywhere import ANYWHERE
 from warmstart.data.speech.augment.base import DOMAINS, Augmentation, Domain
 from warmstart.data.speech.augment.ranges import Numbers
 from warmstart.data.speech.augment.signal import Codec, Overlay, Resample, Reverb, Volume
@@ -19,10 +19,9 @@ from warmstart.errors import ConfigError, Problem
 KINDS: tuple[type[Augmentation], ...] = (
     *(Overlay, Codec, Reverb, Resample, Volume),
     *(Pitch, Tempo, Warp, FrequencyMask),
-    *(TimeMask, Dropout, Add, Multiply),
+    *ANYWHERE,
 )
 TABLE = {kind.name: kind for kind in KINDS}
-ANY_DOMAIN = (TimeMask, Dropout, Add, Multiply)
 ALIASES: dict[type[Augmentation], dict[str, str]] = {  # as Coqui's manual and other versions of it call them
     Warp: {"nt": "num_t", "nf": "num_f", "wt": "warp_t", "wf": "warp_f"}
 }
@@ -77,7 +76,7 @@ def _parse(text: str, problems: list[Problem]) -> Augmentation | None:
 
 def _keys(kind: type[Augmentation]) -> dict[str, Field[Any]]:
     """Of those with one domain only, ``domain`` is no key."""
-    return {field.name: field for field in fields(kind) if field.name != "domain" or kind in ANY_DOMAIN}
+    return {field.name: field for field in fields(kind) if field.name != "domain" or kind in ANYWHERE}
 
 
 def _value(kind: type[Augmentation], key: str, text: str) -> Any:

@@ -14,12 +14,12 @@ from warmstart.data.speech.audio import audio_blocks, libraries, read_audio
 from warmstart.data.speech.augment.base import Augmentation, Moment, Values, fitted, normalized, peak_dbfs, ratio
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
 from warmstart.data.speech.example import SpeechExample
+from warmstart.data.speech.opus import RATES as OPUS_RATES
 from warmstart.data.speech.read import read_examples
 from warmstart.errors import DataError, Problem
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 OPUS_BITRATES = (6_000, 256_000)  # what libsndfile's compression levels 1 and 0 mean
-OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 PRIMES = (17, 19, 23, 29, 31)  # delays in these proportions interfere little
 SHORTEST_DELAY = 16
 
@@ -107,10 +107,9 @@ class Codec(Augmentation):
         return fitted(read_audio(file.getvalue(), rate), len(values))
 
     def notes(self) -> list[str]:
-        below = self.bitrate.lowest < OPUS_BITRATES[0]
-        return [f"codec: Opus takes 6,000 bits a second for less (bitrate goes down to {self.bitrate.lowest:g})"][
-            :below
-        ]
+        if self.bitrate.lowest >= OPUS_BITRATES[0]:
+            return []
+        return [f"codec: Opus takes 6,000 bits a second for less (bitrate goes down to {self.bitrate.lowest:g})"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,6 @@ class CudnnCheckpoint(CoquiCheckpoint):
 
     How cuDNN lays it out is its own affair, so it is believed only if it holds the weights that stand beside it by
     gates, bit for bit.
-
     """
 
     def __init__(self, checkpoint: Checkpoint, op: CudnnLstm) -> None:
