@@ -69,22 +69,43 @@ def test_continuing_takes_the_same_next_step_as_tensorflow(english: Path, fixtur
             np.testing.assert_allclose(after.read(name), truth[f"after|{name}"], rtol=0, atol=1e-7)
 
 
-def test_evaluation_writes_what_tensorflow_wrote(english: Path, fixtures: Path) -> None:
-    part = {"files": str(english / "expected/test.csv"), "folder": str(fixtures / "data/fsdd")}
+@pytest.mark.parametrize(
+    ("name", "recordings", "wer", "cer"), [("coqui-digits-en", 300, 11.0, 4.33), ("coqui-bytes-en", 120, 35.0, 14.79)]
+)
+def test_evaluation_writes_what_tensorflow_wrote(
+    name: str, recordings: int, wer: float, cer: float, english: Path, fixtures: Path
+) -> None:
+    """Letters and bytes: every transcript and every loss, from the recordings on."""
+    source = english.parent / name
+    part = {"files": str(source / "expected/test.csv"), "folder": str(fixtures / "data/fsdd")}
     config = configuration(part, part)
     config["data"] = config["data"] | {"tasks": {"digits": {"splits": {"test": part}}}, "batch_size": 50}
     Path("c.yaml").write_text(yaml.safe_dump(config))
-    found = api.evaluate(f"{english}@best", "c.yaml", output="out.json")
+    found = api.evaluate(f"{source}@best", "c.yaml", output="out.json")
     made = {Path(sample["wav_filename"]).name: sample for sample in json.loads(Path("out.json").read_text())}
-    with (english / "expected/test_greedy.csv").open(newline="") as file:
+    with (source / "expected/test_greedy.csv").open(newline="") as file:
         expected = list(csv.DictReader(file))
-    assert len(expected) == len(made) == 300
+    assert len(expected) == len(made) == recordings
     for row in expected:
         sample = made[Path(row["wav_filename"]).name]
         assert (sample["res"], sample["src"]) == (row["greedy"], row["reference"])
         assert sample["loss"] == pytest.approx(float(row["ctc_loss"]), abs=1e-4)
-    assert found["digits"]["wer"] == pytest.approx(11.0, abs=0.01)
-    assert found["digits"]["cer"] == pytest.approx(4.33, abs=0.01)
+    assert found["digits"]["wer"] == pytest.approx(wer, abs=0.01)
+    assert found["digits"]["cer"] == pytest.approx(cer, abs=0.01)
+
+
+def test_bytes_learn_another_script_with_everything_kept(english: Path, fixtures: Path) -> None:
+    """No row is another language's: an English byte model is continued on Arabic transcripts."""
+    arabic = {"files": str(fixtures / "data/arabic-digits-8k/arabic_digits.csv"), "limit": 16}
+    start = {"source": f"{english.parent / 'coqui-bytes-en'}@last", "mode": "continue", "data": "start"}
+    training = TRAINING | {"steps": 2804, "evaluate_every": 4, "checkpoint_every": 4}
+    Path("c.yaml").write_text(yaml.safe_dump(configuration(arabic, arabic, start=start, training=training)))
+    plan = api.plan("c.yaml")
+    assert (plan.coverage, plan.step, len(plan.slots)) == (1.0, 2800, 24)
+    api.train("c.yaml", progress=False)
+    records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    losses = [r["validation/loss"] for r in records if r["kind"] == "validation"]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_another_alphabet_says_what_would_do(english: Path, fixtures: Path) -> None:
