@@ -296,3 +296,30 @@ def test_evaluation_says_rates_and_shows_the_best_and_the_worst(place: Path) -> 
         api.evaluate("parent", split="validation", normalize=1.0)
     with pytest.raises(DataError, match="no task has a split 'test'"):
         api.evaluate("parent")
+
+
+def test_adapters_are_trained_and_merged(place: Path) -> None:
+    config = configuration("first", **child(mode="init"))
+    lora = {"modules": ["layer_2", "layer_5"], "rank": 2, "alpha": 4.0}
+    train(config, steps=20, lora=lora, evaluate_first=False)
+    opened = open_checkpoint(Path("child/adapters/adapters.safetensors"))
+    parts = {name: np.array(opened.read(name)) for name in opened.entries}
+    assert set(parts) == {f"{layer}.lora_{part}" for layer in ("layer_2", "layer_5") for part in "ab"}
+    assert all(np.abs(array).max() > 1e-3 for array in parts.values())  # B began at zero
+    before, merged = at("parent", 150), open_checkpoint(Path("child/model/model.safetensors"))
+    for name, array in before.items():
+        layer = name.removesuffix(".weight")
+        added = 2.0 * parts[f"{layer}.lora_b"] @ parts[f"{layer}.lora_a"] if f"{layer}.lora_a" in parts else 0.0
+        np.testing.assert_allclose(merged.read(name), array + added, atol=1e-6)
+
+
+def test_tasks_are_mixed_and_measured_apart(place: Path) -> None:
+    tasks = {name: {"splits": splits("first")} for name in ("loud", "clear")}
+    data = {"type": "speech", "tasks": tasks, "rates": {"loud": 1, "clear": 3}, "batch_seconds": 8, "max_seconds": 2}
+    train(configuration("first", run="two", data=data), steps=10, evaluate_every=10, best_metric="validation/loud/cer")
+    last = records("two", "validation")[-1]
+    losses = [last[f"validation/{task}/loss"] for task in ("loud", "clear")]
+    assert last["validation/loss"] == pytest.approx(sum(losses) / 2)
+    assert {"validation/loud/wer", "validation/clear/cer"} <= set(last)
+    rows = [json.loads(line) for line in Path("two/samples.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in rows} == {"loud", "clear"}
