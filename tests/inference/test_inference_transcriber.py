@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import marian_models
 from speech_models import ALPHABET, write_audio, write_model
 from warmstart import api
 from warmstart.cli import app
 from warmstart.data.speech.audio import read_audio
-from warmstart.errors import BundleError, ConfigError, MissingExtra, WarmstartError
+from warmstart.errors import BundleError, ConfigError, DialectError, MissingExtra, WarmstartError
 from warmstart.inference.ctc import SpeechSearch, greedy
 from warmstart.inference.speech.acoustic import open_acoustic
 from warmstart.inference.speech.transcriber import PIECE, Transcriber
@@ -129,8 +130,17 @@ def test_a_damaged_export_is_named(tmp_path: Path, model: Path) -> None:
     (tmp_path / "onnx" / "config.json").write_text('{"alphabet": {}}')
     with pytest.raises(BundleError, match=r"config\.json"):
         open_acoustic(tmp_path / "onnx")
-    (tmp_path / "onnx" / "model.onnx").write_bytes(b"nothing")
     api.convert(model, tmp_path / "other", "onnx")
+    told = json.loads((tmp_path / "other" / "config.json").read_text("utf-8"))
+    for wrong, message in (
+        ({"n_input": 20, "n_hidden": 7, "alphabet": {"labels": ["a"]}}, "features.*h is of.*log_probs"),
+        ({"n_hidden": -1}, "greater than 0"),
+        ({"step_ms": 3.5}, "valid integer"),
+    ):
+        (tmp_path / "onnx" / "config.json").write_text(json.dumps(told | wrong))
+        with pytest.raises(BundleError, match=f"(?s){message}"):
+            open_acoustic(tmp_path / "onnx")
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"nothing")
     (tmp_path / "onnx" / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
     with pytest.raises(BundleError, match=r"model\.onnx"):
         open_acoustic(tmp_path / "onnx")
@@ -141,6 +151,14 @@ def test_without_litert_the_extra_is_named(tmp_path: Path, model: Path, monkeypa
     with pytest.raises(MissingExtra, match=r"warmstart\[tflite\]"):
         api.convert(model, tmp_path / "out", "tflite")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_of_text_and_of_speech_are_not_mistaken_for_each_other(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(DialectError, match=r"deepspeech do not translate.*(?s:.*)`warmstart transcribe`"):
+        api.translate([model], ["a"])
+    marian_models.write(tmp_path / "text", marian_models.OPTIONS, marian_models.arrays(marian_models.OPTIONS))
+    with pytest.raises(DialectError, match=r"transformer do not transcribe.*(?s:.*)`warmstart translate`"):
+        api.transcribe(tmp_path / "text", [])
 
 
 def test_options_that_change_nothing_are_refused(model: Path) -> None:

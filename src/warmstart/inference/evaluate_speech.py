@@ -14,10 +14,12 @@ from warmstart.bundle.model import Model
 from warmstart.data.speech.batches import SpeechBatch, sequential_speech
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
-from warmstart.errors import DataError, DialectError, VocabularyError
+from warmstart.errors import DataError
 from warmstart.inference.ctc import Report, SpeechSearch, error_report
-from warmstart.inference.recognition import Decode, Floats, mfcc_of, recognise
+from warmstart.inference.recognition import Decode, Floats, recognise
+from warmstart.inference.speech.acoustic import alphabet_of
 from warmstart.inference.translate import load_module
+from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.vocabularies.alphabet import Alphabet
 
@@ -30,7 +32,7 @@ def evaluate_speech(
     Features come from ``data.feature_cache``; without one they are made in a folder for the time being.
 
     Raises:
-        DialectError: this is no model that hears.
+        DialectError, VocabularyError: this is no model that hears, or its alphabet is not known.
         DataError: the recordings cannot be used, or no task has the split.
     """
     alphabet = alphabet_of(model)
@@ -38,7 +40,8 @@ def evaluate_speech(
     if not tasks:
         raise DataError(f"no task has a split {split!r}", found=", ".join(data.tasks))
     decode = _decode(search or SpeechSearch(), alphabet)
-    mfcc = mfcc_of(model.config)
+    config: Any = model.config
+    mfcc = Mfcc.of(config)
     with TemporaryDirectory() as folder:
         splits = {name: data.read(name, split, alphabet, mfcc, Path(folder)) for name in tasks}
         module = load_module(model)
@@ -61,26 +64,6 @@ def _decode(search: SpeechSearch, alphabet: Alphabet) -> Decode | None:
         return decoder.finish()[0].ids
 
     return decode
-
-
-def alphabet_of(model: Model) -> Alphabet:
-    """The labels of a speech model.
-
-    Raises:
-        DialectError: it is no model of the family deepspeech.
-        VocabularyError: its alphabet is not known.
-    """
-    family, _, _ = model.require()
-    if family.name != "deepspeech":
-        raise DialectError(
-            "this model does not write down recordings here", where=model.path, expected="deepspeech", found=family.name
-        )
-    alphabet = model.vocabularies.get("text")
-    if not isinstance(alphabet, Alphabet):
-        raise VocabularyError(
-            "the alphabet of this model is not known", where=model.path, todo="give it with --vocab alphabet.txt"
-        )
-    return alphabet
 
 
 def _report(

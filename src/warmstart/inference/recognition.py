@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.ctc.labels import collapse
-from warmstart.models.deepspeech.mfcc import Mfcc
 
 Floats = NDArray[np.float32]
 Decode = Callable[[Floats], Sequence[int]]
@@ -28,11 +26,6 @@ class Recognised:
 
     outputs: list[list[int]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-
-
-def mfcc_of(config: Any) -> Mfcc:
-    """The features that a model of this configuration was made for."""
-    return Mfcc(config.sample_rate, config.win_ms, config.step_ms, config.n_input)
 
 
 def recognise(model: nn.Module, batches: Iterable[SpeechBatch], count: int, decode: Decode | None = None) -> Recognised:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
 from warmstart.bundle.model import Model
-from warmstart.errors import ConfigError, MissingExtra, VocabularyError
+from warmstart.errors import ConfigError, DialectError, MissingExtra, VocabularyError
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -39,7 +39,20 @@ def load_module(model: Model) -> Any:
 
 
 def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:
-    """Source and target vocabulary of ``model``."""
+    """Source and target vocabulary of ``model``.
+
+    Raises:
+        DialectError: it is of a family that does not translate.
+        VocabularyError: one is not known.
+    """
+    family, _, _ = model.require()
+    if not {"source", "target"} <= set(family.vocabulary_sizes):
+        raise DialectError(
+            f"models of the family {family.name} do not translate here",
+            where=model.path,
+            expected="a model from a source to a target text",
+            todo="`warmstart transcribe` is for recordings" if family.name == "deepspeech" else None,
+        )
     missing = [side for side in ("source", "target") if side not in model.vocabularies]
     if missing:
         raise VocabularyError(

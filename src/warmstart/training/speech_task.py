@@ -16,7 +16,7 @@ from warmstart.data.speech.batches import SpeechBatch, SpeechStream, sequential_
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import ConfigError, DataError, Problem
-from warmstart.inference.recognition import mfcc_of, recognise
+from warmstart.inference.recognition import recognise
 from warmstart.inference.search import SearchConfig
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
@@ -114,7 +114,7 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     """
     _check_used(job.training, job.search)
     data: SpeechDataConfig = job.data
-    mfcc = mfcc_of(job.model_config)
+    mfcc = Mfcc.of(job.model_config)
     with ExitStack() as stack:
         cache = job.run / "features" if write else Path(stack.enter_context(TemporaryDirectory()))
         splits, validation = (_read(job, split, mfcc, cache, progress) for split in ("train", "validation"))

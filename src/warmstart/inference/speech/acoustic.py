@@ -6,22 +6,26 @@ blank.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from warmstart.errors import BundleError, ConfigError, DialectError, MissingExtra, VocabularyError
+from warmstart.errors import BundleError, DialectError, MissingExtra, Problem, VocabularyError
+from warmstart.models.deepspeech.config import DeepSpeechConfig
+from warmstart.models.deepspeech.dialects.beside import read_config_file
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.vocabularies.alphabet import Alphabet
+
+if TYPE_CHECKING:
+    from warmstart.bundle.model import Model
 
 Floats = NDArray[np.float32]
 State = tuple[Any, Any]
-CONFIG = "config.json"
 
 
 class Acoustic(ABC):
@@ -37,13 +41,34 @@ class Acoustic(ABC):
 
     frames: int | None = None
 
-    def __init__(self, alphabet: Alphabet, mfcc: Mfcc, n_context: int, n_hidden: int) -> None:
-        self.alphabet, self.mfcc, self.n_context, self.n_hidden = alphabet, mfcc, n_context, n_hidden
+    def __init__(self, config: DeepSpeechConfig, alphabet: Alphabet) -> None:
+        self.alphabet, self.mfcc = alphabet, Mfcc.of(config)
+        self.n_context, self.n_hidden = config.n_context, config.n_hidden
 
     def start(self, batch: int) -> State:
         """The state before the first frame."""
         zeros = np.zeros((1, batch, self.n_hidden), np.float32)
         return zeros, zeros
+
+    def _check(self, path: Path, widths: Mapping[str, Sequence[object]]) -> None:
+        """Whether the last axes of an exported model's tensors are those that stand in config.json beside it.
+
+        Raises:
+            BundleError: every one that is not.
+        """
+        expected = {"features": self.mfcc.n_input, "h": self.n_hidden, "log_probs": len(self.alphabet)}
+        problems = [
+            Problem(f"{name} is of another width", expected=str(width), found=str(*widths[name]) or "nothing")
+            for name, width in expected.items()
+            if list(widths[name]) != [width]
+        ]
+        if problems:
+            raise BundleError(
+                "config.json is not that of the model beside it",
+                where=path,
+                todo="export the model again",
+                problems=problems,
+            )
 
     @abstractmethod
     def step(self, padded: Floats, state: State) -> tuple[Floats, State]:
@@ -55,9 +80,7 @@ class NativeAcoustic(Acoustic):
     """The family's torch module."""
 
     def __init__(self, module: Any, alphabet: Alphabet) -> None:
-        config = module.config
-        mfcc = Mfcc(config.sample_rate, config.win_ms, config.step_ms, config.n_input)
-        super().__init__(alphabet, mfcc, config.n_context, config.n_hidden)
+        super().__init__(module.config, alphabet)
         self._module = module.eval()
 
     def start(self, batch: int) -> State:
@@ -81,12 +104,14 @@ class OnnxAcoustic(Acoustic):
             import onnxruntime
         except ImportError:
             raise MissingExtra("onnxruntime", "onnx") from None
-        super().__init__(*_described(folder))
+        super().__init__(*read_config_file(folder))
         path = folder / "model.onnx"
         try:
             self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no class of its own for them
             raise BundleError("onnxruntime does not open this model", where=path, found=str(error)[:200]) from None
+        found = {value.name: value.shape for value in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._check(path, {name: found.get(name, ())[-1:] for name in ("features", "h", "log_probs")})
 
     def step(self, padded: Floats, state: State) -> tuple[Floats, State]:
         log_probs, h, c = self._session.run(None, {"features": padded, "h": state[0], "c": state[1]})
@@ -101,13 +126,16 @@ class TfliteAcoustic(Acoustic):
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
             raise MissingExtra("ai-edge-litert", "tflite") from None
-        super().__init__(*_described(folder))
+        super().__init__(*read_config_file(folder))
         path = folder / "model.tflite"
         try:
             self._run = Interpreter(str(path)).get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise BundleError("LiteRT does not open this model", where=path, found=str(error)[:200]) from None
-        self.frames = self._run.get_output_details()["output_0"]["shape"][1].item()
+        inputs, outputs = self._run.get_input_details(), self._run.get_output_details()
+        found = {"features": inputs["args_0"], "h": inputs["args_1"], "log_probs": outputs["output_0"]}
+        self._check(path, {name: tensor["shape"][-1:].tolist() for name, tensor in found.items()})
+        self.frames = outputs["output_0"]["shape"][1].item()
 
     def step(self, padded: Floats, state: State) -> tuple[Floats, State]:
         rows = [self._run(args_0=x[None], args_1=h[None], args_2=c[None]) for x, h, c in _rows(padded, state)]
@@ -136,39 +164,36 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = ()) -> 
     from warmstart.bundle.model import open_model
 
     model = open_model(source, vocabularies=vocabularies)
-    family, _, _ = model.require()
-    if family.name != "deepspeech":
-        raise DialectError(
-            f"models of {family.name} do not transcribe here",
-            where=model.path,
-            expected="a model of deepspeech",
-        )
-    alphabet = model.vocabularies.get("text")
-    if not isinstance(alphabet, Alphabet):
-        raise BundleError("the model has no alphabet", where=model.path, todo="give its file with --vocab")
+    alphabet = alphabet_of(model)
     from warmstart.inference.translate import load_module
 
     return NativeAcoustic(load_module(model), alphabet)
+
+
+def alphabet_of(model: Model) -> Alphabet:
+    """The labels of a speech model.
+
+    Raises:
+        DialectError: it is no model of the family deepspeech.
+        VocabularyError: its alphabet is not known.
+    """
+    family, _, _ = model.require()
+    if family.name != "deepspeech":
+        raise DialectError(
+            f"models of the family {family.name} do not transcribe here",
+            where=model.path,
+            expected="a model of the family deepspeech",
+            todo="`warmstart translate` is for models of text" if "source" in family.vocabulary_sizes else None,
+        )
+    alphabet = model.vocabularies.get(VOCABULARY)
+    if not isinstance(alphabet, Alphabet):
+        raise VocabularyError(
+            "the alphabet of this model is not known", where=model.path, todo="give its file with --vocab"
+        )
+    return alphabet
 
 
 def _rows(padded: Floats, state: State) -> Iterator[tuple[Floats, Floats, Floats]]:
     """Features [K + 2C, F] and state [1, H] of each recording."""
     for b, features in enumerate(padded):
         yield features, state[0][:, b], state[1][:, b]
-
-
-def _described(folder: Path) -> tuple[Alphabet, Mfcc, int, int]:
-    """What config.json beside an exported model says."""
-    path = folder / CONFIG
-    try:
-        said = json.loads(path.read_text("utf-8"))
-        alphabet = Alphabet.from_json({"kind": Alphabet.kind, **said["alphabet"]}, path)
-        mfcc = Mfcc(*(int(said[key]) for key in ("sample_rate", "win_ms", "step_ms", "n_input")))
-        return alphabet, mfcc, int(said["n_context"]), int(said["n_hidden"])
-    except (OSError, ValueError, KeyError, TypeError, VocabularyError, ConfigError) as error:
-        raise BundleError(
-            "the exported model's configuration cannot be read",
-            where=path,
-            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            todo="export the model again",
-        ) from None

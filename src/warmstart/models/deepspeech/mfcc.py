@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,19 @@ FLOOR = 1e-12
 BLOCK = 128  # frames at a time: their spectra stay in the processor's cache, and an hour of audio needs no memory
 
 
+class Settings(Protocol):
+    """What a model's configuration says of its features."""
+
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def win_ms(self) -> int: ...
+    @property
+    def step_ms(self) -> int: ...
+    @property
+    def n_input(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Mfcc:
     """``Mfcc(sample_rate)(samples)``: (N,) samples in [-1, 1] to (T, K) float32, T = 1 + (N - window) // step.
@@ -38,6 +51,11 @@ class Mfcc:
     win_ms: int = 32
     step_ms: int = 20
     n_input: int = 26
+
+    @classmethod
+    def of(cls, config: Settings) -> Self:
+        """The features that a model of this configuration was made for."""
+        return cls(config.sample_rate, config.win_ms, config.step_ms, config.n_input)
 
     def __post_init__(self) -> None:
         if min(self.sample_rate, self.win_ms, self.step_ms, self.n_input) < 1 or self.n_input > CHANNELS:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
-from warmstart.errors import DialectError
+from pydantic import ValidationError
+
+from warmstart.errors import BundleError, DialectError, VocabularyError
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.vocabularies.alphabet import Alphabet
@@ -33,3 +36,26 @@ def config_file(
         "alphabet": {"utf8": True} if alphabet.utf8 else {"labels": list(alphabet.labels)},
     }
     return {CONFIG: (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode()}
+
+
+def read_config_file(folder: Path) -> tuple[DeepSpeechConfig, Alphabet]:
+    """What :func:`config_file` wrote into ``folder``. What a model computes inside is in its graph: of the settings
+    that the file does not hold, the configuration has the defaults.
+
+    Raises:
+        BundleError: it cannot be read, or says what no model has.
+    """
+    path = folder / CONFIG
+    try:
+        said = json.loads(path.read_text("utf-8"))
+        alphabet = Alphabet.from_json({"kind": Alphabet.kind, **said["alphabet"]}, path)
+        settings = {key: said[key] for key in _SETTINGS}
+        return DeepSpeechConfig(vocab_size=len(alphabet), **settings), alphabet
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, VocabularyError) as error:
+        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        raise BundleError(
+            "the exported model's configuration cannot be read",
+            where=path,
+            found=f"{type(error).__name__}: {found}",
+            todo="export the model again",
+        ) from None
