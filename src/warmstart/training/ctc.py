@@ -30,8 +30,9 @@ class CTC:
         self.step_seconds = step_seconds
 
     def __call__(self, model: nn.Module, batch: SpeechBatch) -> Loss:
-        loss = ctc_losses(logits_of(model, batch), batch).sum()
-        return Loss(loss, loss.detach(), len(batch.feature_lengths))
+        losses = ctc_losses(logits_of(model, batch), batch)
+        loss = losses.sum()
+        return Loss(loss, loss.detach(), len(batch.feature_lengths), losses.detach())
 
     def divisor(self, batches: Sequence[SpeechBatch]) -> float:
         if not isinstance(self.normalizer, str):

@@ -32,14 +32,16 @@ from warmstart.training.terms import Objective
 
 @dataclass(frozen=True)
 class Gradient:
-    """What one update's batches came to: sums over the ``units`` of the objective, the ``work`` that they were, and the
-    global L2 ``norm`` of the gradient before clipping."""
+    """What one update's batches came to: sums over the ``units`` of the objective, the ``work`` that they were, the
+    global L2 ``norm`` of the gradient before clipping, and of each batch the losses of its examples, where the
+    objective has them apart."""
 
     loss: float
     nll: float
     units: int
     work: float
     norm: float
+    rows: tuple[Tensor | None, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -85,7 +87,7 @@ class Learner:
         self.freezing.apply(step, plateaus)
         divisor = self.objective.divisor(batches)
         loss_sum = nll_sum = work = 0.0
-        units = 0
+        units, rows = 0, []
         for batch in batches:
             with autocast(self.precision, self.device):
                 loss = self.objective(self.model, batch)
@@ -94,8 +96,9 @@ class Learner:
             nll_sum += loss.nll.item()
             units += loss.units
             work += self.objective.amount(batch)
+            rows.append(loss.rows)
         norm = clip_gradients(self._parameters, self.config.clip_norm)
-        return Gradient(loss_sum, nll_sum, max(1, units), work, norm)
+        return Gradient(loss_sum, nll_sum, max(1, units), work, norm, tuple(rows))
 
     def rate(self, step: int, epoch: int, plateaus: int) -> float:
         """The learning rate of update ``step``."""

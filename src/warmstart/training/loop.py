@@ -228,7 +228,7 @@ class _Loop:
     def _not_finite(self, step: int, where: Position, parts: Sequence[Any], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
         rule = self.config.nonfinite
-        name, path = write_record(self.run, step, where, found, self.model, parts, self.describe)
+        name, path, causes = write_record(self.run, step, where, found, self.model, parts, self.describe)
         self.learner.forget()
         done = self.skipped if rule.action == "skip" else self.state.order
         if rule.action == "stop" or done >= rule.limit:
@@ -238,8 +238,11 @@ class _Loop:
                 found=found.loss if name == "loss" else found.norm,
                 todo="look at the batch, lower learning_rate or lengthen warmup; the run can go on from its latest "
                 f"checkpoint, also with `training.nonfinite.action` skip or rewind (at most {rule.limit} times)",
+                problems=causes,
             )
         logger.warning("step %d: the %s is not finite (%s): %s", step, name, path, rule.action)
+        for cause in causes:
+            logger.warning("step %d: %s (%s)", step, cause.what, cause.where)
         if rule.action == "skip":
             self.skipped += 1
             return True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from warmstart.data.batches import Position
+from warmstart.errors import Problem
 from warmstart.storage import atomic
 from warmstart.training.learner import Gradient
 from warmstart.training.lora import canonical_parameters
@@ -26,18 +27,30 @@ def write_record(
     model: nn.Module,
     parts: Sequence[Any],
     describe: Describe | None,
-) -> tuple[str, Path]:
+) -> tuple[str, Path, list[Problem]]:
     """Write ``nonfinite/step-….json`` of ``run``: the update, its parameters with a gradient that is not finite, and
-    its batches. Returns what is not finite, ``gradient`` or ``loss``, and the file."""
+    its batches. Returns what is not finite, ``gradient`` or ``loss``, the file, and the examples that are known to be
+    the cause."""
     path = run / "nonfinite" / f"step-{step:08d}.json"
     gradients = {n: p.grad for n, p in canonical_parameters(model).items() if p.grad is not None}
+    batches = [describe(part) for part in parts] if describe else []
+    causes = [p for rows, losses in zip(batches, found.rows, strict=False) for p in _mark(rows, losses)]
     record = {
         "step": step,
         "position": asdict(where),
         "loss": str(found.loss),
         "gradient_norm": str(found.norm),
         "parameters": [n for n, gradient in gradients.items() if not gradient.isfinite().all()],
-        "batches": [describe(part) for part in parts] if describe else [],
+        "batches": batches,
     }
     atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return "gradient" if math.isfinite(found.loss) else "loss", path
+    return "gradient" if math.isfinite(found.loss) else "loss", path, causes
+
+
+def _mark(rows: list[dict[str, Any]], losses: Tensor | None) -> Iterator[Problem]:
+    """Say in each of ``rows``, the examples of a batch, what its loss was; those that are not finite are the cause."""
+    for row, loss in zip(rows, [] if losses is None else losses.tolist(), strict=False):
+        row["loss"] = str(loss)
+        if not math.isfinite(loss):
+            where = row.get("file", f"example {row.get('index')} of {row.get('task')}")
+            yield Problem("its loss is not finite", where=where, found=str(loss))

@@ -17,11 +17,15 @@ from warmstart.storage.records import Record
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over the ``units`` of a batch: ``loss`` (differentiable) and ``nll`` (detached), in nats."""
+    """Sums over the ``units`` of a batch: ``loss`` (differentiable) and ``nll`` (detached), in nats.
+
+    ``rows`` are the losses of the batch's examples [B], detached, where the objective has them apart.
+    """
 
     loss: Tensor
     nll: Tensor
     units: int
+    rows: Tensor | None = None
 
 
 class Objective(Protocol):
