@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from warmstart.training.metrics import read_metrics
 
@@ -19,21 +20,26 @@ def course(run: Path) -> list[float]:
 
 
 def table(courses: dict[str, list[list[float]]], epochs: Sequence[int]) -> str:
-    """Mean over the seeds, and the best and worst of them."""
-    lines = ["CER %     " + "".join(f"{f'epoch {epoch}':>24}" for epoch in epochs)]
+    """Mean over the seeds, and the best and worst of them: after some epochs, and averaged over all epochs."""
+    heads = [*(f"epoch {epoch}" for epoch in epochs), "all epochs"]
+    lines = ["CER %     " + "".join(f"{head:>24}" for head in heads)]
     for kind, runs in courses.items():
-        cells = [[run[epoch] for run in runs] for epoch in epochs]
-        said = (f"{sum(c) / len(c):.1f} ({min(c):.1f} to {max(c):.1f})" for c in cells)
-        lines.append(f"{kind:10}" + "".join(f"{cell:>24}" for cell in said))
+        cells = [[run[epoch] for run in runs] for epoch in epochs] + [[mean(run[1:]) for run in runs]]
+        said = (f"{mean(cell):.1f} ({min(cell):.1f} to {max(cell):.1f})" for cell in cells)
+        lines.append(f"{kind:10}" + "".join(f"{text:>24}" for text in said))
     return "\n".join(lines)
 
 
-def sooner(courses: dict[str, list[list[float]]]) -> str:
-    """After how many epochs the transfer is where training from scratch ends, by the means."""
-    scratch, transfer = ([sum(c) / len(c) for c in zip(*courses[kind], strict=True)] for kind in KINDS)
-    epoch = next((epoch for epoch, rate in enumerate(transfer) if rate <= scratch[-1]), None)
-    when = "never" if epoch is None else f"after {epoch}"
-    return f"the {scratch[-1]:.1f} % of scratch after {len(scratch) - 1} epochs, the transfer has {when}"
+def levels(courses: dict[str, list[list[float]]]) -> str:
+    """Epochs until the mean over the seeds falls below some rates; a dash where it never does."""
+    means = {kind: [mean(rates) for rates in zip(*runs, strict=True)] for kind, runs in courses.items()}
+    lines = ["epochs until the CER is below"]
+    for level in (80, 70, 50, 20, 10):
+        found = {kind: next((e for e, rate in enumerate(rates) if rate < level), None) for kind, rates in means.items()}
+        said = (f"{kind} {'-' if epoch is None else epoch}" for kind, epoch in found.items())
+        if any(epoch is not None for epoch in found.values()):
+            lines.append(f"{level:>8} %  " + ", ".join(said))
+    return "\n".join(lines)
 
 
 def draw(courses: dict[str, list[list[float]]], path: Path) -> None:
@@ -49,8 +55,8 @@ def draw(courses: dict[str, list[list[float]]], path: Path) -> None:
         epochs = range(1, 1 + len(learnt[0]))
         for run in learnt:
             axes.plot(epochs, run, color=KINDS[kind], linewidth=0.8, alpha=0.5)
-        mean = [sum(values) / len(values) for values in zip(*learnt, strict=True)]
-        axes.plot(epochs, mean, color=KINDS[kind], linewidth=2.2, label=f"{kind}, mean of {len(runs)} seeds")
+        average = [mean(rates) for rates in zip(*learnt, strict=True)]
+        axes.plot(epochs, average, color=KINDS[kind], linewidth=2.2, label=f"{kind}, mean of {len(runs)} seeds")
     axes.set(xlabel="epochs", ylabel="character error rate, %", ylim=(0, 105), xlim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -66,7 +72,7 @@ def main() -> None:
     courses = {kind: [course(run) for run in sorted(runs.glob(f"{kind}-*"))] for kind in KINDS}
     last = min(len(run) for of_kind in courses.values() for run in of_kind) - 1
     print(table(courses, [epoch for epoch in (5, 10, 20) if epoch <= last] or [last]))
-    print(sooner(courses))
+    print(levels(courses))
     draw(courses, runs / "cer.png")
     print(f"curve: {runs / 'cer.png'}")
 
