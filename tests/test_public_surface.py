@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 
 from warmstart import api
 
@@ -19,6 +21,7 @@ PUBLIC = [
     "extract",
     "fetch",
     "inspect",
+    "lm_tune",
     "ls",
     "plan",
     "runs",
@@ -47,7 +50,8 @@ def test_every_public_verb_is_a_documented_and_typed_function() -> None:
 def test_no_other_function_of_api_looks_public() -> None:
     own = [
         name
-        for name, value in vars(api).items()
-        if not name.startswith("_") and inspect.isfunction(value) and value.__module__ == api.__name__
+        for module in pkgutil.iter_modules(api.__path__)
+        for name, value in vars(importlib.import_module(f"{api.__name__}.{module.name}")).items()
+        if not name.startswith("_") and inspect.isfunction(value) and value.__module__.startswith(api.__name__)
     ]
     assert sorted(own) == PUBLIC

@@ -125,13 +125,12 @@ def lm_tune(
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
 ) -> None:
     """Choose the weights of a scorer: the model hears every recording once, then pairs of weights are tried."""
-    from warmstart.data.speech.read import read_examples
-    from warmstart.inference.speech.tuning import tune_scorer, tuning_table
+    from warmstart import api
+    from warmstart.inference.speech.tuning import tuning_table
 
-    examples = [example for path in data for example in read_examples(path)]
-    found = tune_scorer(
-        model, examples, scorer, beam_size=beam_size, alpha_max=alpha_max, beta_max=beta_max, progress=True,
-        vocabularies=vocab or (),
+    found = api.lm_tune(
+        model, scorer, data, beam_size=beam_size, alpha_max=alpha_max, beta_max=beta_max, vocabularies=vocab or (),
+        progress=True,
     )  # fmt: skip
     typer.echo(tuning_table(found.trials, found.best), nl=False)
 

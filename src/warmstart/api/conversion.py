@@ -1,0 +1,129 @@
+"""Models for other frameworks, and whether they answer alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from warmstart.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: str,
+    *,
+    quantize: str | None = None,
+    from_: str | None = None,
+    vocabularies: Sequence[str] = (),
+    copy_files: Sequence[str] = (),
+    vmap: str | Path | None = None,
+    activation_scales: str | Path | None = None,
+    force: bool = False,
+    strict: bool = True,
+    requantize: bool = False,
+    report: bool = False,
+    verify: bool = False,
+    inputs: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, object]:
+    """Write ``source`` at ``destination`` in the dialect ``to`` (``ctranslate2``, ``marian``, ``warmstart`` …), or, of
+    any checkpoint, its arrays as they are (``safetensors``, ``npz``, ``torch``).
+
+    Args:
+        quantize: for ``ctranslate2``: int8, int8_float32, int8_float16, int8_bfloat16, int16, float16, bfloat16,
+            float32, or none (every dtype stays).
+        from_: the dialect of the source, where it should not be found out.
+        vocabularies: files to use instead of those that the framework names.
+        copy_files: names of files beside the source that travel with the model.
+        vmap: a vocabulary map, for ``ctranslate2``.
+        activation_scales: a checkpoint of the largest activations of OPT, by which it is smoothed (SmoothQuant).
+        strict: refuse arrays that nothing explains, instead of listing them.
+        requantize: what is quantized already may be rounded again.
+        report: measure how far every stored array is from its source.
+        verify: run source and output on the lines of ``inputs``, or on random ones, as :func:`verify` does, before
+            the output takes its place.
+
+    Returns what was written: ``bytes``, ``arrays``, ``aliases``, ``ledger``, ``losses`` with ``report``, and
+    ``verification`` with ``verify``.
+
+    Raises:
+        ConfigError, SourceError, StorageError, DialectError, FormatError; an existing destination is left as it was.
+        VerificationError: the output does not give the source's answers; nothing was written then.
+    """
+    from warmstart.storage.hashing import Digests
+
+    if inputs is not None and not verify:
+        raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
+    with Digests() as digests:
+        digests.guess(source)  # hashed while the rest of the program is imported
+        from warmstart.bundle.model import open_model
+        from warmstart.export.convert import convert_model
+
+        model = open_model(source, vocabularies=vocabularies, dialect=from_)
+        if activation_scales is not None:
+            from warmstart.export.smoothing import smooth
+
+            smooth(model, activation_scales)
+        verified: dict[str, Any] = {}
+
+        def check(directory: Path) -> None:
+            from warmstart.inference.verify import require_same, verify_models
+
+            found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
+            verified["verification"] = require_same(found)
+
+        facts = convert_model(
+            model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
+            report=report, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
+            check=check if verify else None,
+        )  # fmt: skip
+    return {**facts, **verified}
+
+
+def verify(
+    a: str | Path,
+    b: str | Path,
+    *,
+    inputs: str | Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    vocabularies: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run two models on the same inputs: ``same`` says whether they give the same answers.
+
+    A ``model.bin`` is run by CTranslate2, what has a module here by our own forward, other transformers directories
+    by transformers. Of models that write text the log-probabilities of given outputs (``largest``, ``mean``, in natural
+    logarithms) and the greedy outputs (``outputs_that_differ``, ``examples``) are compared; of encoders and models that
+    hear, the arrays that they give (``answers``): states, as a part of their size, and log-probabilities.
+
+    Args:
+        inputs: a file of lines; by default ``count`` (100, of sound 10) random inputs, made from ``seed``.
+        tolerance: the largest difference allowed; by default what the weights' dtypes explain
+            (``inference.verify.TOLERANCES`` and ``STATES``). The mean must be below a tenth of it.
+        vocabularies: files to use instead of those that the framework of ``a`` names.
+
+    Raises:
+        DialectError, MissingExtra: one of them cannot be computed here.
+        VocabularyError: their rows mean different tokens.
+    """
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.verify import verify_models
+
+    if (count is not None and count < 1) or (tolerance is not None and not tolerance >= 0):
+        raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
+    left, right = open_model(a, vocabularies=vocabularies), open_model(b)
+    return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)
+
+
+def _lines(file: str | Path | None) -> list[str] | None:
+    if file is None:
+        return None
+    from warmstart.data.text import read_lines
+
+    return list(read_lines(Path(file)))
