@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -18,8 +19,9 @@ from warmstart.bundle.model import open_model
 from warmstart.cli import app
 from warmstart.errors import ConfigError, SourceError
 from warmstart.formats.detect import open_checkpoint
+from warmstart.frontends import coqui
 from warmstart.frontends.coqui.commands import run
-from warmstart.frontends.coqui.flags import FLAGS, parse
+from warmstart.frontends.coqui.flags import FLAGS, flags_of, parse
 
 pytest.importorskip("torch")
 pytest.importorskip("soundfile")
@@ -94,6 +96,42 @@ def test_refused_flags_are_named_all_at_once() -> None:
 def test_flags_that_change_nothing_say_why() -> None:
     notes = parse("train", "", ["--load_cudnn", "true", "--dropout_rate4", "0.3", "--use_allow_growth", "true"]).notes()
     assert [note.split()[0] for note in notes] == ["--dropout_rate4", "--use_allow_growth", "--load_cudnn"]
+
+
+def test_every_flag_is_followed_or_said_not_to_be() -> None:
+    """A flag is read somewhere other than where its value is checked, or the table has words for it."""
+    read: set[str] = set()
+    for path in Path(coqui.__file__).parent.glob("*.py"):
+        if path.name != "flags.py":
+            tree = ast.parse(path.read_text("utf-8"))
+            parts = [n for n in tree.body if not ast.unparse(n).startswith(("def problems", "_LEAST ="))]
+            read |= {n.value for part in parts for n in ast.walk(part) if isinstance(n, ast.Constant)}
+    assert [f.name for f in flags_of("transcribe") if f.name not in read and not f.idle and not f.refused] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "expected"),
+    [
+        ("train", "", ["there is nothing to train on", "--dev_files is missing", "nothing says where the run goes"]),
+        ("lm-optimize", "", ["--scorer_path is missing", "--test_files is missing"]),
+        (
+            "transcribe",
+            "--src train.csv --batch_size 0 --n_trials -1 --export_beam_width 0 --report_count -2",
+            [
+                "--batch_size must be at least 1",
+                "--export_beam_width must be at least 1",
+                "--n_trials must be at least 1",
+                "--report_count must be at least 0",
+            ],
+        ),
+    ],
+)
+def test_everything_that_a_command_lacks_is_said_at_once(
+    work: Path, command: str, arguments: str, expected: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        said(command, arguments)
+    assert [problem.what for problem in error.value.problems] == expected
 
 
 # --- what they stand for -------------------------------------------------------------------------------------------

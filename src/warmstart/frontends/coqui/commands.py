@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.errors import ConfigError, WarmstartError
+from warmstart.errors import ConfigError, Problem, WarmstartError
 from warmstart.frontends.coqui import COMMANDS
 from warmstart.frontends.coqui.flags import Flags, parse
 from warmstart.frontends.coqui.native import check, training_config
@@ -38,7 +38,7 @@ def run(command: str, arguments: Sequence[str], out: Say, remark: Say) -> None:
 def _config(flags: Flags, out: Say, remark: Say) -> None:
     import yaml
 
-    config, _, said = training_config(flags)
+    config, _, said = training_config(flags, "config")
     for line in said:
         remark(line)
     out(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip())
@@ -103,9 +103,10 @@ def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
 def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart.inference.speech.tuning import tune_scorer
 
-    missing = [f"--{key}" for key in ("scorer_path", "test_files") if not flags[key]]
+    needed = {"scorer_path": "a language model", "test_files": "recordings to choose its weights on"}
+    missing = [Problem(f"--{key} is missing", todo=f"name {what}") for key, what in needed.items() if not flags[key]]
     if missing:
-        raise ConfigError(f"{' and '.join(missing)} is missing", todo="the weights are those that test best")
+        raise ConfigError("there is nothing to choose weights for", problems=missing)
     source = _source(flags, "lm-optimize", remark)
     grid = max(2, min(9, math.isqrt(flags["n_trials"] // 2)))
     found = tune_scorer(
@@ -117,6 +118,7 @@ def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
         beta_max=flags["lm_beta_max"],
         grid=grid,
         progress=flags["show_progressbar"],
+        vocabularies=_vocabularies(flags),
     )
     best = found.best
     out(f"Best params: lm_alpha={best.alpha:g} and lm_beta={best.beta:g} with WER={best.wer:f}, CER={best.cer:f}")
@@ -172,7 +174,8 @@ def _test_data(flags: Flags) -> SpeechDataConfig:
             {"type": "speech", "tasks": tasks, "batch_size": flags["test_batch_size"]}
         )
     except ValidationError as error:
-        raise ConfigError("--test_files cannot be read", found=error.errors()[0]["msg"]) from None
+        problems = [Problem(e["msg"], where=".".join(map(str, e["loc"]))) for e in error.errors()]
+        raise ConfigError("--test_files cannot be read", problems=problems) from None
 
 
 def _search(flags: Flags) -> SpeechSearch:
@@ -183,7 +186,8 @@ def _search(flags: Flags) -> SpeechSearch:
     if flags["cutoff_prob"] < 1:
         chosen |= {key: flags[key] for key in ("cutoff_prob", "cutoff_top_n")}
     if flags["scorer_path"]:
-        weights = {key: flags[f"lm_{key}"] for key in ("alpha", "beta") if f"lm_{key}" in flags.given}
+        names = {"alpha": "lm_alpha", "beta": "lm_beta"}
+        weights = {key: flags[name] for key, name in names.items() if name in flags.given}
         chosen |= {"scorer": Path(flags["scorer_path"]), **weights}
     return SpeechSearch(**chosen)
 

@@ -91,9 +91,19 @@ FLAGS: tuple[Flag, ...] = (
     Flag("epsilon", 1e-8, "Adam's epsilon"),
     Flag("learning_rate", 0.001, "Adam's learning rate"),
     Flag("train_batch_size", 1, "clips in a training batch"),
-    Flag("dev_batch_size", 1, "clips in a validation batch"),
+    Flag(
+        "dev_batch_size",
+        1,
+        "clips in a validation batch",
+        idle="a validation batch has as many clips as one of the training, with the same result",
+    ),
     Flag("test_batch_size", 1, "clips in a test batch"),
-    Flag("export_batch_size", 1, "clips in a batch of the exported graph"),
+    Flag(
+        "export_batch_size",
+        1,
+        "clips in a batch of the exported graph",
+        idle="an ONNX graph takes any number of clips, a TensorFlow Lite model one after another",
+    ),
     Flag("skip_batch_test", False, "leave out the trial of the longest batches before the training"),
     Flag("inter_op_parallelism_threads", 0, "threads between operations", idle=_THREADS),
     Flag("intra_op_parallelism_threads", 0, "threads of an operation", idle=_THREADS),
@@ -131,14 +141,24 @@ FLAGS: tuple[Flag, ...] = (
         "export TensorFlow's SavedModel",
         refused="leave it out: export ONNX (--export_tflite false), or a checkpoint by `warmstart convert --to coqui`",
     ),
-    Flag("n_steps", 16, "time steps in one call of the exported graph"),
+    Flag(
+        "n_steps",
+        16,
+        "time steps in one call of the exported graph",
+        idle="an ONNX graph takes any number of them, a TensorFlow Lite model 16, with the same result",
+    ),
     Flag(
         "export_zip",
         False,
         "package the exported model with its scorer",
         refused="leave it out: a bundle (`warmstart convert --to bundle`) holds the alphabet and is one directory",
     ),
-    Flag("export_file_name", "output_graph", "name of the exported file"),
+    Flag(
+        "export_file_name",
+        "output_graph",
+        "name of the exported file",
+        idle="the file is model.tflite or model.onnx, by which it is known when it is opened",
+    ),
     Flag("export_beam_width", 500, "beams of evaluate, lm-optimize and transcribe"),
     *(
         Flag(f"export_{name}", default, "description of the exported model", idle=_TFLITE)

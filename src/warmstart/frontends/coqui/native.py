@@ -26,16 +26,17 @@ _DROPOUT = {"dropout_1": "dropout_rate", "dropout_2": "dropout_rate2", "dropout_
 
 
 def check(flags: Flags, command: str, *, training: bool) -> None:
-    """
+    """Whether the values of ``flags`` can be.
+
     Raises:
-        ConfigError: everything that is wrong with the flags' values.
+        ConfigError: everything that is wrong with them.
     """
     found = list(problems(flags, training=training))
     if found:
         raise ConfigError(f"warmstart stt {command}: these flags do not go", problems=found)
 
 
-def training_config(flags: Flags) -> tuple[dict[str, Any], Places, list[str]]:
+def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any], Places, list[str]]:
     """The configuration of the training that ``flags`` ask for, where it reads and writes, and what is to be said.
 
     Headers and lists of recordings are read, no audio and no weights.
@@ -43,7 +44,7 @@ def training_config(flags: Flags) -> tuple[dict[str, Any], Places, list[str]]:
     Raises:
         ConfigError, SourceError, DataError and what opening the checkpoint raises.
     """
-    check(flags, "train", training=True)
+    check(flags, command, training=True)
     places = find_places(flags, training=True)
     assert places.save is not None
     stored = _run_in(places.save)
@@ -151,8 +152,6 @@ def _model(flags: Flags, source: Model | None) -> tuple[dict[str, Any], list[str
 def _data(flags: Flags) -> dict[str, Any]:
     from warmstart.data.speech.augment.augmenter import Augmentations
 
-    if not flags["dev_files"]:
-        raise ConfigError("--dev_files is missing", todo="name recordings by which the best checkpoint is found")
     splits = {"train": {"files": flags["train_files"]}, "validation": {"files": flags["dev_files"]}}
     tasks = {TASK: {"splits": splits}}
     if flags["metrics_files"]:

@@ -9,10 +9,14 @@ from typing import Any
 
 from warmstart.errors import ConfigError, Problem
 from warmstart.frontends.coqui.flags import Flags
+from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
 
 STATE_FILES = {"best": "best_dev_checkpoint", "last": "checkpoint"}
 LAYERS = 5
-ALPHABET = "alphabet.txt"
+_LEAST = {
+    "epochs": 1, "train_batch_size": 1, "dev_batch_size": 1, "test_batch_size": 1, "batch_size": 1,
+    "export_beam_width": 1, "n_trials": 1, "limit_test": 0, "report_count": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ class Places:
 
 
 def find_places(flags: Flags, *, training: bool) -> Places:
-    """Directories and checkpoint.
+    """Directories and checkpoint of flags in which :func:`problems` finds none.
 
     ``--checkpoint_dir`` is both directories, as upstream. ``auto`` tries ``best``, then ``last``, then, in a training,
     to begin afresh: the best checkpoint, not the latest, as upstream.
 
     Raises:
-        ConfigError: directories are missing, or the checkpoint that was asked for.
+        ConfigError: no directory is named, or the checkpoint that was asked for is not there.
     """
     both = flags["checkpoint_dir"]
     load, save = (
@@ -48,18 +52,12 @@ def find_places(flags: Flags, *, training: bool) -> Places:
     said = []
     if both and {"load_checkpoint_dir", "save_checkpoint_dir"} & flags.given:
         said.append("--checkpoint_dir replaces --load_checkpoint_dir and --save_checkpoint_dir")
-    if training and save is None:
-        raise ConfigError("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
     load = load or (None if training else save)
     if not training and load is None:
         raise ConfigError("nothing says which model is meant", todo="give --checkpoint_dir or --load_checkpoint_dir")
     which = flags["load_train" if training else "load_evaluate"]
     source, line = _checkpoint(load, which, training=training)
     return Places(load, save, source, (*said, line))
-
-
-def _path(name: str) -> Path | None:
-    return Path(name) if name else None
 
 
 def _checkpoint(load: Path | None, which: str, *, training: bool) -> tuple[str | None, str]:
@@ -114,9 +112,13 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
         )
     if training and not flags["train_files"]:
         yield Problem("there is nothing to train on", todo="give --train_files; `warmstart stt evaluate` tests a model")
-    for key in ("epochs", "train_batch_size", "dev_batch_size", "test_batch_size"):
-        if flags[key] < 1:
-            yield Problem(f"--{key} must be at least 1", found=flags[key])
+    if training and not flags["dev_files"]:
+        yield Problem("--dev_files is missing", todo="name recordings by which the best checkpoint is found")
+    if training and not (flags["checkpoint_dir"] or flags["save_checkpoint_dir"]):
+        yield Problem("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
+    for key, least in _LEAST.items():
+        if key in flags.values and flags[key] < least:
+            yield Problem(f"--{key} must be at least {least}", found=str(flags[key]))
     for key in ("dropout_rate", "dropout_rate2", "dropout_rate3", "dropout_rate6"):
         if flags[key] >= 1 or (flags[key] < 0 and (key == "dropout_rate" or flags[key] != -1)):
             yield Problem(f"--{key} is no share", expected="0 ≤ rate < 1", found=flags[key])

@@ -44,7 +44,12 @@ def recordings(flags: Flags) -> list[tuple[Path, Path]]:
     else:
         jobs = [(source, Path(flags["dst"]) if flags["dst"] else source.with_suffix(".tlog"))]
     if not jobs:
-        raise SourceError("there are no recordings here", where=source, expected=", ".join(f"*{e}" for e in ENDINGS))
+        raise SourceError(
+            "there are no recordings here",
+            where=source,
+            expected=", ".join(f"*{e}" for e in ENDINGS),
+            todo=None if flags["recursive"] else "--recursive true also looks into directories of the directory",
+        )
     there = [] if flags["force"] else [tlog for _, tlog in jobs if tlog.exists()]
     if there:
         raise ConfigError(
@@ -59,7 +64,7 @@ def _catalog(path: Path) -> list[tuple[Path, Path]]:
     """``[{"audio": …, "tlog": …}]``, relative to the file."""
     try:
         return [(path.parent / entry["audio"], path.parent / entry["tlog"]) for entry in json.loads(path.read_bytes())]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             "this is no catalog of recordings", where=path, found=f"{type(error).__name__}: {error}"
         ) from None

@@ -10,11 +10,12 @@ from warmstart.bundle.model import open_run_state
 from warmstart.export.convert import convert_model
 from warmstart.formats.tensorflow import write_state
 from warmstart.frontends.coqui.flags import Flags
-from warmstart.frontends.coqui.places import ALPHABET, STATE_FILES
+from warmstart.frontends.coqui.places import STATE_FILES
+from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
+from warmstart.models.deepspeech.dialects.flags import NAME
 from warmstart.storage import atomic
 from warmstart.training.state import best_checkpoint, latest, read_state
 
-FLAGS = "flags.txt"
 _PREFIX = {"best": "best_dev", "last": "train"}
 
 
@@ -37,8 +38,8 @@ def write_checkpoints(run: Path, flags: Flags) -> list[str]:
             for file in sorted(made.glob("*-*.*")):
                 file.replace(run / f"{_PREFIX[role]}-{step}.{file.name.partition('.')[2]}")
             lines.append(f"{run / f'{_PREFIX[role]}-{step}'}: the {role} checkpoint, for TensorFlow")
-        known = json.loads((Path(folder) / "last" / FLAGS).read_text("utf-8"))
-        atomic.write_text(run / FLAGS, json.dumps({**flags.values, **known}, indent=2))
+        known = json.loads((Path(folder) / "last" / NAME).read_text("utf-8"))
+        atomic.write_text(run / NAME, json.dumps({**flags.values, **known}, indent=2))
         alphabet = Path(folder) / "last" / ALPHABET
         if alphabet.is_file():
             atomic.write_text(run / ALPHABET, alphabet.read_text("utf-8"))
