@@ -181,3 +181,18 @@ def test_how_threads_wait(monkeypatch, given, alone, expected):
     cli.wait_briefly()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
+def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
+
+    monkeypatch.setattr(cli, "app", run)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert "torch is not installed" in (printed := capsys.readouterr().err)
+    assert "warmstart[train]" in printed
+    monkeypatch.setattr(cli, "app", lambda: __import__("nothing_of_this_name"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main()

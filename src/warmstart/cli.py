@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import typer
 
 from warmstart import cli_speech
-from warmstart.errors import Interrupted, WarmstartError
+from warmstart.errors import Interrupted, MissingExtra, WarmstartError
 
 app = typer.Typer(
     add_completion=False,
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 SPINS_ALONE, SPINS = 10_000, 3_000
+LIBRARIES = dict.fromkeys(("torch", "tensorboard", "matplotlib", "sacrebleu", "jiwer"), "train")  # → extra
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Names = Annotated[list[str] | None, typer.Option("--names", help="only arrays of such names: '*.weight'")]
@@ -515,6 +516,12 @@ def main() -> None:
         raise SystemExit(stop.status) from None
     except WarmstartError as error:
         _print_error(error)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in LIBRARIES:
+            raise
+        _print_error(MissingExtra(library, LIBRARIES[library]))
         raise SystemExit(1) from None
     except BrokenPipeError:
         raise SystemExit(141) from None
