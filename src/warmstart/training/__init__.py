@@ -1,7 +1,8 @@
 """The loop and what it needs.
 
-``config`` (what a user may set) · ``run`` (from a job to a bundle) · ``loop`` · ``learner`` (a model with all that
-trains it) · ``objective``, ``cross_entropy``, ``distillation`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``,
-``groups``, ``average``, ``lora``, ``precision``, ``memory`` · ``evaluation``, ``patience``, ``metrics``, ``samples`` ·
+``config`` (what a user may set) · ``run`` (from a job to a bundle) · ``workload`` (what a kind of task brings),
+``text_task``, ``speech_task`` · ``loop`` · ``learner`` (a model with all that trains it) · ``objective`` (of text),
+``cross_entropy``, ``distillation``, ``ctc`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``, ``groups``,
+``average``, ``lora``, ``precision``, ``memory`` · ``evaluation`` (of text), ``patience``, ``metrics``, ``samples`` ·
 ``state`` (checkpoints), ``resumption``, ``signals`` · ``rehearsal`` (the dry run).
 """
