@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("runs/parent/model/lineage.json").write_text('{"step": 4, "starts": []}')
     shutil.rmtree("runs/child/checkpoints/step-00000004")
     return tmp_path
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "warmstart", "inspect"], check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Usage: python -m warmstart inspect" in done.stderr
 
 
 def test_runs_lists_and_tells_where_they_came_from(call: Call, places: Path) -> None:

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from signal import Signals
+from typing import Any
 
 from warmstart.redact import redact
 
@@ -59,6 +60,17 @@ class Problem:
             ("to do", self.todo),
         )
         return "\n".join([self.what, *(f"  {label}: {text}" for label, text in labels if text is not None)])
+
+
+def validation_problems(error: Any, prefix: str = "") -> list[Problem]:
+    """Every problem that a ``pydantic.ValidationError`` lists; ``prefix`` stands before the keys."""
+    problems = []
+    for item in error.errors():
+        key = prefix + ".".join(map(str, item["loc"]))
+        what = item["msg"].removeprefix("Value error, ")
+        found = None if isinstance(item["input"], dict | list) else repr(item["input"])
+        problems.append(Problem(f"{key}: {what}" if key else what, found=found))
+    return problems
 
 
 class WarmstartError(Exception):

@@ -14,7 +14,7 @@ from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, read_as
 from warmstart.config import Change, Data, RunConfig, changes, load_config
-from warmstart.errors import ConfigError, Problem
+from warmstart.errors import ConfigError, Problem, validation_problems
 from warmstart.keys import IDENTITY
 from warmstart.models.family import Family
 from warmstart.models.registry import dialect, family
@@ -157,13 +157,7 @@ def _model_config(
     try:
         return family.config_type.model_validate({**base, **config.model, **sizes})
     except ValidationError as error:
-        raise ConfigError(
-            "the model is not valid",
-            problems=[
-                Problem(f"model.{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}")
-                for e in error.errors()
-            ],
-        ) from None
+        raise ConfigError("the model is not valid", problems=validation_problems(error, "model.")) from None
 
 
 def changes_of_run(config: RunConfig) -> list[Change]:

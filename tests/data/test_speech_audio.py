@@ -119,6 +119,7 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_audio(path, RATE)
         assert caught.value.where == str(path)
+        assert (caught.value.found == "a directory, not a file") is (path == tmp_path)
     (tmp_path / "short").write_bytes(b"1234")
     with pytest.raises(DataError, match="cut off"):
         read_audio(AudioSource(tmp_path / "short", 2, 100), RATE)

@@ -20,7 +20,6 @@ from warmstart.inference.ctc import (
     Lexicon,
     Scorer,
     Transcript,
-    decode_batch,
     decode_beam,
     open_scorer,
 )
@@ -137,14 +136,8 @@ def test_a_list_of_words_mends_what_a_model_misspells(fixtures: Path) -> None:
     assert found == [row["reference"] for row in rows]
 
 
-def test_a_batch_is_cut_at_its_lengths() -> None:
-    arrays = np.stack([noise(12, 30, seed) for seed in range(3)])
-    found = decode_batch(arrays, [12, 5, 0], LABELS, BeamOptions(10))
-    assert [t[0] for t in found] == [
-        decode_beam(array[:length], LABELS, BeamOptions(10))[0]
-        for array, length in zip(arrays, (12, 5, 0), strict=True)
-    ]
-    assert found[2] == [Transcript("", 0.0, (), ())]
+def test_no_frames_are_an_empty_transcript() -> None:
+    assert decode_beam(noise(12, 30, 0)[:0], LABELS, BeamOptions(10)) == [Transcript("", 0.0, (), ())]
 
 
 def test_nothing_begins_while_the_blank_is_sure() -> None:

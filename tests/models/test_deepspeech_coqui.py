@@ -154,9 +154,11 @@ def test_flags_that_no_model_has_are_all_named(tmp_path: Path, flags: dict[str, 
 
 def test_flags_that_cannot_be_parsed(tmp_path: Path) -> None:
     path = save(tmp_path / "run", tensors(config()), None, ALPHABET)
-    (path.parent / "flags.txt").write_text("{broken")
-    with pytest.raises(DialectError, match="the flags cannot be read"):
-        open_model(path)
+    for text, found in (("{broken", "Expecting property name"), ("--epochs=1\n" * 100_000, "more than 1,048,576")):
+        (path.parent / "flags.txt").write_text(text)
+        with pytest.raises(DialectError, match="the flags cannot be read") as caught:
+            open_model(path)
+        assert found in str(caught.value.found)
 
 
 def test_a_missing_alphabet_says_what_to_do(tmp_path: Path) -> None:

@@ -79,6 +79,13 @@ def test_a_stream_is_the_whole(block: int) -> None:
     np.testing.assert_allclose(np.concatenate(pieces), Mfcc()(clip), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("block", [1, 100, 300, 513, 2000])
+def test_a_stream_is_the_whole_where_windows_have_gaps_between_them(block: int) -> None:
+    mfcc, clip = Mfcc(8000, win_ms=16, step_ms=40), noise(4321)
+    pieces = list(mfcc.stream(clip[at : at + block] for at in range(0, len(clip), block)))
+    np.testing.assert_array_equal(np.concatenate(pieces), mfcc.coefficients(mfcc.spectrogram(clip)))
+
+
 def test_blocks_leave_no_seam() -> None:
     mfcc, clip = Mfcc(8000), noise(160 * (2 * BLOCK + 3) + 256)
     start = BLOCK - 2

@@ -59,9 +59,10 @@ def _quantize(directory: Path) -> None:
     except ImportError:
         raise MissingExtra("onnxruntime", "onnx") from None
     whole, rounded = directory / FILE, directory / "int8.onnx"
-    logging.disable(logging.WARNING)  # it recommends a step that fixes shapes, which are to stay free
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))  # it recommends a step that fixes shapes, which are to stay free
     try:
         quantize_dynamic(whole, rounded, ["MatMul", "LSTM"], per_channel=True, weight_type=QuantType.QInt8)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     rounded.replace(whole)

@@ -106,11 +106,9 @@ class _Work:
         return Encoder(row.name, row.shape, row.storage, report=self._options.report)
 
     def _whole(self, row: Row) -> Encoder:
-        array, used = self._computed(row)
-        if _stored_already(row, array):
-            for source in () if is_mapped(array) else used:
-                forget(source)
-            return Encoder.of_stored(row.name, array)
+        array, used, stored = self._computed(row)
+        if stored is not None:
+            return stored
         encoder = self._encoder(row)
         if array.ndim == 0:
             encoder.cast(array, encoder.values)
@@ -124,11 +122,9 @@ class _Work:
         return encoder
 
     def _in_blocks(self, row: Row) -> Encoder:
-        array, used = self._computed(row)
-        if _stored_already(row, array):
-            for source in () if is_mapped(array) else used:
-                forget(source)
-            return Encoder.of_stored(row.name, array)
+        array, used, stored = self._computed(row)
+        if stored is not None:
+            return stored
         encoder = self._encoder(row)
         if row.storage.scale == "whole":
             encoder.set_largest(max(self._pool.map(lambda part: _largest(part[1]), _blocks(array))))
@@ -143,15 +139,16 @@ class _Work:
             forget(source)
         return encoder
 
-    def _computed(self, row: Row) -> tuple[Array, list[Array]]:
-        """The array of ``row``, and what was read for it."""
+    def _computed(self, row: Row) -> tuple[Array, list[Array], Encoder | None]:
+        """The array of ``row``, what was read for it, and the end of the work where the array's own bytes are what is
+        stored: the writer takes them from the source's mapped file."""
         used: list[Array] = []
-        return row.compute(lambda name: self._reading.raw(name, used)), used
-
-
-def _stored_already(row: Row, array: Array) -> bool:
-    """Whether the array's own bytes are what is stored: the writer takes them from the source's mapped file."""
-    return row.storage.scale == "none" and array.dtype.name == row.storage.dtype and bool(array.flags.c_contiguous)
+        array = row.compute(lambda name: self._reading.raw(name, used))
+        if row.storage.scale != "none" or array.dtype.name != row.storage.dtype or not array.flags.c_contiguous:
+            return array, used, None
+        for source in () if is_mapped(array) else used:
+            forget(source)
+        return array, used, Encoder.of_stored(row.name, array)
 
 
 def _done(encoder: Encoder) -> Future[Encoder]:

@@ -217,7 +217,7 @@ class ZipArchive:
         """The first ``count`` bytes of a member, or all it has; its checksum is not looked at."""
         member = self.members[name]
         stored = self._bytes(member.start, min(member.stored, count))
-        return self._decompressor(name, stored, count) if member.deflated else stored
+        return self._inflated(name, stored, count) if member.deflated else stored
 
     def data(self, name: str) -> tuple[Any, int]:
         """A buffer and where in it the member begins: the file's map, or the bytes after decompression."""
@@ -225,12 +225,12 @@ class ZipArchive:
         if not member.deflated:
             return self.map, member.start
         stored = self.map[member.start : member.start + member.stored]
-        data = self._decompressor(name, stored, member.size + 1)
+        data = self._inflated(name, stored, member.size + 1)
         if len(data) != member.size:
             raise self.corrupt(self.key(name), f"{member.size} bytes", f"{len(data)} or more bytes")
         return data, 0
 
-    def _decompressor(self, name: str, stored: bytes, count: int) -> bytes:
+    def _inflated(self, name: str, stored: bytes, count: int) -> bytes:
         try:
             return zlib.decompressobj(-15).decompress(stored, count)
         except zlib.error as error:

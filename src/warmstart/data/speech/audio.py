@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def _opened(audio: AudioSource | Path | bytes) -> Any:
             data = audio.read()
             return io.BytesIO(ogg_of_packed(data, audio) if audio.packed else data)
         audio = audio.path
+    if audio.is_dir():
+        raise IsADirectoryError(EISDIR, "a directory, not a file", str(audio))
     audio.stat()  # names what is wrong with the path better than libsndfile does
     return str(audio)
 

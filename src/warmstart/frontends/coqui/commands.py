@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.errors import ConfigError, Problem, WarmstartError
+from warmstart.errors import ConfigError, Problem, WarmstartError, validation_problems
 from warmstart.frontends.coqui import COMMANDS
 from warmstart.frontends.coqui.flags import Flags, parse
 from warmstart.frontends.coqui.native import check, training_config
@@ -174,8 +174,7 @@ def _test_data(flags: Flags) -> SpeechDataConfig:
             {"type": "speech", "tasks": tasks, "batch_size": flags["test_batch_size"]}
         )
     except ValidationError as error:
-        problems = [Problem(e["msg"], where=".".join(map(str, e["loc"]))) for e in error.errors()]
-        raise ConfigError("--test_files cannot be read", problems=problems) from None
+        raise ConfigError("--test_files cannot be read", problems=validation_problems(error)) from None
 
 
 def _search(flags: Flags) -> SpeechSearch:

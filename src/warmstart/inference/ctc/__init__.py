@@ -4,7 +4,7 @@ Everything takes natural logarithms of probabilities, (T, A) with the blank last
 Nothing here needs torch.
 """
 
-from warmstart.inference.ctc.beam import DecoderStream, decode_batch, decode_beam
+from warmstart.inference.ctc.beam import DecoderStream, decode_beam
 from warmstart.inference.ctc.flashlight import FlashlightDecoder
 from warmstart.inference.ctc.greedy import greedy
 from warmstart.inference.ctc.labels import Labels
@@ -33,7 +33,6 @@ __all__ = [
     "Trial",
     "Tuning",
     "characters",
-    "decode_batch",
     "decode_beam",
     "error_report",
     "greedy",

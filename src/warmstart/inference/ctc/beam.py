@@ -9,7 +9,6 @@ Shapes: K prefixes are alive, A labels with the blank, N ways to go on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -280,20 +279,3 @@ def decode_beam(
     stream = DecoderStream(labels, options, scorer)
     stream.feed(log_probs)
     return stream.finish(results)
-
-
-def decode_batch(
-    log_probs_BTA: Sequence[npt.ArrayLike] | np.ndarray,
-    lengths: Sequence[int] | np.ndarray | None,
-    labels: Labels,
-    options: BeamOptions | None = None,
-    scorer: Scorer | None = None,
-    results: int = 1,
-) -> list[list[Transcript]]:
-    """:func:`decode_beam` of every utterance; ``lengths`` are frames of each (None: all frames)."""
-    if lengths is None:
-        lengths = [len(np.asarray(one)) for one in log_probs_BTA]
-    return [
-        decode_beam(np.asarray(one)[:length], labels, options, scorer, results)
-        for one, length in zip(log_probs_BTA, lengths, strict=True)
-    ]

@@ -18,6 +18,7 @@ from warmstart.data.speech.audio import audio_blocks
 from warmstart.errors import WarmstartError
 from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, words
 from warmstart.inference.speech.acoustic import Acoustic, Floats
+from warmstart.models.deepspeech.mfcc import MfccStream
 
 PIECE = 512  # frames that go through the model at once
 BATCH = 64  # recordings whose features are held at once
@@ -128,20 +129,14 @@ class Stream:
         self._transcriber, self._model = transcriber, model
         self._frames = model.frames or frames
         self._decoder, self._state = transcriber.decoder(), model.start(1)
-        self._samples = np.empty(0, np.float32)
+        self._mfcc = MfccStream(model.mfcc)
         self._features = np.zeros((model.n_context, model.mfcc.n_input), np.float32)
         self._fed = 0
 
     def feed(self, samples: NDArray[np.float32]) -> None:
         """Go on with (N,) samples in [-1, 1] at the model's rate; N may be 0."""
-        mfcc = self._model.mfcc
         self._fed += len(samples)
-        self._samples = np.concatenate([self._samples, samples])
-        frames = mfcc.frames(len(self._samples))
-        if frames:
-            new = mfcc.coefficients(mfcc.spectrogram(self._samples))
-            self._samples = self._samples[frames * mfcc.step :]
-            self._features = np.concatenate([self._features, new])
+        self._features = np.concatenate([self._features, self._mfcc.feed(samples)])
         while len(self._features) >= self._frames + 2 * self._model.n_context:
             self._step(self._frames)
 

@@ -149,18 +149,33 @@ class Mfcc:
     def stream(self, blocks: Iterable[NDArray[Any]]) -> Iterator[Floats]:
         """(t, K) pieces of the features of samples that come in blocks of any length; joined they are the
         features of the joined samples."""
-        rest: NDArray[Any] = np.empty(0, np.float32)
+        stream = MfccStream(self)
         for block in blocks:
-            rest = np.concatenate([rest, block]) if len(rest) else block
-            frames = self.frames(len(rest))
-            if frames:
-                yield self.coefficients(self.spectrogram(rest))
-                rest = rest[frames * self.step :]
+            if len(features_TK := stream.feed(block)):
+                yield features_TK
 
     def _power(self, samples: NDArray[Any]) -> Floats:
         frames_TW = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.step]
         spectrum_TF = np.fft.rfft(frames_TW * self.hann, self.fft_length)
         return (spectrum_TF.real**2 + spectrum_TF.imag**2).astype(np.float32)
+
+
+class MfccStream:
+    """:class:`Mfcc` of one recording that comes in pieces."""
+
+    def __init__(self, mfcc: Mfcc) -> None:
+        self._mfcc, self._rest = mfcc, np.empty(0, np.float32)
+        self._skipped = 0  # samples until the next window begins, where windows have gaps between them
+
+    def feed(self, samples: NDArray[Any]) -> Floats:
+        """(t, K) features that the next (N,) ``samples`` complete; N and t may be 0."""
+        mfcc = self._mfcc
+        new, self._skipped = samples[self._skipped :], max(0, self._skipped - len(samples))
+        samples = np.concatenate([self._rest, new]) if len(self._rest) else new
+        features_TK = mfcc.coefficients(mfcc.spectrogram(samples))
+        done = len(features_TK) * mfcc.step
+        self._rest, self._skipped = samples[done:], self._skipped + max(0, done - len(samples))
+        return features_TK
 
 
 def _mel(hertz: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from warmstart.errors import BundleError, DialectError, VocabularyError
+from warmstart.errors import BundleError, DialectError, VocabularyError, validation_problems
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.vocabularies.alphabet import Alphabet
@@ -52,10 +52,11 @@ def read_config_file(folder: Path) -> tuple[DeepSpeechConfig, Alphabet]:
         settings = {key: said[key] for key in _SETTINGS}
         return DeepSpeechConfig(vocab_size=len(alphabet), **settings), alphabet
     except (OSError, ValueError, KeyError, TypeError, RecursionError, VocabularyError) as error:
-        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        found = str(error).partition("\n")[0]
         raise BundleError(
             "the exported model's configuration cannot be read",
             where=path,
             found=f"{type(error).__name__}: {found}",
             todo="export the model again",
+            problems=validation_problems(error) if isinstance(error, ValidationError) else (),
         ) from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects.checkpoint import (
@@ -117,9 +117,7 @@ class CoquiDialect(Dialect):
                 vocab_size=labels, n_hidden=hidden, layer_norm=_NORM in checkpoint.entries, **flags.model()
             )
         except ValidationError as error:
-            problems += [
-                Problem(e["msg"], where=".".join(map(str, e["loc"])), found=repr(e["input"])) for e in error.errors()
-            ]
+            problems += validation_problems(error)
         if problems:
             raise DialectError("this is no model of Coqui's", where=checkpoint.path, problems=problems)
         return config

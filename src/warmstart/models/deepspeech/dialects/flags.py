@@ -1,7 +1,7 @@
 """``flags.txt`` beside a checkpoint: the options of the training that wrote it.
 
 Coqui STT writes JSON, DeepSpeech one flag a line (``--name=value``, ``--name``, ``--noname``). Only what says how the
-model computes is read here. The others return when a checkpoint is written back.
+model computes is read here. The others of a JSON file return when a checkpoint is written back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, validation_problems
 from warmstart.models.deepspeech.config import DeepSpeechConfig, Positive
 
 NAME = "flags.txt"
@@ -86,7 +86,9 @@ def read_flags(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         with path.open("rb") as file:
-            text = file.read(_LIMIT).decode("utf-8")
+            if len(data := file.read(_LIMIT + 1)) > _LIMIT:
+                raise ValueError(f"more than {_LIMIT:,} bytes")
+        text = data.decode("utf-8")
         content = json.loads(text) if text.lstrip().startswith("{") else _lines(text)
     except (OSError, ValueError, RecursionError) as error:
         raise DialectError(
@@ -106,9 +108,7 @@ def parse_flags(flags: Mapping[str, Any], where: object) -> Flags:
     try:
         return Flags.model_validate(flags)
     except ValidationError as error:
-        problems = [
-            Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}", found=repr(e["input"])) for e in error.errors()
-        ]
+        problems = validation_problems(error)
         raise DialectError("the flags say what no model has", where=where, problems=problems) from None
 
 
