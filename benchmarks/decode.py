@@ -26,9 +26,9 @@ import torch
 from warmstart.bundle.layout import storages, write_bundle
 from warmstart.bundle.model import Model, open_model
 from warmstart.export.convert import convert_model
+from warmstart.inference.load import load_module
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import SearchConfig, translate_ids
-from warmstart.inference.translate import load_module
 from warmstart.models.registry import family
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import sinusoids

@@ -18,8 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from warmstart.data.batches import BatchPlan, Position
+from warmstart.data.batches import BatchPlan
 from warmstart.data.index import Counts, EncodedSplit
+from warmstart.data.plan import Position
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 from warmstart.training.config import Constant, TrainingConfig

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warmstart.data.batches import BatchPlan, Position, sequential_batches
+from warmstart.data.batches import BatchPlan, sequential_batches
 from warmstart.data.index import Counts, EncodedSplit
 from warmstart.data.permutation import derive_key, permute
+from warmstart.data.plan import Position
 from warmstart.errors import DataError
 
 EOS = (0, 7)

@@ -189,7 +189,7 @@ def test_the_engine_scores_as_the_library_does(kind: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["marian", "marian-untied"])
 def test_the_native_engine_computes_marianmt(kind: str, tmp_path: Path) -> None:
     from warmstart.bundle.model import open_model
-    from warmstart.inference.translate import load_module
+    from warmstart.inference.load import load_module
 
     source = huggingface_models.write(tmp_path / "source", kind)
     ours = load_module(open_model(source)).eval()

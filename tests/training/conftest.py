@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Batch
+from warmstart.data.plan import Position
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
 from warmstart.training.config import InverseSqrt, TrainingConfig

@@ -18,8 +18,8 @@ import torch
 from warmstart import api
 from warmstart.bundle.layout import storages, write_bundle
 from warmstart.bundle.model import open_model
-from warmstart.data.batches import Position
 from warmstart.data.index import Counts, EncodedSplit
+from warmstart.data.plan import Position
 from warmstart.errors import DataError, VocabularyError
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids

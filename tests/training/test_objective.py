@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Batch
+from warmstart.data.plan import Position
 from warmstart.errors import TrainingError
 from warmstart.training.config import Distillation, TrainingConfig
 from warmstart.training.distillation import Teacher

@@ -61,7 +61,7 @@ class Poisoned(CrossEntropy):
 @pytest.fixture
 def bad(stream: Any) -> Any:
     """The batch that update 5 reads first: number 8, with two for each update."""
-    from warmstart.data.batches import Position
+    from warmstart.data.plan import Position
 
     return next(stream().iterate(Position(0, 0, 8)))[1]
 

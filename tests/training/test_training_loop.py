@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from warmstart.data.batches import Batch, Position
+from warmstart.data.batches import Batch
+from warmstart.data.plan import Position
 from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.training import state as checkpoints

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from warmstart.data.index import EncodedSplit
 from warmstart.data.plan import Ints, MixedBatches, Position, cut
 
-__all__ = ["Batch", "BatchPlan", "Position", "make_batch", "sequential_batches"]
-
 Tokens = NDArray[np.int32]
 
 

@@ -16,9 +16,9 @@ from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import DataError
 from warmstart.inference.ctc import Report, SpeechSearch, error_report
+from warmstart.inference.load import load_module
 from warmstart.inference.recognition import Decode, Floats, recognise
 from warmstart.inference.speech.acoustic import alphabet_of
-from warmstart.inference.translate import load_module
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.vocabularies.alphabet import Alphabet

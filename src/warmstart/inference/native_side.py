@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from warmstart.bundle.model import Model
+from warmstart.inference.load import load_module
 from warmstart.inference.score import score_ids
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.inference.sides import Ids, limit_of, narrowest, positions_of
-from warmstart.inference.translate import load_module, require_vocabularies
+from warmstart.inference.translate import require_vocabularies
 
 
 class NativeSide:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, DialectError, MissingExtra, VocabularyError
+from warmstart.inference.load import load_module
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -20,22 +21,6 @@ class Translation:
 
     text: str
     score: float
-
-
-def load_module(model: Model) -> Any:
-    """The torch module of ``model``, in evaluation mode, float32."""
-    import numpy as np
-    import torch
-
-    family, config, reading = model.require()
-    with torch.device("meta"):
-        module = family.build(config)
-    parameters = family.parameters(config)
-    state = {p.name: torch.from_numpy(np.array(reading.read(p.storage), np.float32)) for p in parameters}
-    module.load_state_dict(state, assign=True)
-    if any(p.storage != p.name for p in parameters):
-        module.tie()
-    return module.eval()
 
 
 def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:

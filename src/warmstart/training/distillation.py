@@ -22,9 +22,10 @@ from warmstart.errors import DataError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.inference.load import load_module
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids
-from warmstart.inference.translate import load_module, require_vocabularies
+from warmstart.inference.translate import require_vocabularies
 from warmstart.storage.progress import Progress
 from warmstart.training.config import Distillation
 from warmstart.vocabularies.load import difference

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.storage.processes import rank

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.errors import Problem
 from warmstart.storage import atomic
 from warmstart.training.learner import Gradient

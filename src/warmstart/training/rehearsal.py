@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.storage.progress import Progress
 from warmstart.training.config import TrainingConfig
 from warmstart.training.terms import BatchStream, Evaluate

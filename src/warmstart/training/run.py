@@ -15,7 +15,7 @@ from warmstart.bootstrap.apply import start_arrays, start_slots
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
 from warmstart.bundle.model import Model
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import torch
 
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors

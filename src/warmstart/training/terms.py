@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
-from warmstart.data.batches import Position
+from warmstart.data.plan import Position
 from warmstart.storage.records import Record
 
 

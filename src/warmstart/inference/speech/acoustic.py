@@ -165,7 +165,7 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = ()) -> 
 
     model = open_model(source, vocabularies=vocabularies)
     alphabet = alphabet_of(model)
-    from warmstart.inference.translate import load_module
+    from warmstart.inference.load import load_module
 
     return NativeAcoustic(load_module(model), alphabet)
 
