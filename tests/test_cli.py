@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import warmstart
 from warmstart import cli
 
 Call = Callable[..., tuple[int, str, str]]
@@ -204,3 +205,10 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(cli, "app", lambda: __import__("nothing_of_this_name"))
     with pytest.raises(ModuleNotFoundError):
         cli.main()
+
+
+def test_the_version_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["warmstart", "--version"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().out == f"warmstart {warmstart.__version__}\n"

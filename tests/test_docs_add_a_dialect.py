@@ -66,7 +66,7 @@ def test_the_page_s_models_are_converted_and_the_plug_in_is_named(installed, tmp
     entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
     write_safetensors(tmp_path / "model.safetensors", entries, contents.values(), {"made_by": "bow"})
     (tmp_path / "words.txt").write_text("</s>\n<unk>\nword\n")
-    verb = ("-m", "warmstart.cli", "convert")
+    verb = ("-m", "warmstart", "convert")
     done = run(installed, *verb, tmp_path / "model.safetensors", tmp_path / "bundle", "--to", "warmstart")
     assert done.returncode == 0, done.stderr
     assert "by the plug-in bow (warmstart-bow 1.0)" in done.stdout
@@ -76,11 +76,11 @@ def test_the_page_s_models_are_converted_and_the_plug_in_is_named(installed, tmp
     assert done.returncode == 0, done.stderr
     for name in ("model.safetensors", "words.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / name).read_bytes()
-    done = run(installed, "-m", "warmstart.cli", "inspect", tmp_path / "model.safetensors")
+    done = run(installed, "-m", "warmstart", "inspect", tmp_path / "model.safetensors")
     assert "by the plug-in bow" in done.stdout
     bundle = tmp_path / "bundle"
     for arguments in (("diff", bundle, bundle), ("verify", bundle, bundle), ("inspect", tmp_path / "none.npz")):
-        done = run(installed, "-m", "warmstart.cli", *arguments)
+        done = run(installed, "-m", "warmstart", *arguments)
         named = [line for line in done.stderr.splitlines() if line.startswith("with the plug-in")]
         expected = ["with the plug-in bow (warmstart-bow 1.0)", "with the plug-in slashes (warmstart-bow 1.0)"]
         assert named == (expected if arguments[0] != "inspect" else []), (arguments, done.stderr)

@@ -230,7 +230,7 @@ def test_every_optimizer_resumes_and_continues_bit_equal(place: Path, optimizer:
 
 
 def test_the_command_line_ends_with_the_signals_status(place: Path) -> None:
-    command = [sys.executable, "-m", "warmstart.cli", "train", "c.yaml", "training.steps=100000"]
+    command = [sys.executable, "-m", "warmstart", "train", "c.yaml", "training.steps=100000"]
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             before = set(Path().glob("run/checkpoints/step-*/state.json"))

@@ -103,7 +103,7 @@ def test_upstream_takes_the_same_flags(command):
 def test_the_command_line(opus, tmp_path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "warmstart.cli", *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "warmstart", *arguments], capture_output=True, text=True, check=False
         )
 
     done = run("ct2-opus-mt-converter", "--model_dir", str(opus), "--output_dir", str(tmp_path / "a"))

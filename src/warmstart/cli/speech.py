@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from warmstart.cli.options import AS_IT_IS
 from warmstart.errors import ConfigError, DataError
 from warmstart.frontends.coqui import COMMANDS
 
 if TYPE_CHECKING:
     from warmstart.inference.speech.transcriber import Transcriber
-
-_RAW = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOOST, added to its logarithm")]
 
@@ -139,17 +138,12 @@ stt = typer.Typer(no_args_is_help=True, help="Coqui STT's commands, with its own
 
 
 def _declare(command: str, text: str) -> None:
-    @stt.command(command, help=text, context_settings=_RAW)
+    @stt.command(command, help=text, context_settings=AS_IT_IS)
     def run_command(context: typer.Context) -> None:
         from warmstart.frontends.coqui.commands import run
 
         run(command, context.args, typer.echo, lambda line: typer.echo(line, err=True))
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make these verbs of ``app``."""
-    app.command()(transcribe)
-    app.command("lm-tune")(lm_tune)
-    for command, text in COMMANDS.items():
-        _declare(command, text)
-    app.add_typer(stt, name="stt")
+for _command, _text in COMMANDS.items():
+    _declare(_command, _text)

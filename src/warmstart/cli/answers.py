@@ -1,0 +1,77 @@
+"""The verbs that ask models of text."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from warmstart.cli.options import Beam, Engine, Json, Normalize, Offline, Vocab, print_json
+
+
+def evaluate(
+    model: str,
+    data: Annotated[Path | None, typer.Option("--data", help="configuration that names the tasks")] = None,
+    split: str = "test",
+    beam_size: Annotated[
+        int | None, typer.Option("--beam-size", min=1, help="1, which is greedy, by default; with a scorer 500")
+    ] = None,
+    normalize: Annotated[
+        float | None, typer.Option("--normalize", help="of texts: scores are divided by length to this power")
+    ] = None,
+    scorer: Annotated[Path | None, typer.Option("--scorer", help="of speech: .scorer, ARPA or KenLM binary")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="weight of the scorer's language model")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="what each word adds, with a scorer")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="of speech: JSON of every recording")] = None,
+    report_count: Annotated[
+        int, typer.Option("--report-count", min=0, help="of speech: how many best, median and worst are shown")
+    ] = 5,
+    engine: Engine = None,
+    vocab: Vocab = None,
+    as_json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Score a run's or a model's outputs on a split of its tasks."""
+    from warmstart import api
+
+    reports: list[str] = []
+    scores = api.evaluate(
+        model, data, split=split, engine=engine, vocabularies=vocab or (), output=output, report=reports.append,
+        report_count=report_count, progress=not as_json, beam_size=beam_size, normalize=normalize, scorer=scorer,
+        alpha=alpha, beta=beta,
+    )  # fmt: skip
+    if as_json:
+        print_json(scores)
+        return
+    for text in reports:
+        typer.echo(text, nl=False)
+    for task, metrics in scores.items():
+        typer.echo(f"{task}: " + ", ".join(f"{k} {v:.2f}" for k, v in metrics.items()))
+
+
+def translate(
+    models: list[str],
+    input_file: Annotated[Path | None, typer.Option("--input", help="lines to translate; else standard input")] = None,
+    beam_size: Beam = 1,
+    normalize: Normalize = 0.0,
+    nbest: Annotated[int, typer.Option("--nbest", help="outputs a line")] = 1,
+    scores: Annotated[bool, typer.Option("--scores", help="print index ||| text ||| score")] = False,
+    engine: Engine = None,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the native engine")] = "float32",
+    vocab: Vocab = None,
+    offline: Offline = False,
+) -> None:
+    """Translate lines; several models are an ensemble."""
+    from warmstart import api
+    from warmstart.data.text import read_lines
+
+    lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
+    found = api.translate(
+        models, lines, engine=engine, precision=precision, vocabularies=vocab or (),
+        beam_size=beam_size, nbest=nbest, normalize=normalize,
+    )  # fmt: skip
+    for index, best in enumerate(found):
+        for text, score in best:
+            typer.echo(f"{index} ||| {text} ||| {score:.6f}" if scores or nbest > 1 else text)
