@@ -1,6 +1,7 @@
 """How fast speech is worked on, each part beside its peers.
 
 python benchmarks/speech.py decode --scorer FILE.scorer --alphabet alphabet.txt [--coqui PYTHON]
+python benchmarks/speech.py train LIST.csv --audio FOLDER
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import argparse
 
 import speech_decode
+import speech_train
 
-PARTS = {"decode": speech_decode}
+PARTS = {"decode": speech_decode, "train": speech_train}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from warmstart.data.metrics import cer, wer
 from warmstart.data.speech.batches import SpeechBatch, SpeechStream, sequential_speech
@@ -113,6 +114,9 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
         DataError: data that cannot be used, or no train or validation split.
     """
     _check_used(job.training, job.search)
+    torch.set_flush_denormal(
+        True
+    )  # CTC's gradients vanish over time to numbers that take a processor ten times as long
     data: SpeechDataConfig = job.data
     mfcc = Mfcc.of(job.model_config)
     with ExitStack() as stack:

@@ -3,22 +3,24 @@
 Source of every formula: Coqui STT 1.4.0, ``training/coqui_stt_training/train.py`` (``create_model``), and TensorFlow's
 ``BlockLSTM`` (version 1, forget bias 0).
 Shape letters: B utterances, T frames, K frames of one step, F ``n_input``, W ``window``, H ``n_hidden``,
-A ``vocab_size``, N real frames of a batch (and one more).
+A ``vocab_size``, N real frames of a batch (and at least one more).
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.models.deepspeech.config import DeepSpeechConfig
+from warmstart.models.deepspeech.lstm_torch import Frames, recur
 from warmstart.models.deepspeech.parameters import GATES
-from warmstart.models.layers.dropout import Noise, dropout
-from warmstart.models.layers.rows import Rows
+from warmstart.models.layers.dropout import Noise, dropout, keep_probability
+from warmstart.models.layers.linear import linear
 
+_WIDE = 256  # units from which on torch's LSTM, all float32, is slower than one whose products of the input are not
 _NORM_EPSILON = 1e-12  # of tf.contrib.layers.layer_norm
 
 State = tuple[Tensor, Tensor]
@@ -34,9 +36,44 @@ class Dense(nn.Linear):
         self.clip, self.rate = config.relu_clip, rate
 
     def activate(self, x: Tensor, noise: Noise | None) -> Tensor:
-        """What the layer makes of ``x`` [..., inputs]."""
-        y = functional.linear(x, self.weight, self.bias).clamp(0.0, self.clip)
-        return dropout(y if self.norm is None else self.norm(y), self.rate, noise)
+        """What the layer makes of ``x``: [..., inputs], or [N, inputs] with ``noise``, which is for training."""
+        if noise is None or x.device.type != "cpu":
+            y = functional.linear(x, self.weight, self.bias).clamp(0.0, self.clip)
+            return dropout(y if self.norm is None else self.norm(y), self.rate, noise)
+        if self.norm is None:
+            return clipped(linear(x, self), self.clip, self.rate, noise)
+        y = self.norm(clipped(linear(x, self), self.clip, 0.0, noise).to(self.norm.weight.dtype))
+        return dropout(y, self.rate, noise).to(x.dtype)
+
+
+def clipped(x: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
+    """dropout(min(relu(x), clip)), written over ``x`` [N, H]. The gradient is read off the result: it is nothing
+    where that is 0 or at the clip."""
+    kept = noise.kept(x.shape, rate) if rate else None
+    result: Tensor = _Clipped.apply(x, clip, kept, 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Clipped(torch.autograd.Function):
+    """min(relu(x), clip)·kept·factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, clip: float, kept: Tensor | None, factor: float) -> Tensor:
+        nn.functional.hardtanh(x, 0.0, clip, inplace=True)
+        if kept is not None:
+            x.mul_(kept.to(x.dtype).mul_(factor))
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.clip, ctx.factor = clip, factor
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (y,) = ctx.saved_tensors
+        highest = float(y.new_full((), ctx.factor).mul_(ctx.clip))  # as rounded in the result
+        back = torch.ops.aten.hardtanh_backward(gradient, y, 0.0, highest)
+        return back if ctx.factor == 1.0 else back.mul_(ctx.factor), None, None, None
 
 
 class Lstm(nn.Module):
@@ -86,15 +123,24 @@ class DeepSpeech(nn.Module):
         """Logits float32 [B, T, A] of ``features`` float32 [B, T, F], of which the first ``lengths`` (int64 [B],
         1 ≤ length ≤ T) frames of each utterance are real; what stands behind them does not matter.
 
-        Logits behind the end are those of an LSTM that says zero, as TensorFlow's are.
+        Logits behind the end are those of an LSTM that says zero, as TensorFlow's are. On a CPU, inside
+        ``torch.autocast``, everything but the LSTM and the logits is computed in its type.
         """
-        rows = Rows(lengths, features.shape[1])
+        kind = features.device.type
+        if kind == "cpu" and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return self._logits(features, lengths, torch.get_autocast_dtype(kind))
+        return self._logits(features, lengths, self.lstm.bias.dtype)
+
+    def _logits(self, features: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
         noise = Noise() if self.training else None
-        x = self._below(self._windows(features, rows), noise)
-        outputs, _ = self.lstm(rows.lay_out(x), self.initial_state(len(features)))
-        seen = rows.take(outputs)
-        seen[rows.count :] = 0.0
-        return rows.lay_out(self._above(seen, noise))
+        frames = Frames(lengths, features.shape[1])
+        x = self._below(self._windows(features.to(dtype), frames.place, lengths), noise)
+        if torch.is_grad_enabled() and dtype == torch.bfloat16 and self.config.n_hidden >= _WIDE:
+            said = recur(x[:-1], self.lstm.weight, self.lstm.bias, frames.sizes)
+        else:
+            said = frames.take(self.lstm(frames.lay_out(x), self.initial_state(len(features)))[0])
+        return frames.lay_out(self._above(functional.pad(said, (0, 0, 0, 1)).to(dtype), noise))
 
     def initial_state(self, batch: int) -> State:
         """The state before the first frame of ``batch`` utterances."""
@@ -114,12 +160,14 @@ class DeepSpeech(nn.Module):
 
         return StreamingStep(self, frames)
 
-    def _windows(self, features: Tensor, rows: Rows) -> Tensor:
-        """[N, W·F]: each real frame with its neighbours in the order of time."""
+    def _windows(self, features: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
+        """[N, W·F]: each frame at a ``place`` b·T + t with its neighbours in the order of time."""
         c, f = self.config.n_context, self.config.n_input
-        real = features.masked_fill(~rows.real[:, :, None], 0.0)
-        padded = functional.pad(real, (0, 0, c, c)).flatten(1)
-        return padded.unfold(1, self.config.window * f, f)[rows.place // rows.width, rows.step]
+        width = features.shape[1]
+        behind = torch.arange(width, device=features.device) >= lengths[:, None]
+        padded = functional.pad(features.masked_fill(behind[:, :, None], 0.0), (0, 0, c, c)).flatten()
+        first = place + place // width * (2 * c)  # of the frames that each sees
+        return padded.unfold(0, self.config.window * f, f).index_select(0, first)
 
     def _below(self, x: Tensor, noise: Noise | None) -> Tensor:
         for layer in (self.layer_1, self.layer_2, self.layer_3):
@@ -127,4 +175,5 @@ class DeepSpeech(nn.Module):
         return x
 
     def _above(self, x: Tensor, noise: Noise | None) -> Tensor:
-        return cast(Tensor, self.layer_6(self.layer_5.activate(x, noise))).to(self.layer_6.weight.dtype)
+        y, out = self.layer_5.activate(x, noise), self.layer_6
+        return cast(Tensor, out(y.to(out.weight.dtype)))

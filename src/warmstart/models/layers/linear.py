@@ -72,7 +72,7 @@ class _Linear(torch.autograd.Function):
         count = len(scales)
         weight = _joined(tensors[:count], x.dtype)
         bias = _joined(tensors[count : 2 * count], x.dtype)
-        y = _product(x, weight, bias, relu)
+        y = product(x, weight, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None, *tensors[2 * count :])
         ctx.scales = scales
         ctx.sizes = [len(cast(Tensor, w)) for w in tensors[:count]]
@@ -110,7 +110,8 @@ class _Linear(torch.autograd.Function):
         return back, None, None, *(g if needed else None for g, needed in found)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+    """x·Wᵀ + b, all of one type on a CPU, outside of autograd; with ``relu`` its positive part."""
     pieces = _pieces(x)
     if x.dtype == torch.bfloat16 and len(pieces) == 1 and torch._C._has_mkldnn:
         # the product that adds the bias as it writes; addmm writes it first, and reads it again
