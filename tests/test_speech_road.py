@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+import marian_models
 import tone_speech
 from warmstart import api
 from warmstart.bundle.model import open_model
@@ -218,6 +219,20 @@ def test_keys_of_texts_are_refused_for_speech(place: Path) -> None:
     assert said == ["training.label_smoothing", "decoding.beam_size"]
     with pytest.raises(ConfigError, match="do not fit the family"):
         api.plan(write(configuration("first", family="transformer", model={}, vocabularies={})))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabularies": {"text": {"type": "characters"}}}, "(?s)expected: alphabet.*found: characters"),
+        ({"family": "encoder"}, "encoder does not learn from data of the type speech"),
+        ({"start": {"source": "text", "mode": "init"}}, "(?s)another family.*where: text.*deepspeech.*transformer"),
+    ],
+)
+def test_what_is_no_model_of_speech_is_said(place: Path, changes: dict[str, Any], message: str) -> None:
+    marian_models.write(Path("text"), marian_models.OPTIONS, marian_models.arrays(marian_models.OPTIONS))
+    with pytest.raises(ConfigError, match=message):
+        api.plan(write(configuration("first", **changes)))
 
 
 def test_a_clip_too_short_for_its_transcript_is_named_and_skipped(place: Path) -> None:

@@ -54,7 +54,8 @@ def _open(config: RunConfig, require_coverage: float) -> Setting:
     of = family(config.family)
     _check_sides(config, of)
     models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
-    vocabularies = _vocabularies(config, tuple(of.vocabulary_sizes), models)
+    _check_families(models, of)
+    vocabularies = _vocabularies(config, of, models)
     model_config = _model_config(config, of, models, vocabularies)
     for start, model in zip(config.start, models, strict=True):
         if model.reading is None and start.dialect is not None:
@@ -82,12 +83,13 @@ def _check_sides(config: RunConfig, of: Family) -> None:
         problems.append(Problem(f"vocabularies.{side} is no vocabulary of {of.name}", expected=" and ".join(sides)))
     if "shared" in config.vocabularies and len(config.vocabularies) > 1:
         problems.append(Problem("vocabularies.shared stands alone", found=", ".join(config.vocabularies)))
-    if config.data is not None and set(config.data.sides) != set(sides):
+    lacking = [key for key in config.data.model_keys if key not in of.config_type.model_fields] if config.data else []
+    if config.data is not None and (lacking or set(config.data.sides) != set(sides)):
         problems.append(
             Problem(
                 f"a model of the family {of.name} does not learn from data of the type {config.data.type}",
                 expected=f"texts called {' and '.join(sides)}",
-                found=" and ".join(config.data.sides),
+                found=f"a family without {', '.join(lacking)}" if lacking else " and ".join(config.data.sides),
                 todo="set `family` or `data.type`",
             )
         )
@@ -95,8 +97,46 @@ def _check_sides(config: RunConfig, of: Family) -> None:
         raise ConfigError("the data and vocabularies do not fit the family", problems=problems)
 
 
-def _vocabularies(config: RunConfig, sides: Sequence[str], models: Sequence[Model]) -> dict[str, Vocabulary]:
-    """The vocabulary of each side: as configured, or the source's."""
+def _check_families(models: Sequence[Model], of: Family) -> None:
+    """Raises ``ConfigError``: sources that are models of another family, all of them."""
+    problems = [
+        Problem("a source is a model of another family", str(m.source), expected=of.name, found=m.family.name)
+        for m in models
+        if m.family is not None and m.family.name != of.name
+    ]
+    if problems:
+        raise ConfigError(
+            f"a model of the family {of.name} cannot start from these",
+            problems=problems,
+            todo="set `family`, or give another source",
+        )
+
+
+def _vocabularies(config: RunConfig, of: Family, models: Sequence[Model]) -> dict[str, Vocabulary]:
+    """The vocabulary of each side: as configured, or the source's.
+
+    Raises:
+        ConfigError: there is none, or it is of a kind that the data cannot be spelt with.
+    """
+    found = _found_vocabularies(config, of, models)
+    kinds = config.data.vocabulary_kinds if config.data is not None else ()
+    problems = [
+        Problem(
+            f"data of the type {data_of(config).type} are not spelt with vocabularies.{side}",
+            expected=" or ".join(kinds),
+            found=vocabulary.kind,
+            todo=f"set `vocabularies.{side}.type: {kinds[0]}`",
+        )
+        for side, vocabulary in found.items()
+        if kinds and vocabulary.kind not in kinds
+    ]
+    if problems:
+        raise ConfigError("the data and vocabularies do not fit", problems=problems)
+    return found
+
+
+def _found_vocabularies(config: RunConfig, of: Family, models: Sequence[Model]) -> dict[str, Vocabulary]:
+    sides = tuple(of.vocabulary_sizes)
     inherited = {side: v for model in reversed(models) for side, v in model.vocabularies.items()}
     shared = config.vocabularies.get("shared")
     if shared is not None and shared.type != "inherit":

@@ -73,6 +73,8 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sides: ClassVar[tuple[str, ...]] = ("source", "target")
+    vocabulary_kinds: ClassVar[tuple[str, ...]] = ()  # any
+    model_keys: ClassVar[tuple[str, ...]] = ()
 
     type: Identity[Literal["text"]] = "text"
     tasks: Identity[Annotated[dict[str, TaskConfig], Field(min_length=1)]]

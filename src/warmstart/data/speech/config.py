@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -17,6 +18,7 @@ from warmstart.data.task import num_examples_rate
 from warmstart.errors import ConfigError, DataError
 from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.vocabularies.alphabet import Alphabet
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -76,6 +78,8 @@ class SpeechDataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sides: ClassVar[tuple[str, ...]] = ("text",)
+    vocabulary_kinds: ClassVar[tuple[str, ...]] = (Alphabet.kind,)
+    model_keys: ClassVar[tuple[str, ...]] = tuple(field.name for field in fields(Mfcc))
 
     type: Identity[Literal["speech"]] = "speech"
     tasks: Identity[Annotated[dict[str, SpeechTaskConfig], Field(min_length=1)]]
