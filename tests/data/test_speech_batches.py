@@ -185,8 +185,8 @@ def test_configuration(tmp_path: Path) -> None:
     tasks = {"digits": {"splits": {"train": {"files": str(train)}, "validation": {"files": [str(train)], "limit": 2}}}}
     config = SpeechDataConfig.model_validate({"type": "speech", "tasks": tasks})
     assert config.batch_seconds == 160
-    assert "".join(config.transcripts()) == "abbac"
-    splits = {"digits": config.read("digits", "train", Alphabet.of(config.transcripts()), Mfcc(), tmp_path / "c")}
+    assert "".join(config.text("text")) == "abbac"
+    splits = {"digits": config.read("digits", "train", Alphabet.of(config.text("text")), Mfcc(), tmp_path / "c")}
     assert len(config.read("digits", "validation", ALPHABET, Mfcc(), tmp_path / "c")) == 2
     stream = config.stream(splits, seed=1)
     assert isinstance(stream, MixedSpeech)
@@ -194,7 +194,7 @@ def test_configuration(tmp_path: Path) -> None:
     coqui = SpeechDataConfig.model_validate({"tasks": tasks, "order": "sorted", "batch_size": 2})
     assert isinstance(coqui.stream(splits, seed=1), SortedSpeech)
     with pytest.raises(DataError, match="no task has a split"):
-        config.transcripts("test")
+        config.text("text", "test")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from marian_models import OPTIONS, PRE, arrays, write
 from warmstart import api
+from warmstart.errors import BundleError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 from warmstart.models.transformer.positions import sinusoids
@@ -127,3 +128,7 @@ def test_the_manifest_s_digests_are_those_of_the_files(to, tmp_path):
     folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
     api.convert(folder, tmp_path / "out", to)
     verify(tmp_path / "out")
+    largest = max((tmp_path / "out").iterdir(), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"?")
+    with pytest.raises(BundleError):
+        verify(tmp_path / "out")

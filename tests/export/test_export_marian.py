@@ -115,8 +115,12 @@ def test_options_that_older_versions_lack_have_marians_defaults(missing, tmp_pat
 
 @pytest.mark.parametrize("nul", [1, 12])
 def test_options_padded_by_any_number_of_zero_bytes(nul, tmp_path):
-    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS), nul=nul)
-    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    written = []
+    for name, zeros in (("one", 1), ("several", nul)):
+        folder = write(tmp_path / name, OPTIONS, arrays(OPTIONS), nul=zeros)
+        api.convert(folder, tmp_path / f"{name}-ct2", "ctranslate2")
+        written.append((tmp_path / f"{name}-ct2" / "model.bin").read_bytes())
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from warmstart.data.index import EncodedSplit, encode_split
 from warmstart.data.metrics import METRICS
+from warmstart.data.mixing import check_mixing, mixing_rates
 from warmstart.data.preprocessors import PREPROCESSORS
-from warmstart.data.task import Feature, Task, num_examples_rate
+from warmstart.data.task import Feature, Task
 from warmstart.data.text import ParallelFiles
 from warmstart.errors import DataError
 from warmstart.keys import Identity
@@ -89,10 +90,7 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.rates is not None and set(self.rates) != set(self.tasks):
-            raise ValueError(f"rates must name every task: {', '.join(sorted(self.tasks))}")
-        if self.rates is not None and (self.temperature is not None or self.maximum is not None):
-            raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+        check_mixing(self)
         if self.max_length > self.batch_tokens:
             raise ValueError(f"max_length {self.max_length} is more than batch_tokens {self.batch_tokens}")
         return self
@@ -104,9 +102,7 @@ class DataConfig(BaseModel):
 
     def mixing_rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """The weight of each task; ``sizes`` are their kept training examples."""
-        if self.rates is not None:
-            return {name: self.rates[name] for name in sizes}
-        return num_examples_rate(sizes, self.maximum, temperature=self.temperature or 1.0)
+        return mixing_rates(self, sizes)
 
     def encode(self, task: Task, split: str, *, keep_examples: bool = False) -> EncodedSplit:
         """``encode_split`` with this configuration's limits."""

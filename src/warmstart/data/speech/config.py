@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from warmstart.data.mixing import check_mixing, mixing_rates
 from warmstart.data.speech.augment.augmenter import Augmentations
 from warmstart.data.speech.batches import Augmented, MixedSpeech, SortedSpeech, SpeechStream
 from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.read import read_examples
 from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
-from warmstart.data.task import num_examples_rate
 from warmstart.errors import ConfigError, DataError
 from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
@@ -112,10 +112,7 @@ class SpeechDataConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.augmentations.has_ranges != (self.augment_epochs is not None):
             raise ValueError("augment_epochs goes with augmentations that change over the training (a:b), and only so")
-        if self.rates is not None and set(self.rates) != set(self.tasks):
-            raise ValueError(f"rates must name every task: {', '.join(sorted(self.tasks))}")
-        if self.rates is not None and (self.temperature is not None or self.maximum is not None):
-            raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+        check_mixing(self)
         if self.batch_seconds is not None and self.max_seconds > self.batch_seconds:
             raise ValueError(f"max_seconds {self.max_seconds:g} is more than batch_seconds {self.batch_seconds:g}")
         if self.order == "sorted":
@@ -139,11 +136,8 @@ class SpeechDataConfig(BaseModel):
         return Augmentations.of(self.augment)
 
     def text(self, side: str, split: str = "train") -> Iterable[str]:
-        """The transcripts, which are the one ``side`` that there is. Raises ``DataError``."""
-        return self.transcripts(split)
-
-    def transcripts(self, split: str = "train") -> Iterable[str]:
-        """Those of every task that has ``split``: what an alphabet is made from. Raises ``DataError``."""
+        """The transcripts, which are the one ``side`` that there is, of every task that has ``split``: what an alphabet
+        is made from. Raises ``DataError``."""
         chosen = [task.splits[split] for task in self.tasks.values() if split in task.splits]
         if not chosen:
             raise DataError(f"no task has a split {split!r}")
@@ -180,9 +174,7 @@ class SpeechDataConfig(BaseModel):
 
     def mixing_rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """The weight of each task; ``sizes`` are their kept training examples."""
-        if self.rates is not None:
-            return {name: self.rates[name] for name in sizes}
-        return num_examples_rate(sizes, self.maximum, temperature=self.temperature or 1.0)
+        return mixing_rates(self, sizes)
 
     def stream(self, splits: Mapping[str, SpeechSplit], seed: int) -> SpeechStream:
         """The training batches of the tasks' training splits, augmented. Raises ``DataError``."""

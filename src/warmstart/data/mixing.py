@@ -1,0 +1,38 @@
+"""The weights of tasks in a mixture, whatever their examples are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from warmstart.data.task import num_examples_rate
+
+
+class Mixing(Protocol):
+    """The keys of a configuration that mix its tasks."""
+
+    @property
+    def tasks(self) -> Mapping[str, Any]: ...
+    @property
+    def rates(self) -> Mapping[str, float] | None: ...
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def maximum(self) -> int | None: ...
+
+
+def check_mixing(config: Mixing) -> None:
+    """Raises ``ValueError``: ``rates`` that are not those of the tasks, or keys that change nothing beside them."""
+    if config.rates is None:
+        return
+    if set(config.rates) != set(config.tasks):
+        raise ValueError(f"rates must name every task: {', '.join(sorted(config.tasks))}")
+    if config.temperature is not None or config.maximum is not None:
+        raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+
+
+def mixing_rates(config: Mixing, sizes: Mapping[str, int]) -> dict[str, float]:
+    """The weight of each task; ``sizes`` are their kept training examples."""
+    if config.rates is not None:
+        return {name: config.rates[name] for name in sizes}
+    return num_examples_rate(sizes, config.maximum, temperature=config.temperature or 1.0)
