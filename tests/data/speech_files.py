@@ -45,8 +45,8 @@ def make_csv(folder: Path, clips: Sequence[tuple[float, str]], name: str = "trai
     return folder / name
 
 
-def make_tar(path: Path, parts: Sequence[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as archive:
+def make_tar(path: Path, parts: Sequence[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=format) as archive:
         for name, data in parts:
             member = tarfile.TarInfo(name)
             member.size = len(data)

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import hostile
 import ml_dtypes  # noqa: F401  (its dtypes become known to numpy by name)
 import numpy as np
 import pytest
 
+import hostile
 from warmstart.errors import FormatError
 from warmstart.formats.checkpoint import Array, Checkpoint, dtype_of
 from warmstart.formats.detect import open_checkpoint

@@ -12,11 +12,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 import zstandard
 
+import hostile
 from warmstart.errors import CorruptCheckpoint, FormatError, UnknownFormat
 from warmstart.formats.archives import recognise
 from warmstart.formats.detect import open_checkpoint

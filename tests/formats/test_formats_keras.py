@@ -10,12 +10,12 @@ from typing import Any
 
 import contract
 import h5py
-import hostile
 import ml_dtypes
 import numpy as np
 import pytest
 from jax_arrays import numbers
 
+import hostile
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import hostile
 import numpy as np
 import pytest
 import torch
 
+import hostile
 from warmstart.errors import CorruptCheckpoint, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.pickled import PLAIN, Described, Named, PickledArray

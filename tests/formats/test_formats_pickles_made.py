@@ -7,9 +7,9 @@ import random
 import struct
 from pathlib import Path
 
-import hostile
 from test_formats_pickles import GOOD, TENSOR, in_zip
 
+import hostile
 from warmstart.errors import WarmstartError
 from warmstart.formats.torch_tensors import TORCH
 

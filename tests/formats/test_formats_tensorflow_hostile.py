@@ -10,11 +10,11 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import hostile
 import numpy as np
 import pytest
 from bundles import ALL, HEADER, bundle, entry, shape
 
+import hostile
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, WarmstartError
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.detect import open_checkpoint

@@ -21,9 +21,9 @@ import tensorstore as ts
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "formats"))
 import contract  # noqa: E402
-import hostile  # noqa: E402
 from jax_arrays import nested, numbers, others, parameters  # noqa: E402
 
+import hostile  # noqa: E402
 from warmstart.errors import CorruptCheckpoint, FormatError  # noqa: E402
 from warmstart.formats.checkpoint import Array, Checkpoint  # noqa: E402
 from warmstart.formats.detect import open_checkpoint  # noqa: E402

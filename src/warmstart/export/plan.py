@@ -13,7 +13,7 @@ from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.export.quantize import Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
-from warmstart.formats.checkpoint import Array, dtype_of
+from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
 from warmstart.models.family import Dialect, Facts, Family
 from warmstart.spec.mapping import Link, Reading, expand
 from warmstart.spec.ops import Chain, Generated, Op, Shape, ShapeMismatch
@@ -209,7 +209,7 @@ def _scalars_left(
             (why for pattern, why in explained.items() if matches(pattern, name)), "the target has no place for it"
         )
         for name in reading.checkpoint.optimizer
-        if name not in written
+        if name not in written and name != PLACEHOLDERS
     }
     return replace(ledger, slots={**ledger.slots, **left})
 

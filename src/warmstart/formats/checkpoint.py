@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # listing what is in a file needs no numpy, whose import take
     from numpy.typing import NDArray
 
 Array: TypeAlias = "NDArray[Any]"
+PLACEHOLDERS = "unused_slots"
 _BYTES = {
     **dict.fromkeys(("bool", "int8", "uint8"), 1),
     **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
@@ -117,7 +118,8 @@ class Checkpoint(ABC):
         metadata: what the file says besides arrays (for Marian the parsed ``special:model.yml`` under ``"config"``).
         slots: (parameter name, slot name) → header of optimizer state; slot names are ``m`` and ``v`` for Adam.
         step: updates done when it was written, if the files say so.
-        optimizer: scalars of the optimizer (for Marian ``adam_denoms``), if there are any.
+        optimizer: scalars of the optimizer (for Marian ``adam_denoms``), if there are any; under ``PLACEHOLDERS``
+            how many slots only hold the place of state that this kind of optimizer has not.
         files: every file that was opened, relative to ``path``'s directory, for lineage.
         ties: array name → name of the entry that it shares its bytes with, where the file says so.
     """

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from warmstart.errors import FormatError
-from warmstart.formats.checkpoint import Array, Checkpoint, Entry, SlotEntry
+from warmstart.formats.checkpoint import PLACEHOLDERS, Array, Checkpoint, Entry, SlotEntry
 
 Key = tuple[str, ...]
 _SLOTS = {"m": "m", "v": "v", "v_row": "v_row", "v_col": "v_col", "grad_ema": "m", "grad_sq_ema": "v"}
@@ -131,7 +131,7 @@ def sort(
             _put(result.slots, (slot.parameter, slot.slot), slot, where)
             result.keys[slot.parameter, slot.slot] = key
         elif key[-1] in _SLOTS and leaf.shape == (1,):
-            unused = result.optimizer.setdefault("unused_slots", {})
+            unused = result.optimizer.setdefault(PLACEHOLDERS, {})
             unused[key[-1]] = unused.get(key[-1], 0) + 1
         elif int(np.prod(leaf.shape, dtype=object)) == 1:
             result.optimizer["/".join(key)] = read(key).reshape(-1)[0].item()

@@ -30,7 +30,7 @@ def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True
             problems.append(Problem("a row names no file", where, expected="wav_filename"))
         elif not (size.isascii() and size.isdigit() and len(size) < 19):
             problems.append(Problem("wav_filesize is no number of bytes", where, found=repr(size)))
-        elif "\0" in name or not (folder / name).is_file():
+        elif not _is_file(folder / name):
             problems.append(Problem("there is no such file", where, found=str(folder / name)))
         else:
             examples.append(SpeechExample(f"{folder / name}", AudioSource(folder / name), text, int(size)))
@@ -38,6 +38,13 @@ def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True
         more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
         raise DataError(f"{path.name} has {len(problems)} bad rows{more}", where=path, problems=problems[:SHOWN])
     return examples
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no file can have this name
+        return False
 
 
 def _rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, str | None]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import tarfile
 from pathlib import Path, PurePosixPath
 
@@ -22,8 +23,13 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
     audio: dict[str, AudioSource] = {}
     texts: dict[str, str] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
-            total = path.stat().st_size
+        # Of mapped memory no more is read than there is, whatever a header says.
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory,
+            tarfile.open(fileobj=memory, mode="r:") as archive,
+        ):
+            total = len(memory)
             for member in archive:
                 name = PurePosixPath(member.name)
                 key, extension = str(name.with_suffix("")), name.suffix.lower()
@@ -44,7 +50,7 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
                     text = _text(path, member, where, problems)
                     if text is not None:
                         texts[key] = text
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise DataError("this is no tar file, or a damaged one", where=path, found=error) from error
     except OSError as error:
         raise DataError("cannot read the tar file", where=path, found=error.strerror or error) from error

@@ -79,20 +79,32 @@ class KenLM:
 
 
 def arpa_words(path: Path) -> list[str] | None:
-    """Words of an ARPA file's unigrams, without ``<s>``, ``</s>`` and ``<unk>``; None where it is no ARPA text."""
+    """Words of an ARPA file's unigrams, without ``<s>``, ``</s>`` and ``<unk>``; None where it is no ARPA text.
+
+    Raises:
+        FormatError: a line of the unigrams has no word.
+    """
     with path.open("rb") as file:
         if not file.read(512).lstrip().startswith(b"\\data\\"):
             return None
     words: list[str] = []
     inside = False
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if line.startswith("\\"):
                 if inside:
                     break
                 inside = line.strip() == "\\1-grams:"
             elif inside and line.strip():
-                words.append(line.split("\t")[1].strip() if "\t" in line else line.split()[1])
+                fields = line.split("\t") if "\t" in line else line.split()
+                if len(fields) < 2:
+                    raise FormatError(
+                        "the language model is damaged",
+                        where=f"{path}, line {number}",
+                        expected="a probability and a word",
+                        found=repr(line.strip()[:80]),
+                    )
+                words.append(fields[1].strip())
     return [word for word in words if word.lower() not in ("<s>", "</s>", "<unk>")]
 
 

@@ -67,6 +67,8 @@ def read_package(path: Path) -> Package | None:
     found = _trailer(data)
     if found is None:
         return None
+    if len(data) < found + TRAILER.size:
+        raise _corrupt(path, f"{TRAILER.size} bytes of a trailer", f"{len(data) - found}")
     _, version, utf8, alpha, beta = TRAILER.unpack(data[found : found + TRAILER.size].tobytes())
     if version != VERSION:
         raise FormatError(
@@ -137,7 +139,8 @@ def check_labels(lexicon: Lexicon, labels: Labels, where: object) -> None:
 
 
 def _trailer(data: Bytes) -> int | None:
-    """Where the trailer begins: the last mark with an automaton behind it (a model may hold the mark by chance)."""
+    """Where the trailer begins: the last mark with an automaton behind it, or the end of the file where the automaton
+    would begin (a model may hold the mark by chance)."""
     step = 1 << 24
     end = len(data)
     while end > 0:
@@ -146,7 +149,7 @@ def _trailer(data: Bytes) -> int | None:
         at = chunk.rfind(MAGIC)
         while at >= 0:
             head = begin + at + TRAILER.size
-            if data[head : head + 4].tobytes() == struct.pack("<i", FST_MAGIC):
+            if struct.pack("<i", FST_MAGIC).startswith(data[head : head + 4].tobytes()):
                 return begin + at
             at = chunk.rfind(MAGIC, 0, at)
         end = begin

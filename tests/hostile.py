@@ -86,30 +86,45 @@ def mutate(original: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
-def run(path: Path, files: list[Path], work: Path, *, slow: float = 2.0, mutants: int | None = None) -> None:
+def run(
+    path: Path,
+    files: list[Path],
+    work: Path,
+    *,
+    slow: float = 2.0,
+    mutants: int | None = None,
+    read: Callable[[Path], object] | None = None,
+    mend: Callable[[bytes], bytes] = bytes,
+) -> None:
     """Opens and reads ``path`` again and again, each time with one of ``files`` (which it consists of, all below one
-    directory) damaged, in a copy below ``work``."""
+    directory) damaged, in a copy below ``work``.
+
+    Args:
+        read: gives the same for the same content; a checkpoint is read where it is None.
+        mend: makes checksums right again, so that the damage behind them is seen.
+    """
+    read = read or read_all
     directory = Path(os.path.commonpath([*(file.parent for file in files), path.parent]))
     copy = work / "copy"
     shutil.copytree(directory, copy, symlinks=True)
     opened = copy / path.relative_to(directory)
-    clean = read_all(opened)
+    clean = read(opened)
     for number in range(count() if mutants is None else mutants):
         file = files[number // len(KINDS) % len(files)]
         original, damaged = file.read_bytes(), copy / file.relative_to(directory)
-        data = mutate(original, number)
+        data = mend(mutate(original, number))
         damaged.unlink()
         damaged.write_bytes(data)
         what = f"mutant {number} ({KINDS[number % len(KINDS)].__name__}) of {file.name}"
         began = time.perf_counter()
         try:
             with limits(slow), contextlib.suppress(WarmstartError):
-                read_all(opened)
+                read(opened)
         except Exception as error:  # MemoryError and TimeoutError among them
             raise AssertionError(f"{what}: {type(error).__name__} {error}") from error
         assert time.perf_counter() - began < slow, what
         damaged.write_bytes(original)
-    assert read_all(opened) == clean
+    assert read(opened) == clean
 
 
 def read_all(path: Path) -> int:
