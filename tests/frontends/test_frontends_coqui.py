@@ -17,11 +17,12 @@ import coqui_models
 import tone_speech
 from warmstart.bundle.model import open_model
 from warmstart.cli import app
-from warmstart.errors import ConfigError, SourceError
+from warmstart.errors import ConfigError, DataError, SourceError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import coqui
 from warmstart.frontends.coqui.commands import run
 from warmstart.frontends.coqui.flags import FLAGS, flags_of, parse
+from warmstart.frontends.coqui.recordings import recordings
 
 pytest.importorskip("torch")
 pytest.importorskip("soundfile")
@@ -310,6 +311,17 @@ def test_transcribe_writes_utterances(work: Path) -> None:
     assert json.loads((work / "made" / "long.tlog").read_text("utf-8")) == rows
     with pytest.raises(SourceError, match="nothing says what to transcribe"):
         said("transcribe", f"--checkpoint_dir source {QUIET}")
+
+
+NO_CATALOGS = ("", "[" * 100_000, '"text"', "[1]", '[{"audio": 1, "tlog": 2}]', '[{"audio": "a"}]')
+
+
+@pytest.mark.parametrize("content", NO_CATALOGS)
+def test_what_is_no_catalog_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.catalog"
+    path.write_text(content)
+    with pytest.raises(DataError, match="no catalog"):
+        recordings(parse("transcribe", "", ["--src", str(path)]))
 
 
 def test_coquis_own_smoke_test_ends_with_its_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hostile
@@ -12,7 +13,7 @@ from ctc_models import BYTES, GOLDEN, LABELS
 from warmstart.errors import CorruptCheckpoint
 from warmstart.inference.ctc.language_model import arpa_words
 from warmstart.inference.ctc.lexicon import Lexicon
-from warmstart.inference.ctc.scorer_file import MAGIC, check_labels, read_package
+from warmstart.inference.ctc.scorer_file import MAGIC, TRAILER, _write_lexicon, check_labels, read_package
 from warmstart.vocabularies.load import load_alphabet
 
 
@@ -70,6 +71,25 @@ def test_a_package_cut_off_in_its_trailer_is_no_language_model_alone(tmp_path: P
             read_package(path)
     path.write_bytes(data[:at])
     assert read_package(path) is None
+
+
+def test_a_lexicon_of_ways_without_words_is_refused(tmp_path: Path) -> None:
+    """From the start to the end of one word, or into sixty states with two arcs each: 2^60 ways to no word."""
+    steps = 60
+    counts = [2, 0, *[2] * steps, 0]
+    lexicon = Lexicon(
+        offsets=np.cumsum([0, *counts]),
+        labels=np.array([0, 1] * (steps + 1)),
+        targets=np.array([1, 2, *np.repeat(np.arange(steps) + 3, 2)]),
+        final=np.arange(len(counts)) == 1,
+    )
+    data = (GOLDEN / "characters.scorer").read_bytes()
+    path = tmp_path / "x.scorer"
+    with path.open("wb") as file:
+        file.write(data[: data.rindex(MAGIC) + TRAILER.size])
+        _write_lexicon(file, lexicon)
+    with hostile.limits(2), pytest.raises(CorruptCheckpoint, match="states that lead to words"):
+        read_package(path)
 
 
 def copied(original: Path, folder: Path) -> Path:

@@ -64,7 +64,7 @@ def _catalog(path: Path) -> list[tuple[Path, Path]]:
     """``[{"audio": …, "tlog": …}]``, relative to the file."""
     try:
         return [(path.parent / entry["audio"], path.parent / entry["tlog"]) for entry in json.loads(path.read_bytes())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             "this is no catalog of recordings", where=path, found=f"{type(error).__name__}: {error}"
         ) from None

@@ -34,6 +34,9 @@ class LanguageModel(Protocol):
 class KenLM:
     """An ARPA file, a KenLM binary or a ``.scorer``.
 
+    Of a binary KenLM checks its header and size. It has no checksum: one that is damaged inside can give other scores,
+    or end the process.
+
     Raises:
         MissingExtra: ``kenlm`` is not installed.
         FormatError: KenLM cannot read the file.

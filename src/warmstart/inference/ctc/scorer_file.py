@@ -184,6 +184,8 @@ def _read_lexicon(data: Bytes, at: int, path: Path) -> Lexicon:
     lexicon = Lexicon(offsets, labels, targets, np.isfinite(state_table["final"]), start)
     if not _acyclic(owner, lexicon):
         raise _corrupt(path, "words that end", "a circle of states")
+    if not _leads_to_words(owner, lexicon).all():
+        raise _corrupt(path, "states that lead to words, as OpenFst leaves no others", "one that leads to none")
     return lexicon
 
 
@@ -207,6 +209,16 @@ def _acyclic(owner: Ints, lexicon: Lexicon) -> bool:
             return bool(gone.all())
         gone |= now
         open_arcs = open_arcs - np.bincount(owner[now[lexicon.targets]], minlength=len(open_arcs))
+
+
+def _leads_to_words(owner: Ints, lexicon: Lexicon) -> npt.NDArray[np.bool_]:
+    """States from which a final one can be reached: where all can, a walk through the lexicon meets words soon."""
+    leads = lexicon.final.copy()
+    while True:
+        new = owner[leads[lexicon.targets] & ~leads[owner]]
+        if not len(new):
+            return leads
+        leads[new] = True
 
 
 def _write_lexicon(file: IO[bytes], lexicon: Lexicon) -> None:
