@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from torch.nn.utils import parametrize
 
 from warmstart.inference.batches import pad, runs
 from warmstart.inference.cells import Cells
-from warmstart.inference.prepared import Precision
-from warmstart.inference.scorer import Caches, TransformerScorer
+from warmstart.inference.prepared import Linear, Precision
+from warmstart.inference.scorer import Caches, TransformerScorer, _longer
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
@@ -96,6 +98,44 @@ def test_steps_are_the_modules(options: dict[str, object], beam_size: int) -> No
     assert sentences[-1] < 4 < sentences[0]
     assert cells[-1] < cells[0]  # caches of what was dropped are gone, and those of the others have grown
     assert entries[-1] > entries[0]
+
+
+def test_own_entries_in_use_are_looked_at_and_not_all_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, next_entry = [], Caches.next_entry
+
+    def spy(state: Caches) -> Tensor:
+        mask = next_entry(state)
+        seen.append((state.used + state.width, mask.shape[3], state.own[0].values.shape[2]))
+        return mask
+
+    monkeypatch.setattr(Caches, "next_entry", spy)
+    walk = Walk(build(), 3)
+    with torch.inference_mode():
+        for step in range(30):
+            walk.step(first=step == 0)
+            walk.choose(0.9)
+    assert all(used <= looked_at <= room for used, looked_at, room in seen)
+    assert all(looked_at < used + 8 or looked_at == seen[0][1] for used, looked_at, _ in seen)
+    assert any(looked_at < room for _, looked_at, room in seen)
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_longer_caches_end_in_zeros(axis: int) -> None:
+    cache = torch.full((2, 3, 4, 5), math.nan)  # what is freed here may be what the longer one is given
+    longer = _longer(cache, axis, 7)
+    ends = longer.narrow(axis, cache.shape[axis], 7)
+    assert longer.narrow(axis, 0, cache.shape[axis]).isnan().all()
+    assert (ends == 0).all()
+    assert ends.shape[axis] == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_is_added_in_place(dtype: torch.dtype) -> None:
+    weight, bias, x = torch.randn(8, 6, dtype=dtype), torch.randn(6, dtype=dtype), torch.randn(5, 8, dtype=dtype)
+    sums = torch.randn(5, 6)
+    expected, linear = sums + Linear(weight, bias)(x), Linear(weight, bias)
+    assert linear.onto(sums, x) is sums
+    torch.testing.assert_close(sums, expected)
 
 
 def test_short_sentences_share_cells_up_to_four_rows() -> None:

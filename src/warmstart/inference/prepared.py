@@ -46,7 +46,16 @@ class Linear(NamedTuple):
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x if x.dtype == self.weight.dtype else x.to(self.weight.dtype), self.weight)
+        return torch.addmm(self.bias, self._cast(x), self.weight)
+
+    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+        """``sums`` float32 [N, out], in place plus what this makes of ``x``: the product is added where it is made."""
+        if self.weight.dtype != sums.dtype:
+            return sums.add_(self(x))
+        return sums.addmm_(x, self.weight).add_(self.bias)
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x if x.dtype == self.weight.dtype else x.to(self.weight.dtype)
 
 
 class Norm(NamedTuple):
@@ -146,9 +155,10 @@ class Prepared:
         """What a part of a layer with ``norm`` is given of ``x`` [N, D]."""
         return norm(x) if self.config.norm == "pre" else x
 
-    def after(self, x: Tensor, found: Tensor, norm: Norm) -> Tensor:
-        """``x`` with what the part has ``found``."""
-        return x + found if self.config.norm == "pre" else norm(x + found)
+    def after(self, x: Tensor, output: Linear, found: Tensor, norm: Norm) -> Tensor:
+        """``x``, which is used up, with what ``output`` makes of what the part has ``found``."""
+        x = output.onto(x, found)
+        return x if self.config.norm == "pre" else norm(x)
 
     def project(self, layer: Layer, normed: Tensor, x: Tensor) -> Tensor:
         """Queries, keys and values [N, 3D] of self-attention."""
@@ -159,8 +169,8 @@ class Prepared:
         return torch.cat(parts, 1)
 
     def feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        found = layer.down(self.activation(layer.up(self.before(x, layer.ffn_norm))))
-        return self.after(x, found, layer.ffn_norm)
+        found = self.activation(layer.up(self.before(x, layer.ffn_norm)))
+        return self.after(x, layer.down, found, layer.ffn_norm)
 
     def mask(self, heard: Tensor) -> Tensor:
         """What is added to scores: 0 where ``heard``, -inf elsewhere."""
@@ -181,7 +191,7 @@ class Prepared:
             query, keys, values = projected.permute(2, 0, 3, 1, 4)  # each [C, H, E, K]
             found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
             found = found.transpose(1, 2).flatten(0, 1).index_select(0, place).flatten(1)  # [N, D]
-            x = self.feed_forward(layer, self.after(x, layer.output(found), layer.norm))
+            x = self.feed_forward(layer, self.after(x, layer.output, found, layer.norm))
         return x if self.encoder_norm is None else self.encoder_norm(x)
 
     def _layer(self, layer: Any) -> Layer:

@@ -70,14 +70,16 @@ class Caches:
         self._arrange()
 
     def next_entry(self) -> Tensor:
-        """Take each row's next own entry into its past; the mask [C, 1, W, E] of what is seen."""
+        """Take each row's next own entry into its past; the mask [C, 1, W, E] of what is seen of the first E entries,
+        in which all that are used stand."""
+        numbers = self.rows * self.own[0].keys.shape[2]
         room, needed = self.seen.shape[1], self.used + self.width
         if needed > room:
-            more = _enough(needed + needed // 4, self.rows * self.own[0].keys.shape[2]) - room
-            self.own = [Pair(functional.pad(k, (0, more)), functional.pad(v, (0, 0, 0, more))) for k, v in self.own]
+            more = _enough(needed + needed // 2, numbers) - room
+            self.own = [Pair(_longer(keys, 3, more), _longer(values, 2, more)) for keys, values in self.own]
             self.seen = functional.pad(self.seen, (0, more), value=-math.inf)
         self.seen.scatter_(1, self.slot + self.used, 0.0)
-        return self._mask(self.seen)
+        return self._mask(self.seen[:, : _enough(needed, numbers)])
 
     def in_grid(self, rows: Tensor) -> Tensor:
         """Rows [R, …] at their places [G, …]."""
@@ -152,9 +154,10 @@ class TransformerScorer:
             query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind()  # each [C, H, W, K]
             own_pair.keys.narrow(3, state.used, state.width).copy_(keys.transpose(2, 3))
             own_pair.values.narrow(2, state.used, state.width).copy_(values)
-            x = w.after(x, layer.output(self._attend(state, query, own_pair, past)), layer.norm)
+            used = Pair(own_pair.keys[..., : past.shape[3]], own_pair.values[:, :, : past.shape[3]])
+            x = w.after(x, layer.output, self._attend(state, query, used, past), layer.norm)
             query = state.in_grid(cross.query(w.before(x, cross.norm))).view(shape)[:, :, 0].transpose(1, 2)
-            x = w.after(x, cross.output(self._attend(state, query, cross_pair, state.cross_mask)), cross.norm)
+            x = w.after(x, cross.output, self._attend(state, query, cross_pair, state.cross_mask), cross.norm)
             x = w.feed_forward(layer, x)
         state.used += state.width
         state.length += 1
@@ -192,3 +195,13 @@ def _enough(entries: int, numbers: int) -> int:
     """How many entries to keep where ``entries`` are needed, for kernels to be at their best with queries of as
     many ``numbers`` for each head."""
     return -(-max(entries, VECTOR, -(-SMALLEST_PRODUCT // numbers)) // 8) * 8
+
+
+def _longer(cache: Tensor, axis: int, more: int) -> Tensor:
+    """``cache`` with ``more`` zeros at the end of ``axis``. Where they stand is cleared alone, ``pad`` clears all."""
+    size = list(cache.shape)
+    size[axis] += more
+    longer = cache.new_empty(size)
+    longer.narrow(axis, 0, cache.shape[axis]).copy_(cache)
+    longer.narrow(axis, cache.shape[axis], more).zero_()
+    return longer
