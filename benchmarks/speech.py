@@ -2,6 +2,7 @@
 
 python benchmarks/speech.py decode --scorer FILE.scorer --alphabet alphabet.txt [--coqui PYTHON]
 python benchmarks/speech.py train LIST.csv --audio FOLDER
+python benchmarks/speech.py transcribe LIST.csv --audio FOLDER --model DIR@best
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 
 import speech_decode
 import speech_train
+import speech_transcribe
 
-PARTS = {"decode": speech_decode, "train": speech_train}
+PARTS = {"decode": speech_decode, "train": speech_train, "transcribe": speech_transcribe}
 
 
 def main() -> None:

@@ -341,3 +341,36 @@ def test_tasks_are_mixed_and_measured_apart(place: Path) -> None:
     assert {"validation/loud/wer", "validation/clear/cer"} <= set(last)
     rows = [json.loads(line) for line in Path("two/samples.jsonl").read_text().splitlines()]
     assert {row["task"] for row in rows} == {"loud", "clear"}
+
+
+def test_missing_recordings_then_damaged_ones_are_named(place: Path) -> None:
+    import soundfile
+
+    samples, csv = tone_speech.speak("abcd", 7), Path("first-train.csv")
+    soundfile.write("first-train/whole.flac", samples, tone_speech.RATE)
+    data = Path("first-train/whole.flac").read_bytes()
+    Path("first-train/cut.flac").write_bytes(data[: len(data) // 2])
+    Path("first-train/empty.wav").write_bytes(b"")
+    before, new = csv.read_text(), [f"first-train/{n},99,abcd\n" for n in ("whole.flac", "cut.flac", "empty.wav")]
+    csv.write_text("".join([before, *new, "first-train/nowhere.wav,99,abcd\n"]))
+    with pytest.raises(DataError, match=r"nowhere\.wav"):
+        train(configuration("first", run="bad"), steps=2)
+    csv.write_text("".join([before, *new]))
+    with pytest.raises(DataError, match="2 recordings cannot be read") as caught:
+        train(configuration("first", run="bad"), steps=2)
+    named = {str(problem.where).split("/")[-1] for problem in caught.value.problems}
+    assert named == {"cut.flac", "empty.wav"}
+
+
+def test_every_recording_that_can_be_read_is_transcribed(place: Path) -> None:
+    import soundfile
+
+    samples = tone_speech.speak("abcd", 7)
+    wide = np.repeat(samples, 6)[:, None].repeat(2, 1)
+    soundfile.write("stereo.wav", wide, 6 * tone_speech.RATE)
+    tone_speech.write_wav(Path("one.wav"), samples[:1])
+    tone_speech.write_wav(Path("none.wav"), samples[:0])
+    Path("empty.wav").write_bytes(b"")
+    found = api.transcribe("parent", ["stereo.wav", "one.wav", "none.wav", "empty.wav", "nowhere.wav"])
+    assert [row.get("text") for row in found] == ["abcd", "", "", None, None]
+    assert [row["file"] for row in found if "error" in row] == ["empty.wav", "nowhere.wav"]
