@@ -374,3 +374,9 @@ def test_every_recording_that_can_be_read_is_transcribed(place: Path) -> None:
     found = api.transcribe("parent", ["stereo.wav", "one.wav", "none.wav", "empty.wav", "nowhere.wav"])
     assert [row.get("text") for row in found] == ["abcd", "", "", None, None]
     assert [row["file"] for row in found if "error" in row] == ["empty.wav", "nowhere.wav"]
+
+
+def test_a_choice_without_a_configuration_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    with pytest.raises(ConfigError, match="--data CONFIG"):
+        api.evaluate(f"{tmp_path / 'some'}@best")

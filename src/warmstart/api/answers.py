@@ -167,10 +167,11 @@ def evaluate(
     """
     from warmstart.config import load_config
     from warmstart.data.config import DataConfig
+    from warmstart.formats.detect import split_choice
     from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
-    source = Path(data) if data is not None else resolve(model) / "config.yaml"
+    source = Path(data) if data is not None else resolve(split_choice(model)[0]) / "config.yaml"
     if not source.is_file():
         raise ConfigError(
             "what to evaluate on is not known",
