@@ -12,7 +12,7 @@ import numpy as np
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.tensorflow import write_bundle, write_state
 from warmstart.models.deepspeech.config import DeepSpeechConfig
-from warmstart.models.deepspeech.dialects import CoquiDialect
+from warmstart.models.deepspeech.dialects.coqui import CoquiDialect
 from warmstart.models.deepspeech.dialects.flags import flags_of
 from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.testing import random_arrays, written

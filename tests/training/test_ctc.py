@@ -14,6 +14,7 @@ import torch
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.recognition import best_paths, ctc_losses, log_probabilities, recognise
 from warmstart.training.ctc import CTC
+from warmstart.training.denormals import flushed_denormals
 
 BLANK = 3  # the last of four
 
@@ -101,3 +102,13 @@ def test_accumulated_batches_equal_the_large_one(config: Any, normalizer: Any, d
     (gradient,) = torch.autograd.grad(whole.loss, model.scale)
     pieces = [torch.autograd.grad(loss, model.scale)[0] for loss in losses]
     torch.testing.assert_close(sum(pieces), gradient)
+
+
+def test_denormals_are_flushed_inside_and_nowhere_else() -> None:
+    tiny = torch.tensor([1e-39])
+    with flushed_denormals():
+        assert float(tiny * 1.0) == 0.0
+        with flushed_denormals():
+            pass
+        assert float(tiny * 1.0) == 0.0
+    assert float(tiny * 1.0) > 0.0

@@ -13,6 +13,7 @@ from warmstart.models.plugins import Families
 # The first that recognises a checkpoint has it: T5 before the Transformer, whose TransformerSpec it also is.
 FAMILIES = Families(
     (
+        Later("deepspeech", "warmstart.models.deepspeech.family", "DeepSpeechFamily"),
         Later("t5", "warmstart.models.t5.family", "T5Family"),
         Later("transformer", "warmstart.models.transformer.family", "TransformerFamily"),
         Later("decoder", "warmstart.models.decoder.family", "DecoderFamily"),
@@ -20,7 +21,6 @@ FAMILIES = Families(
         Later("whisper", "warmstart.models.whisper.family", "WhisperFamily"),
         Later("wav2vec2", "warmstart.models.wav2vec2.family", "Wav2Vec2Family"),
         Later("wav2vec2_bert", "warmstart.models.wav2vec2_bert.family", "Wav2Vec2BertFamily"),
-        Later("deepspeech", "warmstart.models.deepspeech.family", "DeepSpeechFamily"),
     )
 )
 

@@ -88,19 +88,20 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
     run = job.run
     keep_freed_memory()
     parts = prepare(job, progress=progress)
-    result = finished(run, job.training) or train(
-        run,
-        parts.learner,
-        parts.workload.stream,
-        seed=job.seed,
-        evaluate=parts.workload.evaluate,
-        slots=parts.slots,
-        start_step=job.plan.step,
-        start_position=parts.position,
-        task_fingerprint=parts.workload.fingerprint,
-        describe=parts.workload.describe,
-        progress=progress,
-    )
+    with parts.workload.computing():
+        result = finished(run, job.training) or train(
+            run,
+            parts.learner,
+            parts.workload.stream,
+            seed=job.seed,
+            evaluate=parts.workload.evaluate,
+            slots=parts.slots,
+            start_step=job.plan.step,
+            start_position=parts.position,
+            task_fingerprint=parts.workload.fingerprint,
+            describe=parts.workload.describe,
+            progress=progress,
+        )
     newest = latest(run)
     assert newest is not None
     prune(run, job.training.keep_last, read_state(newest).best)  # it may have been killed before this
@@ -146,19 +147,20 @@ def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
         with torch.no_grad(), learner.evaluated():
             trial(learner.model, start.step)
 
-    return rehearse(
-        job.run,
-        parts.workload,
-        job.training,
-        update=update,
-        evaluate=evaluate,
-        snapshot=lambda: learner.snapshot(start),
-        device=learner.device,
-        start_step=start.step,
-        start_position=start.position,
-        first=newest is None,
-        progress=progress,
-    )
+    with parts.workload.computing():
+        return rehearse(
+            job.run,
+            parts.workload,
+            job.training,
+            update=update,
+            evaluate=evaluate,
+            snapshot=lambda: learner.snapshot(start),
+            device=learner.device,
+            start_step=start.step,
+            start_position=start.position,
+            first=newest is None,
+            progress=progress,
+        )
 
 
 def finished(run: Path, training: TrainingConfig) -> TrainResult | None:

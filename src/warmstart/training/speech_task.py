@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from warmstart.data.metrics import cer, wer
 from warmstart.data.speech.batches import SpeechBatch, SpeechStream, sequential_speech
@@ -23,6 +22,7 @@ from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.training.config import TrainingConfig
 from warmstart.training.ctc import CTC
+from warmstart.training.denormals import flushed_denormals
 from warmstart.training.samples import sample_rows, spread
 from warmstart.training.terms import Measured
 from warmstart.training.workload import Job, Trial
@@ -78,6 +78,10 @@ class SpeechWorkload:
     def evaluate(self, model: Any, step: int) -> Measured:
         return self.evaluation(model, step)
 
+    def computing(self) -> AbstractContextManager[None]:
+        """CTC's gradients vanish over time, to numbers that take a processor ten times as long."""
+        return flushed_denormals()
+
     def describe(self, batch: SpeechBatch) -> list[dict[str, Any]]:
         rows = zip(batch.tasks, batch.indices, batch.feature_lengths, strict=True)
         return [
@@ -114,9 +118,6 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
         DataError: data that cannot be used, or no train or validation split.
     """
     _check_used(job.training, job.search)
-    torch.set_flush_denormal(
-        True
-    )  # CTC's gradients vanish over time to numbers that take a processor ten times as long
     data: SpeechDataConfig = job.data
     mfcc = Mfcc.of(job.model_config)
     with ExitStack() as stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,9 @@ class TextWorkload:
 
     def evaluate(self, model: Any, step: int) -> Measured:
         return self.evaluation(model, step)
+
+    def computing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def describe(self, batch: Batch) -> list[dict[str, Any]]:
         return describe_batch(batch, self.tasks, self.evaluation.source, self.evaluation.target)

@@ -7,6 +7,7 @@ A kind of task (text pairs, speech) is one module that makes a :class:`Workload`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +82,9 @@ class Workload(Protocol):
 
     def size(self, batch: Any) -> str:
         """The size of a batch in words: ``67 rows of 59 source and 61 target tokens``."""
+
+    def computing(self) -> AbstractContextManager[None]:
+        """What is to hold in this process while the model is trained, and no longer."""
 
     def trials(self) -> Sequence[Trial]:
         """About a batch of each validation split, evenly spread over the lengths there are."""

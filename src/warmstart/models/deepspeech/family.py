@@ -11,8 +11,17 @@ from pydantic import BaseModel
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.parameters import STAGES, VOCABULARY, parameters
 from warmstart.models.family import Dialect, Parameter
+from warmstart.models.lazily import Later, Lazily
 
 _BEHAVIOUR = ("n_input", "n_context", "relu_clip", "sample_rate", "win_ms", "step_ms")
+
+_HERE = "warmstart.models.deepspeech.dialects"
+DIALECTS: Lazily[Dialect] = Lazily(
+    Later("coqui-cudnn", f"{_HERE}.coqui", "CoquiDialect", ("tensorflow",), {"name": "coqui-cudnn", "cudnn": True}),
+    Later("coqui", f"{_HERE}.coqui", "CoquiDialect", ("tensorflow",)),
+    Later("onnx", f"{_HERE}.onnx", "OnnxDialect", ("",)),  # written, not read
+    Later("tflite", f"{_HERE}.tflite", "TfliteDialect", ("",)),
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,6 @@ class DeepSpeechFamily:
         return {key: getattr(config, key) for key in _BEHAVIOUR}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.deepspeech.dialects import DIALECTS
-
         return DIALECTS
 
     def build(self, config: DeepSpeechConfig) -> Any:
