@@ -62,7 +62,7 @@ class Model:
             raise DialectError(
                 "no family recognises this checkpoint",
                 where=self.path,
-                expected=", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects()),
+                expected=", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects() if d.readable),
                 found="; ".join(f"a model of {name}: {reason}" for name, reason in reasons.items())
                 or f"{self.checkpoint.format} with arrays such as {arrays}",
                 todo="its arrays as they are can be converted: --to safetensors, npz or torch",
