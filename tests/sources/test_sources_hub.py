@@ -145,6 +145,12 @@ def test_what_is_not_there(hub: Hub) -> None:
         assert caught.value.where, wrong
 
 
+def test_a_hub_that_cannot_be_reached_is_not_blamed_on_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://no-such-host.invalid")
+    with pytest.raises(SourceError, match="no such host"):
+        resolve("hf:owner/name")
+
+
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "a/../../b", "a//b", "./a"])
 def test_a_listing_may_not_lead_outside(hub: Hub, name: str) -> None:
     hub.commit({name: b"x"})

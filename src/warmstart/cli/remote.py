@@ -55,6 +55,8 @@ def cache_list(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        typer.echo("nothing was fetched yet")
     for row in rows:
         used = datetime.fromtimestamp(row["used"]).strftime("%Y-%m-%d %H:%M")
         typer.echo(f"{row['bytes']:>15,}  {used}  {row['url']}{'' if row['complete'] else '  (incomplete)'}")

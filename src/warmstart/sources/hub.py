@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from warmstart.errors import SourceError
 from warmstart.sources.http import HttpTransport
-from warmstart.sources.transport import Passing, RemoteFile, Stream
+from warmstart.sources.transport import Passing, RemoteFile, Stream, Unreachable
 
 _SPELLING = re.compile(r"hf:(?://)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/@]+))?(?:/(?P<path>.*))?", re.DOTALL)
 _MAX_JSON = 64 * 2**20
@@ -106,6 +106,8 @@ class HubTransport:
         """The parsed answer and the URL of the next page."""
         try:
             answer = self._http.request(url, {"Accept": "application/json"})
+        except Unreachable:
+            raise
         except SourceError as error:
             raise type(error)(
                 "there is no such model repository, or it is not for everybody",
