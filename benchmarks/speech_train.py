@@ -146,7 +146,7 @@ def learning(learner: Any) -> Update:
         step += 1
         learner.model.train()
         found = learner.gradient([batch], step, 0)
-        learner.apply(step, 0, 0)
+        learner.apply(step, RATE)
         return float(found.loss)
 
     return update

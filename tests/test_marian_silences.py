@@ -15,8 +15,13 @@ import yaml
 
 from warmstart import api
 from warmstart.bootstrap.plan import Plan
+from warmstart.data.plan import Position
 from warmstart.errors import WarmstartError
 from warmstart.formats.marian import write_marian
+from warmstart.training.run import prepare
+from warmstart.training.standing import Standing
+from warmstart.training.state import State
+from warmstart.trainings import job_of, open_for_run
 
 
 @pytest.fixture
@@ -103,6 +108,30 @@ def test_i_f_another_architecture_is_refused_not_ignored(source):
     assert "would be left behind" in text
     text = refusal(mode="continue", data="start", model={"num_heads": 8})
     assert "num_heads is 8 in the model and 4 in the source" in text
+
+
+def test_i_a_the_schedule_goes_on_as_the_source_says(source):
+    """Its options and progress are read; the log shows the rate of update 2,511 in its line of update 2,510."""
+    sides = {"source": "parent/test.en", "target": "parent/test.ru"}
+    training = {"steps": 2600, "learning_rate": 0.002, "schedule": {"type": "source"}}
+    config = {
+        "run": "run",
+        "start": {"source": "parent@last", "mode": "continue", "data": "start"},
+        "data": {"tasks": {"t": {"splits": dict.fromkeys(("train", "validation"), sides)}}},
+        "training": training | {"evaluate_every": 1, "checkpoint_every": 1},
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    job = job_of(open_for_run("c.yaml", (), 0.0))
+    parts = prepare(job, write=False, progress=False)
+    assert parts.schedule is not None
+    assert parts.schedule["epoch"] == 6
+    state = State(job.plan.step, Position(), job.seed, schedule=parts.schedule)
+    assert f"{Standing(job.training, state).rate(2511):.4e}" == "8.9264e-04"
+    del config["start"]
+    config["vocabularies"] = {side: {"type": "characters"} for side in ("source", "target")}
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(WarmstartError, match="no source says a schedule"):
+        job_of(open_for_run("c.yaml", (), 0.0))
 
 
 def test_i_g_no_step_left(source):

@@ -12,6 +12,7 @@ from warmstart.setting import Setting, changes_of_run, open_setting
 from warmstart.sources.uri import shown
 
 if TYPE_CHECKING:
+    from warmstart.bundle.model import Model
     from warmstart.training.workload import Job
 
 
@@ -36,6 +37,7 @@ def job_of(setting: Setting) -> Job:
         raise ConfigError("a training needs more keys", problems=[Problem(f"{key} is missing") for key in missing])
     from warmstart.training.workload import Job
 
+    training = c.training.model_copy(update={"schedule": _schedule(c.training.schedule, setting.models)})
     return Job(
         c.run,
         setting.family,
@@ -44,9 +46,31 @@ def job_of(setting: Setting) -> Job:
         setting.plan,
         setting.models,
         c.data,
-        c.training,
+        training,
         SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize),
         c.seed,
+    )
+
+
+def _schedule(schedule: Any, models: Sequence[Model]) -> Any:
+    """The schedule, or the source's where that is the schedule.
+
+    Raises:
+        ConfigError: no source says one, or it is one that we lack.
+    """
+    from warmstart.training.config import OfSource
+    from warmstart.training.marian import of_options
+
+    if not isinstance(schedule, OfSource):
+        return schedule
+    for model in models:
+        if options := model.checkpoint.metadata.get("options"):
+            return of_options(options, schedule)
+    raise ConfigError(
+        "no source says a schedule",
+        where="training.schedule",
+        expected="a Marian model with its options (model.npz.yml) beside it",
+        todo="write the schedule out",
     )
 
 

@@ -1,17 +1,16 @@
-"""Schedules against closed forms worked by hand, Marian's logs and T5X's function."""
+"""Schedules against closed forms worked by hand and T5X's function."""
 
 from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Marian, Schedule, TrainingConfig
-from warmstart.training.schedule import learning_rate, marian_rate, t5x_rate
+from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Schedule, TrainingConfig
+from warmstart.training.schedule import learning_rate, t5x_rate
 
 
 def configure(schedule: Schedule, rate: float = 1.0, steps: int = 100) -> TrainingConfig:
@@ -32,82 +31,8 @@ def configure(schedule: Schedule, rate: float = 1.0, steps: int = 100) -> Traini
 )
 def test_own_schedules_are_their_closed_forms(schedule: Schedule, expected: dict[int, float]) -> None:
     config = configure(schedule, rate=0.25)
-    found = {step: learning_rate(config, step, epoch=3) for step in expected}
+    found = {step: learning_rate(config, step) for step in expected}
     assert found == pytest.approx({step: 0.25 * factor for step, factor in expected.items()})
-
-
-# --- Marian ---------------------------------------------------------------------------------------------------------
-
-
-def test_inverse_sqrt_runs_one_update_ahead_of_marian() -> None:
-    own = configure(InverseSqrt(warmup=300), rate=0.002)
-    theirs = configure(Marian(warmup=300, inv_sqrt=300), rate=0.002)
-    assert learning_rate(theirs, 1, 0) == 0.0
-    for step in range(1, 3000):
-        marian = 0.002 * min(1.0, step / 300) * math.sqrt(300 / max(step, 300))
-        assert learning_rate(own, step, 0) == pytest.approx(marian, rel=1e-12)
-        assert learning_rate(theirs, step + 1, 0) == pytest.approx(marian, rel=1e-12)
-
-
-def test_the_rates_in_marians_logs(fixtures: Path) -> None:
-    """``L.r.`` of the line ``Up. n`` is the rate of update n + 1."""
-    config = configure(Marian(warmup=500, inv_sqrt=500), rate=0.002)
-    line = re.compile(r"Up\. (\d+) .* L\.r\. (\S+)")
-    seen = 0
-    for name in ("i-a-continue", "i-a3-continue-from-2550", "i-c-no-progress-file", "ii-a-same-vocab-other-corpus"):
-        text = (fixtures / f"fixtures/marian-continue/{name}.log").read_text()
-        for step, logged in line.findall(text):
-            assert f"{learning_rate(config, int(step) + 1, 0):.4e}" == logged
-            seen += 1
-    assert seen > 30
-
-
-def test_marians_warm_up_from_a_rate() -> None:
-    """A run of Marian, ``--learn-rate 0.002 --lr-warmup 10 --lr-warmup-start-rate 0.0005``: its first two updates
-    moved the weights by these rates, and its log showed those of the next two."""
-    config = configure(Marian(warmup=10, warmup_start_rate=0.0005), rate=0.002)
-    assert [learning_rate(config, step, 0) for step in (1, 2, 3)] == pytest.approx([5e-4, 6.5e-4, 8e-4])
-    assert learning_rate(config, 11, 0) == learning_rate(config, 99, 0) == 0.002
-
-
-@pytest.mark.parametrize(
-    ("options", "done", "expected"),
-    [
-        ({"inv_sqrt": 100}, 100, 1.0),
-        ({"inv_sqrt": 100}, 400, 0.5),
-        ({"inv_sqrt": 100, "inv_sqrt_start": 50}, 50, 1.0),
-        ({"inv_sqrt": 100, "inv_sqrt_start": 50}, 350, 0.5),
-        ({"inv_sqrt": 100, "inv_sqrt_start": 700}, 700, 1.0),
-        ({"inv_sqrt": 100, "inv_sqrt_start": 700}, 1000, 0.5),
-    ],
-)
-def test_marians_inverse_square_root(options: dict[str, int], done: int, expected: float) -> None:
-    assert marian_rate(Marian(**options), 1.0, done, 1) == pytest.approx(expected)
-
-
-def simulate(schedule: Marian, batches_an_epoch: int, updates: int) -> list[float]:
-    """The factor that Marian's own bookkeeping has in each update: ``actAfterBatches`` and ``actAfterEpoch``."""
-    factor, epochs, factors = 1.0, 1, []
-    for batches in range(1, updates + 1):
-        factors.append(factor)
-        start = schedule.decay_start
-        if schedule.decay > 0 and schedule.decay_strategy == "batches" and start > 0 and batches >= start:
-            factor *= schedule.decay if (batches - start) % schedule.decay_every == 0 else 1.0
-        if batches % batches_an_epoch == 0:
-            epochs += 1
-            if schedule.decay > 0 and schedule.decay_strategy == "epoch" and start and epochs >= start:
-                factor *= schedule.decay
-    return factors
-
-
-@pytest.mark.parametrize("start", [0, 1, 2, 3, 7])
-@pytest.mark.parametrize("strategy", ["epoch", "batches"])
-@pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_marians_decay(start: int, strategy: Any, decay: float) -> None:
-    schedule = Marian(decay=decay, decay_strategy=strategy, decay_start=start, decay_every=4)
-    found = [learning_rate(configure(schedule), step, epoch=(step - 1) // 5) for step in range(1, 41)]
-    assert found == pytest.approx(simulate(schedule, 5, 40))
-    assert (found[-1] < 0.3) == (decay > 0 and start > 0)
 
 
 # --- T5X ------------------------------------------------------------------------------------------------------------
@@ -179,7 +104,7 @@ def test_t5x_factors(factors: str, rate: float, options: dict[str, Any], expecte
     near = {"abs": 6e-7} if "cosine" in factors else {"rel": 1e-6}  # float32 cancels at the end of a cycle
     assert [t5x_rate(schedule, rate, step) for step in STEPS] == pytest.approx(expected, **near)
     config = configure(schedule, rate=rate)
-    assert [learning_rate(config, step + 1, 0) for step in STEPS] == [t5x_rate(schedule, rate, s) for s in STEPS]
+    assert [learning_rate(config, step + 1) for step in STEPS] == [t5x_rate(schedule, rate, s) for s in STEPS]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from warmstart.data.plan import Position
 from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.training import state as checkpoints
-from warmstart.training.config import Adam
+from warmstart.training.config import Adam, Marian
 from warmstart.training.learner import Learner, load_weights
 from warmstart.training.loop import train
 from warmstart.training.metrics import read_metrics
@@ -102,6 +102,34 @@ def test_fresh_optimizer_at_a_carried_step_resumes_bit_equal(tmp_path: Path, bui
     assert last is not None
     assert set(checkpoints.read_state(last).optimizer_steps.values()) == {4}
     assert arrays(last) == arrays(tmp_path / "whole/checkpoints/step-00000104")
+
+
+def test_a_schedule_with_a_state_resets_the_optimizer_and_resumes_bit_equal(  # type: ignore[no-untyped-def]
+    tmp_path: Path, build, stream, config
+) -> None:
+    schedule = Marian(
+        warmup=3,
+        decay=0.5,
+        decay_strategy="batches",
+        decay_start=3,
+        decay_every=100,
+        decay_repeat_warmup=True,
+        decay_reset_optimizer=True,
+    )
+    config = config.model_copy(update={"schedule": schedule, "log_every": 1, "steps": 7})
+    go(tmp_path / "whole", build, stream(), config)
+    for fails_at in (7, 9):  # after the checkpoint of update 3, and within the warm-up that begins again
+        run = tmp_path / f"stopped-{fails_at}"
+        with pytest.raises(KeyboardInterrupt):
+            go(run, build, stream(fails_at=fails_at), config)
+        _, result = go(run, build, stream(), config)
+        last = checkpoints.latest(run)
+        assert last is not None
+        assert arrays(last) == arrays(tmp_path / "whole/checkpoints/step-00000007")
+        assert timeless(run) == timeless(tmp_path / "whole")
+    assert set(checkpoints.read_state(last).optimizer_steps.values()) == {4}
+    rates = [r["train/learning_rate"] for r in result.history if r["kind"] == "train"]
+    assert rates == pytest.approx([0.01 * f for f in (0, 1 / 3, 2 / 3, 0.5, 1 / 6, 1 / 3, 0.5)])
 
 
 def test_accumulation_equals_the_large_batch(build, stream, config, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

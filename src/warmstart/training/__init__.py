@@ -2,7 +2,8 @@
 
 ``config`` (what a user may set) · ``run`` (from a job to a bundle) · ``workload`` (what a kind of task brings),
 ``text_task``, ``speech_task`` · ``loop`` · ``learner`` (a model with all that trains it) · ``objective`` (of text),
-``cross_entropy``, ``distillation``, ``ctc`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``, ``groups``,
-``average``, ``lora``, ``precision``, ``memory`` · ``evaluation`` (of text), ``patience``, ``metrics``, ``samples`` ·
-``state`` (checkpoints), ``resumption``, ``signals`` · ``rehearsal`` (the dry run).
+``cross_entropy``, ``distillation``, ``ctc`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``, ``marian``
+(its schedule), ``groups``, ``average``, ``lora``, ``precision``, ``memory`` · ``evaluation`` (of text), ``patience``,
+``standing``, ``metrics``, ``samples`` · ``state`` (checkpoints), ``resumption``, ``signals`` ·
+``rehearsal`` (the dry run).
 """

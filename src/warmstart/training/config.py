@@ -57,18 +57,64 @@ class Cosine(_Frozen):
 
 
 class Marian(_Frozen):
-    """Marian's ``--lr-warmup``, ``--lr-warmup-start-rate``, ``--lr-decay-inv-sqrt N [START]``, and ``--lr-decay`` by
-    ``--lr-decay-strategy`` ``epoch`` or ``batches`` (``stalled`` is ``training.plateau``)."""
+    """Marian's schedule, by its options: ``--lr-warmup`` (``-start-rate``, ``-cycle``, ``-at-reload``),
+    ``--lr-decay-inv-sqrt N [START]``, and ``--lr-decay`` with its strategy, start, freq, ``repeat-warmup`` and
+    ``reset-optimizer``; see ``training.marian``.
+
+    ``decay_start`` has two numbers for the strategies that combine two. Evaluations stall by ``metric``, ``mode`` and
+    ``min_change`` (Marian's first ``--valid-metrics`` and ``--early-stopping-epsilon``). ``warmup_at_reload``
+    concerns a run that continues another one; going on with the same run is no reload.
+    """
 
     type: Literal["marian"] = "marian"
     warmup: Number = 0
     warmup_start_rate: NotNegative = 0.0
+    warmup_cycle: bool = False
+    warmup_at_reload: bool = False
     inv_sqrt: Number = 0
     inv_sqrt_start: Number | None = None
     decay: Factor = 0.0
-    decay_strategy: Literal["epoch", "batches"] = "epoch"
-    decay_start: Number = 1
+    decay_strategy: Literal["epoch", "batches", "stalled", "epoch+batches", "epoch+stalled"] = "epoch"
+    decay_start: Number | tuple[Number, Number] = 1
     decay_every: Count = 50_000
+    decay_repeat_warmup: bool = False
+    decay_reset_optimizer: bool = False
+    metric: str = "validation/loss"
+    mode: Mode = "min"
+    min_change: NotNegative = 0.0
+
+    @property
+    def starts(self) -> tuple[int, int]:
+        """``decay_start``; 0, which is never reached, stands for a second one that there is not."""
+        return self.decay_start if isinstance(self.decay_start, tuple) else (self.decay_start, 0)
+
+    @property
+    def stalls(self) -> bool:
+        """Whether evaluations that do not improve ``metric`` count."""
+        return self.decay > 0.0 and "stalled" in self.decay_strategy
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if ("+" in self.decay_strategy) != isinstance(self.decay_start, tuple):
+            raise ValueError(f"decay_start of the strategy {self.decay_strategy} has a number for each of its parts")
+        needs = [(k, "decay", self.decay > 0.0) for k in ("decay_repeat_warmup", "decay_reset_optimizer")]
+        needs += [(k, "warmup", self.warmup > 0) for k in ("decay_repeat_warmup", "warmup_cycle", "warmup_at_reload")]
+        needs += [(k, "a decay by stalled evaluations", self.stalls) for k in ("metric", "mode", "min_change")]
+        for key, other, there in needs:
+            if getattr(self, key) != type(self).model_fields[key].default and not there:
+                raise ValueError(f"{key} changes nothing without {other}: remove it")
+        return self
+
+
+class OfSource(_Frozen):
+    """The schedule that the source's options say: a Marian model's, from the YAML file beside it (``--lr-…``).
+
+    ``metric`` and ``mode`` are what evaluations stall by, where they matter: Marian's have other names.
+    """
+
+    type: Literal["source"] = "source"
+    metric: str = "validation/loss"
+    mode: Mode = "min"
 
 
 FACTORS = (
@@ -112,7 +158,7 @@ class T5X(_Frozen):
         return self
 
 
-Schedule = Annotated[InverseSqrt | Constant | Linear | Cosine | Marian | T5X, Field(discriminator="type")]
+Schedule = Annotated[InverseSqrt | Constant | Linear | Cosine | Marian | OfSource | T5X, Field(discriminator="type")]
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------

@@ -23,9 +23,7 @@ from warmstart.training.groups import Freezing, in_some_group
 from warmstart.training.lora import add_lora, canonical_name, canonical_parameters
 from warmstart.training.objective import CrossEntropy
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, set_learning_rate
-from warmstart.training.patience import plateau_factor
 from warmstart.training.precision import autocast, resolve
-from warmstart.training.schedule import learning_rate
 from warmstart.training.state import Snapshot, State, read_state
 from warmstart.training.terms import Objective
 
@@ -100,13 +98,9 @@ class Learner:
         norm = clip_gradients(self._parameters, self.config.clip_norm)
         return Gradient(loss_sum, nll_sum, max(1, units), work, norm, tuple(rows))
 
-    def rate(self, step: int, epoch: int, plateaus: int) -> float:
-        """The learning rate of update ``step``."""
-        return learning_rate(self.config, step, epoch) * plateau_factor(self.config.plateau, plateaus)
-
-    def apply(self, step: int, epoch: int, plateaus: int) -> None:
-        """Move the weights by the gradient that was computed."""
-        set_learning_rate(self.optimizer, self.rate(step, epoch, plateaus))
+    def apply(self, step: int, rate: float) -> None:
+        """Move the weights by the gradient that was computed, as update ``step``."""
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(step)
@@ -115,6 +109,10 @@ class Learner:
     def forget(self) -> None:
         """Drop the gradient."""
         self.optimizer.zero_grad()
+
+    def reset_optimizer(self) -> None:
+        """Begin with fresh moments, their bias correction too."""
+        self.optimizer.state.clear()
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated and shipped: the average where there is one."""

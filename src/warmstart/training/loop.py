@@ -47,6 +47,7 @@ def train(
     slots: Mapping[tuple[str, str], Array] | None = None,
     start_step: int = 0,
     start_position: Position | None = None,
+    start_schedule: Mapping[str, Any] | None = None,
     task_fingerprint: str = "",
     describe: Describe | None = None,
     progress: bool = True,
@@ -58,8 +59,8 @@ def train(
 
     Args:
         evaluate: (model in evaluation mode, step) → what was measured, ``config.best_metric`` among it.
-        slots, start_step, start_position: what a new run takes over from the training it continues; a resumed run
-            has its own.
+        slots, start_step, start_position, start_schedule: what a new run takes over from the training it continues; a
+            resumed run has its own.
         task_fingerprint: identity of the data; a run is not resumed on other data.
         describe: what to write down about a batch whose loss is not finite.
 
@@ -75,7 +76,14 @@ def train(
     environment = checkpoints.environment(learner.device, learner.precision)
     latest = checkpoints.latest(run)
     if latest is None:
-        start = State(start_step, start_position or Position(0, 0, 0), seed, task_fingerprint, environment=environment)
+        start = State(
+            start_step,
+            start_position or Position(0, 0, 0),
+            seed,
+            task_fingerprint,
+            schedule=start_schedule or {},
+            environment=environment,
+        )
         require_steps(start.step, config)
         if slots is not None:
             learner.load_slots(slots, start_step)
@@ -141,7 +149,7 @@ class _Loop:
         self.standing = Standing(self.config, state)
         self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", self.unit, "updates"), 0.0)
         self.evaluated, self.skipped = state.evaluated, state.skipped
-        self.norm = self.speed = 0.0
+        self.norm = self.speed = self.rate = 0.0
         self.batches = self.stream.reordered(state.order).iterate(state.position)
 
     def go(self, *, first: bool) -> TrainResult:
@@ -205,20 +213,26 @@ class _Loop:
         torch.manual_seed(step_seed(self.state.seed, step, rank()))
         parts: list[Any] = []
         for _ in range(config.accumulation):
+            last = self.position
             item = next(self.batches, None)
             if item is None:
                 raise TrainingError("the data ended before the last step", where=f"step {step}, batch at {where}")
             self.position = item[0]
             parts.append(item[1])
+        self.standing.before_update(step, last.epoch)
+        self._reset_optimizer_if_due()
+        self.rate = self.standing.rate(step)
         found = self.learner.gradient(parts, step, self.standing.plateaus)
         if found.finite:
-            self.learner.apply(step, self.position.epoch, self.standing.plateaus)
+            self.learner.apply(step, self.rate)
             self.norm = found.norm
             for name, value in (("loss", found.loss), ("nll", found.nll), (self.unit, found.units), ("updates", 1)):
                 self.sums[name] += value
         elif not self._not_finite(step, where, parts, found):
             return False
         self.step = step
+        self.standing.after_update(step)
+        self._reset_optimizer_if_due()
         self.speed = found.work / (time.perf_counter() - began)
         if self.bar is not None:
             pace = f"{self.work.replace('_', ' ')}/s"
@@ -271,7 +285,7 @@ class _Loop:
             "train/nll": self.sums["nll"] / units,
             f"train/{self.unit}": self.sums[self.unit],
             "train/gradient_norm": self.norm,
-            "train/learning_rate": self.learner.rate(self.step, self.position.epoch, self.standing.plateaus),
+            "train/learning_rate": self.rate,
             "train/epoch": self.position.epoch,
         }
         if self.skipped:
@@ -293,6 +307,7 @@ class _Loop:
         for row in found.samples:
             self.samples.write({"step": self.step, **row})
         self.evaluated = self.step
+        self._reset_optimizer_if_due()
         if reached:
             self._reach_plateau()
         return any(b.step == self.step for b in self.standing.best)
@@ -300,11 +315,16 @@ class _Loop:
     def _reach_plateau(self) -> None:
         rule, best, plateaus = self.config.plateau, self.standing.best, self.standing.plateaus
         assert rule is not None
-        rate = self.learner.rate(self.step, self.position.epoch, plateaus)
+        rate = self.standing.rate(self.step + 1)
         logger.info("step %d: plateau %d of %s, learning rate %g", self.step, plateaus, rule.metric, rate)
         if rule.reload_best and best and best[0].step != self.step < self.config.steps:
             self.writer.wait()
             self.learner.restore(checkpoints.checkpoint_path(self.run, best[0].step))
+
+    def _reset_optimizer_if_due(self) -> None:
+        if self.standing.take_reset():
+            logger.info("step %d: the optimizer begins afresh, as the schedule says", self.step)
+            self.learner.reset_optimizer()
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began

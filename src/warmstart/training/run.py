@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
 from warmstart.sources.uri import shown
 from warmstart.storage import atomic
-from warmstart.training.config import TrainingConfig
+from warmstart.training.config import Marian, TrainingConfig
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
+from warmstart.training.marian import MarianState, of_progress
 from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.rehearsal import Rehearsal, rehearse
 from warmstart.training.speech_task import speech_workload
+from warmstart.training.standing import Standing
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.text_task import text_workload
@@ -46,12 +48,14 @@ class Prepared:
         learner: filled as planned, or with zeros where the run has a checkpoint to be restored.
         slots: optimizer state that is carried, if any.
         position: where the data go on, if the source's position is carried.
+        schedule: what the schedule remembers, if the step is carried and the schedule remembers anything.
     """
 
     learner: Learner
     workload: Workload
     slots: dict[tuple[str, str], Array] | None
     position: Position | None
+    schedule: dict[str, Any] | None
 
 
 def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
@@ -72,11 +76,13 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
     arrays = dict(start_arrays(job.plan, job.models, job.seed)) if first else {}
     fill(module, arrays, job.family, job.model_config)
     stages = {p.name: p.stage for p in job.family.parameters(job.model_config)}
+    position = _position(job.plan, job.models, workload.fingerprint)
     return Prepared(
         Learner(module, job.training, job.seed, workload.objective, stages),
         workload,
         (start_slots(job.plan, job.models) or None) if first else None,
-        _position(job.plan, job.models, workload.fingerprint),
+        position,
+        _schedule(job, position.epoch if position else 0) if first else None,
     )
 
 
@@ -98,6 +104,7 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
             slots=parts.slots,
             start_step=job.plan.step,
             start_position=parts.position,
+            start_schedule=parts.schedule,
             task_fingerprint=parts.workload.fingerprint,
             describe=parts.workload.describe,
             progress=progress,
@@ -133,14 +140,16 @@ def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
     if newest is not None:
         start = learner.restore(newest)
     else:
-        start = State(job.plan.step, parts.position or Position(), job.seed)
+        start = State(job.plan.step, parts.position or Position(), job.seed, schedule=parts.schedule or {})
         if parts.slots is not None:
             learner.load_slots(parts.slots, job.plan.step)
 
+    standing = Standing(job.training, start)
+
     def update(batches: Sequence[Any]) -> None:
         learner.model.train()
-        learner.gradient(batches, start.step + 1, start.plateau.get("plateaus", 0))
-        learner.apply(start.step + 1, start.position.epoch, start.plateau.get("plateaus", 0))
+        learner.gradient(batches, start.step + 1, standing.plateaus)
+        learner.apply(start.step + 1, standing.rate(start.step + 1))
 
     def evaluate(trial: Evaluate) -> None:
         learner.model.eval()
@@ -196,6 +205,24 @@ def _position(plan: Plan, models: Sequence[Model], fingerprint: str) -> Position
     for answer, model in zip(plan.answers, models, strict=True):
         if answer.data == "carry" and model.state.get("task_fingerprint") == fingerprint:
             return Position(**model.state["position"])
+    return None
+
+
+def _schedule(job: Job, data_epoch: int) -> dict[str, Any] | None:
+    """What the source's schedule remembers, where the step is carried; None where the schedule remembers nothing."""
+    schedule = job.training.schedule
+    if not isinstance(schedule, Marian):
+        return None
+    for answer, model in zip(job.plan.answers, job.models, strict=True):
+        if answer.step != "carry":
+            continue
+        if raw := model.state.get("schedule"):
+            state = MarianState.from_dict(raw)
+        elif "progress" in model.checkpoint.metadata:
+            state = of_progress(model.checkpoint.metadata["progress"])
+        else:
+            continue
+        return replace(state, data_epoch=data_epoch, reloaded=schedule.warmup_at_reload).to_dict()
     return None
 
 

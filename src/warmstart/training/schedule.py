@@ -1,14 +1,14 @@
-"""The learning rate, as a pure function of the update and the epoch."""
+"""Learning rates that are pure functions of the update; Marian's, which has a state, is in ``marian``."""
 
 from __future__ import annotations
 
 import math
 
-from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Marian, TrainingConfig
+from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, TrainingConfig
 
 
-def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
-    """The absolute rate of update ``step``, counted from 1, whose batch is of ``epoch``, counted from 0.
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The absolute rate of update ``step``, counted from 1.
 
     What plateaus do to it comes on top. With r the configured rate, w = warmup and p = (step - w) / (steps - w), held
     within [0, 1]:
@@ -18,15 +18,13 @@ def learning_rate(config: TrainingConfig, step: int, epoch: int) -> float:
     * ``constant``: r;
     * ``linear``: r·(1 - (1 - end_factor)·p);
     * ``cosine``: r·(end_factor + (1 - end_factor)·(1 + cos πp) / 2);
-    * ``marian``: see :func:`marian_rate`, with the step - 1 updates before this one. Marian's log line ``Up. n``
-      therefore shows the rate of update n + 1, and with a warm-up from zero its first update changes nothing;
     * ``t5x``: see :func:`t5x_rate`; T5X counts from 0, so this is the rate of its step ``step`` - 1.
     """
     rate, schedule = config.learning_rate, config.schedule
-    if isinstance(schedule, Marian):
-        return marian_rate(schedule, rate, step - 1, epoch + 1)
     if isinstance(schedule, T5X):
         return t5x_rate(schedule, rate, step - 1)
+    if not isinstance(schedule, InverseSqrt | Constant | Linear | Cosine):
+        raise TypeError(f"{schedule.type} is no function of the update alone")
     return rate * _factor(schedule, step, config.steps)
 
 
@@ -42,31 +40,6 @@ def _factor(schedule: InverseSqrt | Constant | Linear | Cosine, step: int, steps
     if isinstance(schedule, Cosine):
         return schedule.end_factor + (1.0 - schedule.end_factor) * (1.0 + math.cos(math.pi * progress)) / 2.0
     return 1.0
-
-
-def marian_rate(schedule: Marian, rate: float, done: int, epoch: int) -> float:
-    """Marian's rate after ``done`` updates, in ``epoch`` (from 1): marian-dev ``src/training/scheduler.h``.
-
-    The product of
-
-    * start + (rate - start)·min(1, done / warmup), with start = ``warmup_start_rate``;
-    * √(N / (done - start + N)) once done > start, for N = ``inv_sqrt`` and start = ``inv_sqrt_start`` (N if None);
-    * ``decay`` to the number of epochs begun after the first, from ``decay_start`` on; or for ``batches`` to the
-      number of updates done among ``decay_start``, ``decay_start`` + ``decay_every``, … A ``decay_start`` of 0 is
-      never reached.
-    """
-    if schedule.warmup:
-        start = schedule.warmup_start_rate
-        rate = start + (rate - start) * min(1.0, done / schedule.warmup)
-    start_decay = schedule.inv_sqrt if schedule.inv_sqrt_start is None else schedule.inv_sqrt_start
-    if schedule.inv_sqrt and done > start_decay:
-        rate *= math.sqrt(schedule.inv_sqrt / (done - start_decay + schedule.inv_sqrt))
-    first, times = schedule.decay_start, 0
-    if schedule.decay and first and schedule.decay_strategy == "epoch":
-        times = max(0, epoch - max(first, 2) + 1)
-    elif schedule.decay and first and done >= first:
-        times = (done - first) // schedule.decay_every + 1
-    return rate * schedule.decay**times
 
 
 def t5x_rate(schedule: T5X, rate: float, step: int) -> float:

@@ -1,4 +1,5 @@
-"""How a run stands by its evaluations: the best ones, and how long ago the metrics that decide something improved."""
+"""How a run stands: its best evaluations, how long ago the metrics that decide something improved, and what that and
+the schedule make of the learning rate."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.errors import TrainingError
-from warmstart.training.config import TrainingConfig
-from warmstart.training.patience import Watch
+from warmstart.training.config import Marian, TrainingConfig
+from warmstart.training.marian import MarianClock, MarianState, begun
+from warmstart.training.patience import Watch, plateau_factor
+from warmstart.training.schedule import learning_rate
 from warmstart.training.state import Best, State
 
 
@@ -22,6 +25,10 @@ class Standing:
         self.config = config
         self.best = list(state.best)
         self._early, self._plateau = Watch.from_dict(state.early_stopping), Watch.from_dict(state.plateau)
+        self._clock: MarianClock | None = None
+        if isinstance(schedule := config.schedule, Marian):
+            known = MarianState.from_dict(state.schedule) if state.schedule else None
+            self._clock = MarianClock(schedule, known or begun(schedule, state.step, state.position.epoch))
 
     @property
     def plateaus(self) -> int:
@@ -33,7 +40,30 @@ class Standing:
             "best": tuple(self.best),
             "early_stopping": self._early.to_dict(),
             "plateau": self._plateau.to_dict(),
+            "schedule": self._clock.state.to_dict() if self._clock else {},
         }
+
+    def rate(self, step: int) -> float:
+        """The learning rate of update ``step``, from 1."""
+        peak, factor = self.config.learning_rate, plateau_factor(self.config.plateau, self.plateaus)
+        return factor * (self._clock.rate(peak, step - 1) if self._clock else learning_rate(self.config, step))
+
+    def before_update(self, step: int, epoch: int) -> None:
+        """Take over that the last batch of update ``step`` is of ``epoch`` (from 0)."""
+        if self._clock is not None:
+            self._clock.enter_epoch(epoch, step - 1)
+
+    def after_update(self, step: int) -> None:
+        """Take over that update ``step`` was made."""
+        if self._clock is not None:
+            self._clock.after_update(step)
+
+    def take_reset(self) -> bool:
+        """Whether the schedule wants the optimizer to begin afresh now; said once."""
+        if self._clock is None or not self._clock.reset:
+            return False
+        self._clock.reset = False
+        return True
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Take over an evaluation; True if it ends a plateau that counts.
@@ -49,6 +79,8 @@ class Standing:
             sign = 1 if config.best_mode == "min" else -1
             ranked = sorted([*self.best, Best(step, value)], key=lambda b: (sign * b.value, b.step))
             self.best = ranked[: config.keep_best]
+        if self._clock is not None and self._clock.schedule.stalls:
+            self._clock.after_evaluation(_metric(metrics, self._clock.schedule.metric, "schedule.metric"), step)
         if (rule := config.plateau) is None:
             return False
         self._plateau, _, reached = self._plateau.observe(_metric(metrics, rule.metric, "plateau.metric"), rule)

@@ -59,6 +59,7 @@ class State:
         evaluated: the step of the last evaluation.
         skipped: updates that were left out because they were not finite.
         early_stopping, plateau: what these watches have seen (``patience.Watch``).
+        schedule: what the learning rate's schedule remembers, where it does (``marian.MarianState``).
         records: how many records of each file belong to this step.
         environment: what bit equality depends on: torch, threads, device, precision, processor features.
         exact: False once the run went on in another environment, so that it cannot be repeated bit for bit.
@@ -76,6 +77,7 @@ class State:
     skipped: int = 0
     early_stopping: Mapping[str, Any] = field(default_factory=dict)
     plateau: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     records: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str | int] = field(default_factory=dict)
     exact: bool = True
