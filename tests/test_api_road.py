@@ -219,7 +219,15 @@ def test_the_same_command_again_finishes_or_says_that_all_is_done(workplace):
     shutil.rmtree("run/model")
 
     again = api.train("c.yaml", progress=False)
-    assert "reverse" in api.evaluate("run", split="validation")
+    scores = api.evaluate("run", split="validation")
+    assert "reverse" in scores
+    tsv = yaml.safe_load(Path("run/config.yaml").read_text())["data"]["tasks"]["reverse"]["splits"]["validation"]["tsv"]
+    columns = zip(*(line.split("\t") for line in Path(tsv).read_text().splitlines()), strict=True)
+    for name, lines in zip(("source", "target"), columns, strict=True):
+        Path(name).write_text("".join(f"{line}\n" for line in lines))
+    for files in (["source", "target"], tsv):
+        (found,) = api.evaluate("run", files).values()
+        assert {name: found[name] for name in scores["reverse"]} == scores["reverse"]
     assert again["metrics"] == first["metrics"]
     assert Path("run/model/model.safetensors").read_bytes() == bundle
 

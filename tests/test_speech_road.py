@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 import marian_models
 import tone_speech
 from warmstart import api
 from warmstart.bundle.model import open_model
+from warmstart.cli import app
 from warmstart.errors import ConfigError, DataError, PlanError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.vocabularies.alphabet import Alphabet
@@ -316,6 +318,22 @@ def test_evaluation_says_rates_and_shows_the_best_and_the_worst(place: Path) -> 
         api.evaluate("parent")
 
 
+def test_lists_of_recordings_are_enough_to_evaluate_on(place: Path) -> None:
+    found = api.evaluate("parent", ["first-validation.csv", Path("first-train.csv")])
+    assert list(found) == ["first-validation.csv", "first-train.csv"]
+    assert found["first-validation.csv"] == pytest.approx(api.evaluate("parent", split="validation")["tones"], rel=1e-5)
+    with pytest.raises(ConfigError) as caught:
+        api.evaluate("parent", ["nowhere.csv", "nothing.csv", "first-train.csv"])
+    assert [problem.where for problem in caught.value.problems] == ["nowhere.csv", "nothing.csv"]
+
+
+def test_nothing_on_standard_input_is_an_error(place: Path) -> None:
+    heard = CliRunner().invoke(app, ["transcribe", "parent", "-"], input=b"")
+    assert isinstance(heard.exception, DataError)
+    assert "there is nothing on standard input" in str(heard.exception)
+    assert heard.stdout == ""
+
+
 def test_adapters_are_trained_and_merged(place: Path) -> None:
     config = configuration("first", **child(mode="init"))
     lora = {"modules": ["layer_2", "layer_5"], "rank": 2, "alpha": 4.0}
@@ -378,5 +396,5 @@ def test_every_recording_that_can_be_read_is_transcribed(place: Path) -> None:
 
 def test_a_choice_without_a_configuration_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
-    with pytest.raises(ConfigError, match="--data CONFIG"):
+    with pytest.raises(ConfigError, match="--data FILE"):
         api.evaluate(f"{tmp_path / 'some'}@best")

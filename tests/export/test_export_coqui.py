@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import coqui_models
 from coqui_models import CELL, LABELS, OPAQUE, config, save, tensors, trained
 from warmstart.bundle.model import open_model
 from warmstart.errors import VocabularyError
@@ -15,6 +16,7 @@ from warmstart.export.convert import convert_model
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import find_candidates, open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.models.family import Facts
 
 FILES = ("best_dev-12.index", "best_dev-12.data-00000-of-00001")
 
@@ -91,6 +93,15 @@ def test_a_bundle_returns_bit_equal_with_adam_before_its_first_step(tmp_path) ->
     model = open_model(tmp_path / "out")
     assert model.config == open_model(source).config
     assert model.vocabularies["text"].fingerprint == open_model(source).vocabularies["text"].fingerprint
+
+
+def test_adams_powers_are_of_the_runs_own_decays_and_updates(tmp_path) -> None:
+    """β^(updates + 1), as TensorFlow's Adam keeps them."""
+    convert(trained(tmp_path / "run"), tmp_path / "bundle", "warmstart")
+    model = open_model(tmp_path / "bundle")
+    facts = Facts(step=4690, slots=True, betas=(0.5, 0.75), updates=10)
+    written = coqui_models.COQUI.scalars(model.config, facts)
+    assert written == {"global_step": 4690, "beta1_power": np.float32(0.5**11), "beta2_power": np.float32(0.75**11)}
 
 
 def test_byte_mode_returns_as_byte_mode(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,18 @@ def test_several_are_a_question(fixtures: Path, source: str) -> None:
     with pytest.raises(FormatError, match="several checkpoints") as caught:
         opened(fixtures, source)
     assert f"{source}@" in str(caught.value.todo)
+
+
+def test_auto_is_the_best_or_else_the_last(fixtures: Path, tmp_path: Path) -> None:
+    """As Coqui's ``--load_evaluate auto``; where nothing is to be chosen, the directory itself."""
+    assert opened(fixtures, "coqui-digits-en@auto").path.name == "best_dev-3354"
+    for file in (fixtures / "fixtures/coqui-digits-en").glob("*.*"):
+        shutil.copy(file, tmp_path)
+    shutil.copy(fixtures / "fixtures/coqui-digits-en/checkpoint", tmp_path)
+    assert open_checkpoint(f"{tmp_path}@auto").path.name == "train-4680"
+    with pytest.raises(FormatError, match="several checkpoints") as caught:
+        opened(fixtures, "torch-misc@auto")
+    assert "@auto" not in str(caught.value.todo)
 
 
 @pytest.mark.parametrize("source", OTHERS)

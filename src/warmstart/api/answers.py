@@ -145,7 +145,7 @@ def _speech_search(options: dict[str, Any]) -> SpeechSearch:
 
 def evaluate(
     model: str | Path,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] = (),
     *,
     split: str = "test",
     engine: str | None = None,
@@ -159,35 +159,64 @@ def evaluate(
     """Metrics of ``model`` on ``split`` of every task that has it; error rates are in percent.
 
     Args:
-        data: a configuration whose ``data`` names the tasks; for a run, its own by default.
+        data: a configuration whose ``data`` names the tasks; for a run, its own by default. Or the data themselves:
+            lists of recordings (``.csv``, ``.sdb``, ``.tar``), ``.tsv`` files with two columns, each a task, or two
+            text files whose lines belong together.
         search: for texts keys of ``inference.search.SearchConfig``; for speech those of
             ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
         report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
     """
-    from warmstart.config import load_config
     from warmstart.data.config import DataConfig
-    from warmstart.formats.detect import split_choice
-    from warmstart.setting import data_of
-    from warmstart.sources.uri import resolve
 
-    source = Path(data) if data is not None else resolve(split_choice(model)[0]) / "config.yaml"
-    if not source.is_file():
-        raise ConfigError(
-            "what to evaluate on is not known",
-            where=source.parent if data is None else source,
-            todo="give a configuration that names the tasks: --data CONFIG",
-        )
-    pieces = data_of(load_config(source))
+    files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
+    pieces = _data_to_evaluate(model, files, split)
     search = {key: value for key, value in search.items() if value is not None}
     if isinstance(pieces, DataConfig):
         _require_none("evaluating texts", {"output": output})
         out = _evaluate_texts(model, pieces, split, engine, vocabularies, search)
         if not out:
-            raise DataError(f"no task has a split {split!r}", where=source)
+            raise DataError(f"no task has a split {split!r}", found=", ".join(pieces.tasks))
         return out
     _require_none("evaluating speech", {"engine": engine})
     return _evaluate_speech(model, pieces, split, vocabularies, output, report, report_count, progress, search)
+
+
+def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> DataConfig | SpeechDataConfig:
+    """What ``files`` are, or the configuration of the run ``model``."""
+    from warmstart.config import load_config
+    from warmstart.data.config import DataConfig, SplitConfig, TaskConfig
+    from warmstart.data.speech.config import SpeechDataConfig, SpeechSplitConfig, SpeechTaskConfig
+    from warmstart.data.speech.read import is_list
+    from warmstart.formats.detect import split_choice
+    from warmstart.setting import data_of
+    from warmstart.sources.uri import resolve
+
+    missing = [Problem("there is no such file", str(file)) for file in files if not file.is_file()]
+    if missing:
+        raise ConfigError("what to evaluate on is not there", problems=missing)
+    if files and all(is_list(file) for file in files):
+        speech = {str(file): SpeechTaskConfig(splits={split: SpeechSplitConfig(files=(file,))}) for file in files}
+        return SpeechDataConfig(tasks=speech)
+    if files and all(file.suffix.lower() == ".tsv" for file in files):
+        return DataConfig(tasks={str(file): TaskConfig(splits={split: SplitConfig(tsv=file)}) for file in files})
+    if len(files) == 2:
+        pair = SplitConfig(source=files[0], target=files[1])
+        return DataConfig(tasks={files[1].name: TaskConfig(splits={split: pair})})
+    if len(files) > 2:
+        raise ConfigError(
+            "these files do not go together",
+            found=", ".join(map(str, files)),
+            expected="a configuration, lists of recordings, TSV files, or two files whose lines belong together",
+        )
+    source = files[0] if files else resolve(split_choice(model)[0]) / "config.yaml"
+    if not source.is_file():
+        raise ConfigError(
+            "what to evaluate on is not known",
+            where=source.parent,
+            todo="give the data or a configuration that names the tasks: --data FILE",
+        )
+    return data_of(load_config(source))
 
 
 def _require_none(doing: str, given: dict[str, Any]) -> None:

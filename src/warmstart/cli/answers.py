@@ -13,7 +13,14 @@ from warmstart.cli.options import Beam, Engine, Json, Normalize, Offline, Vocab,
 
 def evaluate(
     model: str,
-    data: Annotated[Path | None, typer.Option("--data", help="configuration that names the tasks")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            help="configuration that names the tasks; or a CSV, SDB or tar file of recordings, a TSV file of texts and "
+            "their translations, or (twice) a file of texts and one of their translations",
+        ),
+    ] = None,
     split: str = "test",
     beam_size: Annotated[
         int | None, typer.Option("--beam-size", min=1, help="1, which is greedy, by default; with a scorer 500")
@@ -38,7 +45,7 @@ def evaluate(
 
     reports: list[str] = []
     scores = api.evaluate(
-        model, data, split=split, engine=engine, vocabularies=vocab or (), output=output, report=reports.append,
+        model, data or (), split=split, engine=engine, vocabularies=vocab or (), output=output, report=reports.append,
         report_count=report_count, progress=not as_json, beam_size=beam_size, normalize=normalize, scorer=scorer,
         alpha=alpha, beta=beta,
     )  # fmt: skip

@@ -95,10 +95,14 @@ def _samples(file: Path, rate: int) -> Iterator[Any]:
         for block in audio_blocks(file, rate):
             yield from (block[at : at + size] for at in range(0, len(block), size))
         return
+    heard = False
     while data := sys.stdin.buffer.read(2 * size):
         if len(data) % 2:
             raise DataError("the recording on standard input ends in the middle of a sample", expected="16-bit mono")
+        heard = True
         yield np.frombuffer(data, "<i2").astype(np.float32) / FULL_SCALE
+    if not heard:
+        raise DataError("there is nothing on standard input", expected=f"16-bit mono at {rate} Hz, without a header")
 
 
 def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:

@@ -177,7 +177,11 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     source = None if model.dialect in (None, "warmstart") else dialect(family, str(model.dialect))
     same = source is not None and (source.framework or source.name) == (target.framework or target.name)
     metadata = checkpoint.metadata if same else {}
-    facts = Facts(origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots))
+    updates = max(model.state.get("optimizer_steps", {}).values(), default=None)
+    facts = Facts(
+        origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots),
+        model.state.get("betas"), updates,
+    )  # fmt: skip
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
 

@@ -37,6 +37,7 @@ FORMATS = (
 )  # modules of this package, in the order in which they are asked
 DIRECTORIES = ("torch_file", "tensorflow", "orbax", "t5x")  # of these, those that a directory can hold
 PREFIXES = ("tensorflow",)  # those whose path may be what the names of several files begin with
+AUTO = "auto"
 BEGINNINGS = {
     b"PK\x03\x04": ("marian", "npz", "torch_file", "keras_hdf5"),
     b"\x93NUMPY": ("npy",),
@@ -70,7 +71,7 @@ def possible(path: Path) -> Sequence[str]:
 
 def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Checkpoint:
     """Open a file, a directory or an archive that holds one checkpoint, or the chosen one of several
-    (``DIRECTORY@NAME``, ``@best``, ``@last``, ``@final``).
+    (``DIRECTORY@NAME``, ``@best``, ``@last``, ``@final``; ``@auto`` is the best, or the last where none is the best).
 
     Formats are told apart by content. Only headers are read; an archive is unpacked into the cache first.
 
@@ -115,11 +116,13 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
     """
     place, choice = split_choice(source)
     path = _resolve(place)
-    if not archives.recognise(path):
-        return path, choice
-    from warmstart.formats.unpacking import unpack
+    if archives.recognise(path):
+        from warmstart.formats.unpacking import unpack
 
-    return unpack(path), choice
+        path = unpack(path)
+    if choice == AUTO and path.is_dir() and not find_candidates(path):
+        choice = None  # a bundle or a run: there is nothing to choose
+    return path, choice
 
 
 def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
@@ -169,6 +172,9 @@ def _choose(directory: Path, choice: str | None, shown: str | Path) -> Path:
     chosen = [c for c in found if choice is None or choice == c.name]
     if choice is not None and not chosen:
         chosen = [c for c in found if choice in (*c.roles, c.path.name)]
+    if choice == AUTO and not chosen:
+        by_role = ([c for c in found if role in c.roles] for role in ("best", "last"))
+        chosen = next((some for some in by_role if some), found)
     if len(chosen) == 1:
         return chosen[0].path
     if choice is not None and not chosen:
@@ -183,7 +189,7 @@ def _choose(directory: Path, choice: str | None, shown: str | Path) -> Path:
         where=shown,
         expected="one",
         found=", ".join(map(str, chosen)),
-        todo=f"choose one: {' or '.join(f'{shown}@{name}' for name in _names(chosen))}",
+        todo=f"choose one: {' or '.join(f'{shown}@{name}' for name in _names(chosen))}" + _automatic(chosen, shown),
     )
 
 
@@ -191,6 +197,11 @@ def _names(several: list[Candidate]) -> list[str]:
     """How each can be asked for: by the role that it alone has, or by its name."""
     roles = [role for candidate in several for role in candidate.roles]
     return [next((r for r in c.roles if roles.count(r) == 1), c.name) for c in several[:4]]
+
+
+def _automatic(several: list[Candidate], shown: str | Path) -> str:
+    one_is_best = sum("best" in candidate.roles for candidate in several) == 1
+    return f"; {shown}@{AUTO} is the best" if one_is_best else ""
 
 
 def _unknown(path: Path, shown: str | Path) -> UnknownFormat:

@@ -61,6 +61,8 @@ class Facts:
             does not need return as they were.
         optimizer: scalars of the source's optimizer.
         slots: whether the source has the optimizer's state of its parameters.
+        betas: the decays of Adam's moments, where the source is a run with them.
+        updates: how many updates these hold, if that is known; else ``step`` says it.
     """
 
     dialect: str = "warmstart"
@@ -69,6 +71,8 @@ class Facts:
     step: int = 0
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     slots: bool = False
+    betas: Sequence[float] | None = None
+    updates: int | None = None
 
 
 class Dialect(ABC):

@@ -132,7 +132,8 @@ class Learner:
         }
         if self.average is not None:
             files["average"] = {name: np.array(array) for name, array in self.average.dump().items()}
-        return Snapshot(replace(state, optimizer_steps=dump_steps(self.optimizer, self.model)), files)
+        steps, betas = dump_steps(self.optimizer, self.model), self.optimizer.defaults.get("betas")
+        return Snapshot(replace(state, optimizer_steps=steps, betas=betas), files)
 
     def restore(self, checkpoint: Path) -> State:
         """Set everything to a checkpoint's and return its state.

@@ -350,4 +350,5 @@ class _Loop:
         elif final:  # saved when it was stopped before its evaluation: its arrays are these
             self.metrics.sync()
             self.samples.sync()
-            checkpoints.write_state(path, replace(state, optimizer_steps=checkpoints.read_state(path).optimizer_steps))
+            there = checkpoints.read_state(path)
+            checkpoints.write_state(path, replace(state, optimizer_steps=there.optimizer_steps, betas=there.betas))

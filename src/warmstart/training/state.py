@@ -64,6 +64,7 @@ class State:
         environment: what bit equality depends on: torch, threads, device, precision, processor features.
         exact: False once the run went on in another environment, so that it cannot be repeated bit for bit.
         optimizer_steps: parameter → updates that its moments hold; a snapshot fills it in.
+        betas: the decays of Adam's moments; None for another optimizer.
     """
 
     step: int
@@ -82,6 +83,7 @@ class State:
     environment: Mapping[str, str | int] = field(default_factory=dict)
     exact: bool = True
     optimizer_steps: Mapping[str, int] = field(default_factory=dict)
+    betas: Sequence[float] | None = None
 
 
 def environment(device: torch.device, precision: str) -> dict[str, str | int]:

@@ -10,6 +10,13 @@ from warmstart.data.speech.sdb import read_sdb
 from warmstart.data.speech.tar import read_tar
 from warmstart.errors import DataError
 
+LISTS = (".csv", ".sdb", ".tar")
+
+
+def is_list(path: Path) -> bool:
+    """Whether the name is that of a list of recordings."""
+    return path.suffix.lower() in LISTS
+
 
 def read_examples(path: Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
     """The examples of a ``.csv``, ``.sdb`` or ``.tar`` file; ``folder`` is where names in a CSV begin.

@@ -187,11 +187,12 @@ class CoquiDialect(Dialect):
         return {"prefix": prefix or f"best_dev-{facts.step}", "states": _STATES}
 
     def scalars(self, config: DeepSpeechConfig, facts: Facts) -> Mapping[str, Array]:
-        """The step and Adam's numbers: those of the source, else of Adam as it is after ``facts.step`` updates where
-        its state comes along, and before the first where it begins afresh."""
+        """The step and Adam's numbers: those of the source, else of Adam as it is after so many updates where its state
+        comes along, and before the first where it begins afresh. Decays that nobody says are Coqui's defaults."""
         written: dict[str, Array] = {"global_step": np.asarray(facts.step, np.int64)}
-        for name, beta in (("beta1_power", 0.9), ("beta2_power", 0.999)):
-            power = beta ** (facts.step + 1 if facts.slots else 1)
+        updates = facts.step if facts.updates is None else facts.updates
+        for name, beta in zip(("beta1_power", "beta2_power"), facts.betas or (0.9, 0.999), strict=True):
+            power = beta ** (updates + 1 if facts.slots else 1)
             written[name] = np.asarray(facts.optimizer.get(name, power), np.float32)
         if "learning_rate" in facts.optimizer:
             written["learning_rate"] = np.asarray(facts.optimizer["learning_rate"], np.float32)
