@@ -79,6 +79,19 @@ def test_listing_what_is_in_a_file_imports_no_numpy(tmp_path: Path, name: str) -
     assert done.stdout == "(2, 3) float16 12 False\n"
 
 
+def test_listing_a_tree_of_orbax_imports_no_numpy() -> None:
+    """A child has it, which reads the step, too; two of it take more memory than all the rest."""
+    pytest.importorskip("tensorstore")
+    code = (
+        "import sys; from warmstart.formats.detect import open_checkpoint\n"
+        "checkpoint = open_checkpoint(sys.argv[1])\n"
+        "print(checkpoint.step, 'params/encoder/stacked' in checkpoint.entries, 'numpy' in sys.modules)"
+    )
+    path = GOLDEN / "orbax" / "ocdbt"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout == "7 True False\n"
+
+
 def test_renamed_archives(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "torch.npz")
     assert open_checkpoint(tmp_path / "torch.npz").format == "torch"

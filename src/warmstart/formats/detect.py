@@ -35,7 +35,12 @@ FORMATS = (
     *("safetensors", "safetensors_index", "marian", "npz", "npy", "torch_file", "ctranslate2", "tensorflow"),
     *("orbax", "t5x", "flax", "keras_hdf5"),
 )  # modules of this package, in the order in which they are asked
-DIRECTORIES = ("torch_file", "tensorflow", "orbax", "t5x")  # of these, those that a directory can hold
+DIRECTORIES = {
+    "torch_file": ("storages",),
+    "tensorflow": ("saved_model.pb", "saved_model.pbtxt"),
+    "orbax": (),
+    "t5x": (),
+}  # of these, those that a directory can be, and of which one of these names must be in it, if any
 PREFIXES = ("tensorflow",)  # those whose path may be what the names of several files begin with
 AUTO = "auto"
 BEGINNINGS = {
@@ -62,7 +67,7 @@ def recognised(path: Path) -> Format | None:
 def possible(path: Path) -> Sequence[str]:
     """The formats worth asking, in their order: all but those that what is there, or how it begins, rules out."""
     if path.is_dir():
-        return DIRECTORIES
+        return [name for name, of in DIRECTORIES.items() if not of or any((path / part).exists() for part in of)]
     if not path.is_file():
         return PREFIXES
     start = head(path, 8)

@@ -6,12 +6,11 @@ T5X keeps ``target/<parameter>``, ``state/step`` and ``state/param_states/<param
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from warmstart.errors import FormatError
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, Checkpoint, Entry, SlotEntry
@@ -27,7 +26,8 @@ class TreeCheckpoint(Checkpoint):
     """A tree of arrays, wherever they lie. Names are the tree's keys joined by ``/``.
 
     ``optimizer`` has what belongs to the optimizer and to no parameter: numbers by name, ``unused_slots`` (how many
-    of T5X's slots are placeholders) and ``other_arrays`` (names, for :meth:`read_other`).
+    of T5X's slots are placeholders) and ``other_arrays`` (names, for :meth:`read_other`). ``read`` gives the array of
+    a key, ``number`` what the only element of one is, where there is a shorter way to it.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class TreeCheckpoint(Checkpoint):
         values: Mapping[Key, Any],
         read: Callable[[Key], Array],
         *,
+        number: Callable[[Key], Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
         self._read = read
-        found = sort(leaves, values, read, path)
+        found = sort(leaves, values, number or (lambda key: read(key).reshape(-1)[0].item()), path)
         self._keys = found.keys
         super().__init__(
             path=path,
@@ -111,9 +112,9 @@ def unwrap(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sort(
-    leaves: Mapping[Key, Described], values: Mapping[Key, Any], read: Callable[[Key], Array], where: object
+    leaves: Mapping[Key, Described], values: Mapping[Key, Any], number: Callable[[Key], Any], where: object
 ) -> Sorted:
-    """Sorts arrays (``leaves``) and plain ``values``; ``read`` is asked for single numbers of the optimizer only.
+    """Sorts arrays (``leaves``) and plain ``values``; ``number`` gives that of an array of one element.
 
     Raises:
         FormatError: two leaves have one name.
@@ -123,7 +124,7 @@ def sort(
     slots = {key: _slot(key, leaves) for key in leaves if _of_optimizer(key) and not bare}
     for key, leaf in leaves.items():
         if key in (("step",), ("state", "step")) and _is_count(leaf):
-            result.step = int(read(key).reshape(-1)[0])
+            result.step = int(number(key))
         elif key not in slots:
             _put(result.entries, "/".join(key), Entry("/".join(key), leaf.shape, leaf.dtype), where)
             result.keys["/".join(key)] = key
@@ -133,8 +134,8 @@ def sort(
         elif key[-1] in _SLOTS and leaf.shape == (1,):
             unused = result.optimizer.setdefault(PLACEHOLDERS, {})
             unused[key[-1]] = unused.get(key[-1], 0) + 1
-        elif int(np.prod(leaf.shape, dtype=object)) == 1:
-            result.optimizer["/".join(key)] = read(key).reshape(-1)[0].item()
+        elif math.prod(leaf.shape) == 1:
+            result.optimizer["/".join(key)] = number(key)
         else:
             result.optimizer.setdefault("other_arrays", []).append("/".join(key))
             result.keys["/".join(key)] = key

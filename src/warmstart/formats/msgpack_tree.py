@@ -7,6 +7,7 @@ lies in pieces, under a map with the key ``__msgpack_chunked_array__``.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -14,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from warmstart.errors import CorruptCheckpoint, FormatError
-from warmstart.formats.checkpoint import Array, dtype_of
+from warmstart.formats.checkpoint import Array, dtype_of, itemsize
 from warmstart.formats.mapped import valid_shape, view
 
 MAX_DEPTH = 64
@@ -64,6 +63,8 @@ class _Bytes:
 
 def read_leaf(buffer: mmap.mmap | bytes, leaf: Leaf) -> Array:
     """The array, read-only: a view, or where it lies in several pieces a copy."""
+    import numpy as np
+
     dtype = dtype_of(leaf.dtype)
     if len(leaf.pieces) == 1:
         return view(buffer, dtype, leaf.shape, leaf.pieces[0][0])
@@ -235,7 +236,7 @@ class _Walker:
                 expected=", ".join(sorted(DTYPES)),
                 found=repr(dtype)[:60],
             )
-        expected = int(np.prod(shape, dtype=object)) * dtype_of(dtype).itemsize
+        expected = math.prod(shape) * itemsize(dtype)
         if not isinstance(data, _Bytes) or data.size != expected:
             found = f"{data.size} bytes" if isinstance(data, _Bytes) else type(data).__name__
             self._fail(f"{expected} bytes for {dtype} {shape}", found)
@@ -251,7 +252,7 @@ class _Walker:
         if not valid_shape(shape) or not pieces or not all(isinstance(piece, Leaf) for piece in pieces):
             self._fail("shape and chunks of an array in pieces", sorted(values)[:8])
         dtype = pieces[0].dtype
-        size = int(np.prod(shape, dtype=object)) * dtype_of(dtype).itemsize
+        size = math.prod(shape) * itemsize(dtype)
         runs = tuple(run for piece in pieces for run in piece.pieces)
         if any(piece.dtype != dtype for piece in pieces) or sum(length for _, length in runs) != size:
             self._fail(f"{size} bytes for {dtype} {tuple(shape)}", f"{sum(length for _, length in runs)} bytes")
@@ -285,10 +286,13 @@ def pack(value: Any) -> Iterator[bytes]:
     elif isinstance(value, float):
         yield b"\xcb" + struct.pack(">d", value)
     else:
-        yield from _pack_array(np.asarray(value))
+        yield from _pack_array(value)
 
 
-def _pack_array(array: Array) -> Iterator[bytes]:
+def _pack_array(value: Any) -> Iterator[bytes]:
+    import numpy as np
+
+    array = np.asarray(value)
     if array.dtype.name not in DTYPES:
         raise FormatError("Flax's files have no such dtype", expected=", ".join(sorted(DTYPES)), found=array.dtype.name)
     little = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array

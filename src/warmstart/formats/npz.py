@@ -11,7 +11,7 @@ from pathlib import Path
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats import npy
-from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, dtype_of
+from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import ZipArchive, first_member
 from warmstart.storage.atomic import atomic_file
@@ -50,9 +50,9 @@ class _Member:
 class NpzFile:
     """The arrays of an npz file, by name without ``.npy``.
 
-    Opening reads headers. :meth:`read` gives views into a memory map for members stored as they are and where numpy
-    can read them, and copies or decompresses the others. The archive's checksum is verified
-    when a member is first read.
+    Opening reads headers. :meth:`read` reads a member into memory of its own and computes the archive's checksum on
+    the way: a view into a memory map would go through its bytes once for the checksum and once more for who uses
+    them, through page faults both times, and most do not lie where numpy could use them anyway.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,15 +78,14 @@ class NpzFile:
         return _Member(member, header)
 
     def read(self, name: str, *, copy: bool = True) -> Array:
-        """The array ``name``, read-only; a view also where it is not aligned if ``copy`` is False.
+        """The array ``name``, read-only; of a stored member a view, aligned or not, if ``copy`` is False.
 
         Raises:
             KeyError: no such array.
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
         member, header = self._members[name].name, self._members[name].header
-        place = self._archive.members[member]
-        if copy and not place.deflated and (place.start + header.size) % dtype_of(header.dtype).alignment:
+        if copy and not self._archive.members[member].deflated:
             return npy.array_at(self._archive.copied(member, header.size), replace(header, size=0), 0)
         data, start = self._archive.verified(member)
         return npy.array_at(data, header, start, copy=copy)

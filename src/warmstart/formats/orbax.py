@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,8 +91,8 @@ def open(path: Path) -> Checkpoint:
         for key, value in _item(directory, stored):
             (leaves if isinstance(value, _Array) else values)[*prefix, *key] = value
     checkpoint = TreeCheckpoint(
-        path, FORMAT, leaves, values, lambda key: leaves[key].read(), metadata=_metadata(path),
-        files=[Path(path.name)],
+        path, FORMAT, leaves, values, lambda key: leaves[key].read(), number=lambda key: leaves[key].only(),
+        metadata=_metadata(path), files=[Path(path.name)],
     )  # fmt: skip
     if checkpoint.step is None:
         checkpoint.step = step_of(path)
@@ -116,11 +116,16 @@ def _stored_bytes(path: Path) -> int:
 
 @dataclass(frozen=True)
 class _Array:
-    """An array of an item, read by ``read``."""
+    """An array of an item, read by ``read``; ``number`` asks a child for the only element of one."""
 
     shape: tuple[int, ...]
     dtype: str
-    read: Any
+    read: Callable[[], Array]
+    number: Callable[[], Any] | None = None
+
+    def only(self) -> Any:
+        """The only element."""
+        return self.number() if self.number is not None else self.read().reshape(-1)[0].item()
 
 
 def _item(directory: Path, stored: int) -> Iterator[tuple[Key, Any]]:
@@ -204,7 +209,7 @@ def _through_tensorstore(
 ) -> dict[Key, _Array]:
     child = Isolated("warmstart.formats.orbax_child", directory, library="tensorstore", extra="orbax")
     listed = child.call("headers", names=list(names.values()), store=store, zarr3=zarr3)
-    reader = _InOrder(child, list(names.values()), store=store, zarr3=zarr3)
+    reader = _InOrder(directory, child, list(names.values()), store=store, zarr3=zarr3)
     arrays: dict[Key, _Array] = {}
     for (key, name), described in zip(names.items(), listed, strict=True):
         where = f"{directory}, array {'/'.join(key)!r}"
@@ -220,15 +225,16 @@ def _through_tensorstore(
             reader.nbytes[name] = nbytes
         if nbytes > max(_SMALL, _RATIO * stored):
             raise _damaged(directory, f"an array that {stored} bytes can hold", f"{name!r}: {dtype} {shape}")
-        arrays[key] = _Array(shape, dtype, read)
+        number = partial(reader.number, name, dtype) if dtype.startswith(("int", "uint", "float", "bfloat")) else None
+        arrays[key] = _Array(shape, dtype, read, number)
     return arrays
 
 
 class _InOrder:
     """Reads arrays through a child; for who reads them in their order, the next one begins to be read meanwhile."""
 
-    def __init__(self, child: Isolated, names: list[str], **store: Any) -> None:
-        self._child, self._store = child, store
+    def __init__(self, path: Path, child: Isolated, names: list[str], **store: Any) -> None:
+        self._path, self._child, self._store = path, child, store
         self._after = dict(itertools.pairwise(names))  # name → the one that comes next
         self._expected = names[0] if names else None
         self.nbytes: dict[str, int] = {}  # of each array that may begin to be read before it is asked for
@@ -239,6 +245,13 @@ class _InOrder:
         ahead = self.nbytes.get(following, 0) if following else 0
         arguments = {"name": name, "following": following if ahead else None, **self._store}
         return self._child.array("read", shape, dtype, ahead=ahead, **arguments)
+
+    def number(self, name: str, dtype: str) -> int | float:
+        """The only element of an array, for which this process needs no numpy."""
+        value: int | float = self._child.call("number", name=name, **self._store)
+        if type(value) is not (float if "float" in dtype else int):
+            raise _damaged(self._path, f"{dtype} of {name!r}", repr(value)[:60])
+        return value
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -84,6 +84,14 @@ def read(path: Path, name: str, store: str, zarr3: bool, following: str | None =
         yield _bytes(coming)
 
 
+def number(path: Path, name: str, store: str, zarr3: bool) -> int | float:
+    """The only element of an array of numbers."""
+    array = _open(path, name, store, zarr3).result()
+    _check_chunks(array, path, name, store)
+    value = array.read().result().reshape(-1)[0]
+    return float(value) if "float" in array.dtype.name else int(value)
+
+
 def _begin(path: Path, name: str, store: str, zarr3: bool) -> tuple[Any, Iterator[Any], Any]:
     """The array, its boxes but the first, and that on its way."""
     array = _open(path, name, store, zarr3).result()

@@ -13,14 +13,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import head, map_file, valid_shape, view
 from warmstart.formats.msgpack_tree import DTYPES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_JSON = 2**20
 MAX_CHUNKS = 1_000_000
@@ -137,6 +138,8 @@ def layout_of(described: Mapping[str, Any], dtype: object, where: str) -> Layout
 
 
 def _dtype(code: object, where: str) -> np.dtype[Any]:
+    import numpy as np
+
     if isinstance(code, str):
         if code in DTYPES:
             return dtype_of(code)
@@ -168,6 +171,8 @@ def _compressor(described: object, where: str) -> str | None:
 
 
 def _fill(value: object, dtype: np.dtype[Any], where: str) -> Any:
+    import numpy as np
+
     special = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     number = special.get(value) if isinstance(value, str) else value
     try:
@@ -200,6 +205,8 @@ class ZarrArray:
             raise _corrupt(self._where, "an array that fits into memory", f"{self.layout.nbytes} bytes") from error
 
     def _read(self) -> Array:
+        import numpy as np
+
         layout, present = self.layout, self._present()
         if layout.fill is None and len(present) < math.prod(layout.grid):
             raise self._missing(present)
