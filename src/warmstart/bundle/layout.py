@@ -65,16 +65,10 @@ def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) 
         (directory / "vocabularies" / f"{side}{suffix}").write_bytes(content)
 
 
-def write_manifest(
-    directory: Path, family: Family, config: BaseModel, digests: Mapping[str, str] | None = None, **more: Any
-) -> None:
-    """``warmstart.json`` for everything that lies in ``directory`` already; ``digests`` are SHA-256 that are known."""
-    known = digests or {}
+def write_manifest(directory: Path, family: Family, config: BaseModel, *, hashed: bool = True, **more: Any) -> None:
+    """``warmstart.json`` for everything that lies in ``directory`` already: sizes and, if ``hashed``, SHA-256."""
     files = {
-        str(f.relative_to(directory)): {
-            "bytes": f.stat().st_size,
-            "sha256": known.get(str(f.relative_to(directory))) or sha256(f),
-        }
+        str(f.relative_to(directory)): {"bytes": f.stat().st_size, **({"sha256": sha256(f)} if hashed else {})}
         for f in sorted(directory.rglob("*"))
         if f.is_file()
     }
@@ -146,7 +140,7 @@ def read_vocabularies(path: Path) -> dict[str, Vocabulary]:
 
 
 def verify(path: Path) -> None:
-    """Compare every file with the manifest.
+    """Compare every file with the manifest, which knows of exported models sizes only.
 
     Raises:
         BundleError: files are missing, of another size or have another SHA-256; all are named.
@@ -165,7 +159,7 @@ def verify(path: Path) -> None:
                     f"{name} has another size", expected=f"{facts['bytes']} bytes", found=f"{f.stat().st_size} bytes"
                 )
             )
-        elif sha256(f) != facts["sha256"]:
+        elif "sha256" in facts and sha256(f) != facts["sha256"]:
             problems.append(Problem(f"{name} has other content", expected=facts["sha256"]))
     if problems:
         raise BundleError(

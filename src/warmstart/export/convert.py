@@ -135,7 +135,7 @@ def convert_model(
             (temporary / name).write_bytes(content)
         for name, path in extras.files.items():
             shutil.copyfile(path, temporary / name)
-        _write_records(temporary, model, to, options, job, hashed, outcome.digests)
+        _write_records(temporary, model, to, options, job, hashed)
         if check is not None:
             check(temporary)
     total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
@@ -202,15 +202,7 @@ def _refuse_replacing(model: Model, destination: Path, vmap: str | Path | None) 
             )
 
 
-def _write_records(
-    directory: Path,
-    model: Model,
-    to: str,
-    options: Options,
-    job: Job,
-    hashed: Digests,
-    digests: Mapping[str, str],
-) -> None:
+def _write_records(directory: Path, model: Model, to: str, options: Options, job: Job, hashed: Digests) -> None:
     """``conversion.json`` and, where a family knows the model, what makes the output one of our models."""
     files = describe_files(model.checkpoint, hashed)
     name = shown(model.source)
@@ -235,11 +227,11 @@ def _write_records(
     if to == "warmstart":
         write_vocabularies(directory, model.vocabularies)
         (directory / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        write_manifest(directory, family, config, digests, origin=origin)
+        write_manifest(directory, family, config, origin=origin)
     elif to == "ctranslate2":
         write_vocabularies(directory, model.vocabularies)
         more = {"dialect": to, "origin": origin, "quantization": options.quantization, "lineage": lineage}
-        write_manifest(directory, family, config, digests, **more)
+        write_manifest(directory, family, config, hashed=False, **more)
 
 
 def _losses(outcome: Outcome) -> list[dict[str, object]]:

@@ -38,15 +38,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Layout:
-    """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order, and returns the
-    SHA-256 of the one file that it wrote, if it knows.
+    """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order.
 
     Attributes:
         aliases: whether equal arrays are stored once under several names; else each is stored.
         dtypes: what the layout holds.
     """
 
-    write: Callable[[Path, Conversion, Written, Iterable[Array]], str | None]
+    write: Callable[[Path, Conversion, Written, Iterable[Array]], None]
     dtypes: tuple[str, ...]
     aliases: bool = False
     limit: int | None = None
@@ -86,10 +85,10 @@ def entries_of(conversion: Conversion, aliases: Mapping[str, str]) -> Written:
     return Written(tuple(sorted(entries, key=lambda e: e.name)), aliases)
 
 
-def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> str:
+def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
     assert conversion.specification is not None
     path, specification = directory / "model.bin", conversion.specification
-    return write_ctranslate2(path, *specification, written.entries, arrays, written.aliases)
+    write_ctranslate2(path, *specification, written.entries, arrays, written.aliases)
 
 
 def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:

@@ -34,12 +34,10 @@ _UNDER_WAY = 2**25  # bytes of arrays that are computed ahead of the writer
 
 @dataclass
 class Outcome:
-    """What a conversion did: aliases, the loss of each stored array where a report was asked for, and the SHA-256 of
-    files that were hashed while they were written."""
+    """What a conversion did: aliases, and the loss of each stored array where a report was asked for."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     losses: dict[str, tuple[str, Loss]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
 
 
 def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *, progress: bool = False) -> Outcome:
@@ -61,9 +59,7 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
         with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
             work = _Work(conversion, reading, pool, outcome, bar if progress else None)
             written = replace(entries_of(conversion, aliases), state=lambda row: compute_slot(row, reading))
-            digest = layout.write(directory, conversion, written, work.arrays(rows))
-        if digest is not None:
-            outcome.digests[conversion.layout] = digest
+            layout.write(directory, conversion, written, work.arrays(rows))
     return outcome
 
 

@@ -19,15 +19,13 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import IO
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError
 from warmstart.formats.checkpoint import Array, Entry
-from warmstart.formats.mapped import Writable, forget, valid_shape, write_array
+from warmstart.formats.mapped import Writable, valid_shape, write_array
 from warmstart.storage.atomic import atomic_file
-from warmstart.storage.hashing import Hashed
+from warmstart.storage.flushing import Flushing
 
 VERSION = 6  # the newest that is known, and the one that is written
 TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
@@ -224,9 +222,8 @@ def write_ctranslate2(
     entries: Sequence[Entry],
     arrays: Iterable[Array],
     aliases: Mapping[str, str] | None = None,
-) -> str:
+) -> None:
     """Writes a ``model.bin`` of version 6: ``arrays``, one for each of ``entries`` in their order, one at a time.
-    Returns the file's SHA-256 (hex).
 
     With entries sorted by name (as CTranslate2 sorts them) the bytes are those that CTranslate2 writes. ``aliases``
     says for a name which of ``entries`` it is another name of.
@@ -238,7 +235,7 @@ def write_ctranslate2(
     """
     aliases = aliases or {}
     _check_writable(path, entries, aliases)
-    with atomic_file(path) as temporary, temporary.open("wb") as out, Hashed(out, _forget) as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as out, Flushing(out) as file:
         file.write(struct.pack("<I", VERSION) + _encoded(specification, path))
         file.write(struct.pack("<II", revision, len(entries)))
         rest = iter(arrays)
@@ -249,11 +246,6 @@ def write_ctranslate2(
         file.write(struct.pack("<I", len(aliases)))
         for name in sorted(aliases):
             file.write(_encoded(name, path) + _encoded(aliases[name], path))
-        return file.hexdigest()
-
-
-def _forget(data: Any) -> None:
-    forget(np.frombuffer(data, np.uint8))
 
 
 def _write_variable(path: Path, file: Writable, entry: Entry, array: Array | None) -> None:
