@@ -49,9 +49,10 @@ def train(
     for note in facts["notes"]:
         typer.echo(f"  {note}")
     metrics = ", ".join(f"{k.removeprefix('validation/')} {v:.3f}" for k, v in facts["metrics"].items())
-    typer.echo(
-        f"best at step {facts['best_step']} of {facts['steps']}: {metrics}" if metrics else "nothing was trained"
-    )
+    if metrics:
+        typer.echo(f"best at step {facts['best_step']} of {facts['steps']}: {metrics}")
+    else:
+        typer.echo(f"{facts['steps']} steps, the last weights" if facts["steps"] else "nothing was trained")
     typer.echo(f"model: {facts['model']}")
 
 

@@ -327,6 +327,12 @@ class Nonfinite(_Frozen):
     limit: Count = 10
 
 
+_OF_EVALUATIONS = (
+    *("evaluate_first", "samples", "best_metric", "best_mode", "keep_best"),
+    *("early_stopping", "plateau"),
+)
+
+
 class TrainingConfig(_Frozen):
     """How a model is trained.
 
@@ -334,10 +340,11 @@ class TrainingConfig(_Frozen):
     ``accumulation`` batches make one update. The summed loss is divided by ``loss_normalizer``: the target ``tokens``
     or the ``sequences`` of the update, or a number; by default tokens for text and sequences for speech.
     ``clip_norm`` bounds the gradient's global L2 norm.
-    ``best_metric`` is one of the names that evaluation returns. Checkpoints are written every ``checkpoint_every``
-    steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by ``best_metric`` and those that hold a
-    file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first update too. ``samples`` outputs of
-    each validation split are written down at each evaluation.
+    ``best_metric`` is one of the names that evaluation returns; null: no evaluation is the best, and the last weights
+    are shipped. ``evaluate_every: null`` trains without evaluations, and without validation splits. Checkpoints are
+    written every ``checkpoint_every`` steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by
+    ``best_metric`` and those that hold a file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first
+    update too. ``samples`` outputs of each validation split are written down at each evaluation.
     """
 
     steps: Adjustable[Count]
@@ -355,10 +362,10 @@ class TrainingConfig(_Frozen):
     accumulation: Identity[Count] = 1
     precision: Identity[Literal["auto", "float32", "bfloat16"]] = "auto"
     nonfinite: Adjustable[Nonfinite] = Nonfinite()
-    evaluate_every: Adjustable[Count]
+    evaluate_every: Adjustable[Count | None]
     evaluate_first: Adjustable[bool] = True
     samples: Adjustable[Number] = 5
-    best_metric: Identity[str] = "validation/loss"
+    best_metric: Identity[str | None] = "validation/loss"
     best_mode: Identity[Mode] = "min"
     early_stopping: Adjustable[Patience | None] = None
     plateau: Adjustable[Plateau | None] = None
@@ -368,6 +375,16 @@ class TrainingConfig(_Frozen):
     keep_best: Adjustable[Count] = 1
     log_every: Adjustable[Count] = 50
     threads: Adjustable[Count | None] = None
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> Self:
+        if self.evaluate_every is None:
+            said = [key for key in _OF_EVALUATIONS if key in self.model_fields_set]
+            if unread := [key for key in said if getattr(self, key) not in (None, False)]:
+                raise ValueError(f"{', '.join(unread)} changes nothing without evaluations: remove it")
+        if self.best_metric is None and self.plateau is not None and self.plateau.reload_best:
+            raise ValueError("plateau.reload_best needs a best_metric")
+        return self
 
     @model_validator(mode="after")
     def _used(self) -> Self:

@@ -155,7 +155,7 @@ class _Loop:
     def go(self, *, first: bool) -> TrainResult:
         stopped = None
         try:
-            if first and self.config.evaluate_first:
+            if first and self.config.evaluate_first and self.config.evaluate_every is not None:
                 self._evaluate()
             if first:
                 self._save()
@@ -176,8 +176,8 @@ class _Loop:
             self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
         )
 
-    def _due(self, every: int) -> bool:
-        return self.step == self.config.steps or self.step % every == 0
+    def _due(self, every: int | None) -> bool:
+        return every is not None and (self.step == self.config.steps or self.step % every == 0)
 
     def _boundary(self, *, log: bool = True) -> None:
         """What is to be done between two updates: log, evaluate, save, stop."""

@@ -144,7 +144,7 @@ def count_evaluations(config: TrainingConfig, start_step: int, first: bool) -> i
     """How often a training from ``start_step`` evaluates: at every multiple of ``evaluate_every``, at the last step,
     and before the first update of a new run if ``evaluate_first``."""
     every, steps = config.evaluate_every, config.steps
-    if start_step >= steps:
+    if every is None or start_step >= steps:
         return 0
     return steps // every - start_step // every + (steps % every != 0) + (first and config.evaluate_first)
 

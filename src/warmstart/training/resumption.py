@@ -25,7 +25,7 @@ def require_steps(step: int, config: TrainingConfig) -> None:
 
 def check_resumption(latest: Path, saved: State, config: TrainingConfig, seed: int, task: str) -> None:
     """Refuse another seed or task before anything is changed."""
-    if saved.step > config.steps or (saved.step == config.steps and saved.evaluated == saved.step):
+    if saved.step > config.steps or (saved.step == config.steps and saved.settled(config)):
         require_steps(saved.step, config)
     for name, was, now in (("seed", saved.seed, seed), ("task", saved.task_fingerprint, task)):
         if was != now:

@@ -176,7 +176,7 @@ def finished(run: Path, training: TrainingConfig) -> TrainResult | None:
     """The result of a run that has nothing left to do: it may have been stopped before its bundle was written."""
     newest = latest(run)
     state = read_state(newest) if newest else None
-    if state is None or state.evaluated != state.step:
+    if state is None or not state.settled(training):
         return None
     early = training.early_stopping
     if state.step != training.steps and not (early and Watch.from_dict(state.early_stopping).out_of_patience(early)):

@@ -15,7 +15,7 @@ from warmstart.data.metrics import cer, wer
 from warmstart.data.speech.batches import SpeechBatch, SpeechStream, sequential_speech
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
-from warmstart.errors import ConfigError, DataError, Problem
+from warmstart.errors import ConfigError, Problem
 from warmstart.inference.recognition import recognise
 from warmstart.inference.search import SearchConfig
 from warmstart.models.deepspeech.mfcc import Mfcc
@@ -25,7 +25,7 @@ from warmstart.training.ctc import CTC
 from warmstart.training.denormals import flushed_denormals
 from warmstart.training.samples import sample_rows, spread
 from warmstart.training.terms import Measured
-from warmstart.training.workload import Job, Trial
+from warmstart.training.workload import Job, Trial, check_splits
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _OF_TEXT = ("label_smoothing", "z_loss", "distillation")
@@ -123,8 +123,7 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     with ExitStack() as stack:
         cache = job.run / "features" if write else Path(stack.enter_context(TemporaryDirectory()))
         splits, validation = (_read(job, split, mfcc, cache, progress) for split in ("train", "validation"))
-    if not splits or not validation:
-        raise DataError("training needs a train and a validation split", found=", ".join(sorted(data.tasks)))
+    check_splits(splits, validation, job)
     evaluation = SpeechEvaluation(
         validation, job.vocabularies["text"], data.batch_frames(mfcc), data.batch_size, job.training.samples
     )

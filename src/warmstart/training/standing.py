@@ -72,7 +72,7 @@ class Standing:
             TrainingError: a metric that decides something is not among ``metrics``.
         """
         config = self.config
-        value = _metric(metrics, config.best_metric, "best_metric")
+        value = math.nan if config.best_metric is None else _metric(metrics, config.best_metric, "best_metric")
         if (early := config.early_stopping) is not None:
             self._early = self._early.observe(_metric(metrics, early.metric, "early_stopping.metric"), early).watch
         if math.isfinite(value):

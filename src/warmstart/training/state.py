@@ -30,6 +30,7 @@ from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.storage import atomic
+from warmstart.training.config import TrainingConfig
 from warmstart.training.precision import cpu_flags
 
 PINNED = "PINNED"
@@ -84,6 +85,10 @@ class State:
     exact: bool = True
     optimizer_steps: Mapping[str, int] = field(default_factory=dict)
     betas: Sequence[float] | None = None
+
+    def settled(self, config: TrainingConfig) -> bool:
+        """Whether nothing is left to be done at this step: an evaluation that is to come was made."""
+        return config.evaluate_every is None or self.evaluated == self.step
 
 
 def environment(device: torch.device, precision: str) -> dict[str, str | int]:

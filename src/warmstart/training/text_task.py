@@ -16,13 +16,12 @@ from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.config import DataConfig
 from warmstart.data.index import EncodedSplit, Offsets, Rows
 from warmstart.data.task import Task
-from warmstart.errors import DataError
 from warmstart.training.distillation import Teacher, distilled_split, open_teachers
 from warmstart.training.evaluation import Evaluation, describe_batch
 from warmstart.training.objective import CrossEntropy
 from warmstart.training.samples import spread
 from warmstart.training.terms import Measured
-from warmstart.training.workload import Job, Trial
+from warmstart.training.workload import Job, Trial, check_splits
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ def text_workload(job: Job, *, write: bool = True, progress: bool = True) -> Tex
     source, target = job.vocabularies["source"], job.vocabularies["target"]
     tasks = data.build_tasks(source, target)
     splits, validation = _encoded(data, tasks)
+    check_splits(splits, validation, job)
     notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
     teachers: tuple[Teacher, ...] = ()
     if config := training.distillation:
@@ -107,8 +107,6 @@ def _encoded(data: DataConfig, tasks: Mapping[str, Task]) -> tuple[dict[str, Enc
         for name, task in tasks.items()
         if "validation" in task.splits
     }
-    if not splits or not validation:
-        raise DataError("training needs a train and a validation split", found=", ".join(sorted(tasks)))
     return splits, validation
 
 

@@ -6,7 +6,7 @@ A kind of task (text pairs, speech) is one module that makes a :class:`Workload`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.model import Model
+from warmstart.errors import DataError
 from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
 from warmstart.training.config import TrainingConfig
@@ -47,6 +48,27 @@ class Trial:
 
     evaluate: Evaluate
     times: float
+
+
+def check_splits(train: Collection[str], validation: Collection[str], job: Job) -> None:
+    """Whether there are tasks to train on, and to evaluate on where that is asked for.
+
+    Raises:
+        DataError: a split is missing, or there is one for validation that nothing would look at.
+    """
+    evaluated = job.training.evaluate_every is not None
+    if not train or (evaluated and not validation):
+        raise DataError(
+            "training needs a train and a validation split",
+            found=", ".join(sorted(job.data.tasks)),
+            todo="`training.evaluate_every: null` trains without validation" if train else None,
+        )
+    if validation and not evaluated:
+        raise DataError(
+            "the validation splits change nothing where nothing is evaluated",
+            found=", ".join(sorted(validation)),
+            todo="remove them, or set `training.evaluate_every`",
+        )
 
 
 class Workload(Protocol):
