@@ -1,6 +1,7 @@
 """Runs trainings in forked children, so that a test may kill many without paying for each start of Python.
 
-Reads a JSON line ``[config, overrides, operation]`` from standard input, answers with the child's process number, and
+Reads a JSON line ``[config, overrides, operation]`` (for ``warmstart stt train``: ``["stt", flags, operation]``) from
+standard input, answers with the child's process number, and
 with its exit status when it has ended. With ``operation`` k the child kills itself at its k-th operation on the disk:
 before a flush or a renaming, or in the middle of writing a log line; ``-1`` has it print how many there are.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 from warmstart import api
 from warmstart.errors import WarmstartError
+from warmstart.frontends.coqui.commands import run as stt
 from warmstart.storage import records
 
 
@@ -54,7 +56,10 @@ def count_operations(limit: int) -> list[int]:
 def child(config: str, overrides: list[str], operation: int) -> int:
     done = count_operations(operation)
     try:
-        api.train(config, overrides, progress=False)
+        if config == "stt":
+            stt("train", overrides, lambda line: None, lambda line: None)
+        else:
+            api.train(config, overrides, progress=False)
     except WarmstartError as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "status", 1)

@@ -29,9 +29,13 @@ class Server:
         )
 
     def start(self, run: str, *overrides: str, operation: int = 0) -> int:
+        return self.ask("c.yaml", [f"run={run}", *overrides], operation)
+
+    def ask(self, config: str, arguments: list[str], operation: int = 0) -> int:
+        """Start a child; its process number."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(["c.yaml", [f"run={run}", *overrides], operation]) + "\n")
+        self.process.stdin.write(json.dumps([config, arguments, operation]) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 

@@ -13,6 +13,7 @@ from warmstart.sources.uri import shown
 
 if TYPE_CHECKING:
     from warmstart.bundle.model import Model
+    from warmstart.training.run import OnCheckpoint
     from warmstart.training.workload import Job
 
 
@@ -124,7 +125,9 @@ def pass_on(setting: Setting) -> dict[str, Any]:
     }
 
 
-def train_setting(setting: Setting, job: Job, progress: bool) -> dict[str, Any]:
+def train_setting(
+    setting: Setting, job: Job, progress: bool, on_checkpoint: OnCheckpoint | None = None
+) -> dict[str, Any]:
     """Train, or go on; what :func:`api.train` returns."""
     from warmstart.training.resumption import log_change
     from warmstart.training.run import train_run
@@ -136,7 +139,7 @@ def train_setting(setting: Setting, job: Job, progress: bool) -> dict[str, Any]:
         for change in setting.changes:
             log_change(run, step, change.key, change.old, change.new)
     _write_configuration(setting)
-    result, notes = train_run(job, progress=progress)
+    result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint)
     if result.stopped:
         notes = [*notes, f"stopped early: {result.stopped}"]
     return {

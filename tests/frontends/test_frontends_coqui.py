@@ -113,7 +113,7 @@ def test_every_flag_is_followed_or_said_not_to_be() -> None:
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
-        ("train", "", ["there is nothing to train on", "--dev_files is missing", "nothing says where the run goes"]),
+        ("train", "", ["there is nothing to train on", "nothing says where the run goes"]),
         ("lm-optimize", "", ["--scorer_path is missing", "--test_files is missing"]),
         (
             "transcribe",
@@ -260,6 +260,33 @@ def test_a_transfer_leaves_what_coqui_could_load(work: Path) -> None:
     assert best.reading is not None
     for name in bundle.reading.origins:
         np.testing.assert_array_equal(bundle.reading.read(name), best.reading.read(name))
+
+
+def test_without_dev_files_there_is_no_best_checkpoint(work: Path) -> None:
+    arguments = f"--train_files train.csv --train_batch_size 4 {QUIET} --load_checkpoint_dir source --epochs 3"
+    more = "--save_checkpoint_dir out --max_to_keep 2 --early_stop true --test_files test.csv"
+    out, remarks = said("train", f"{arguments} {more}")
+    assert any("no checkpoint is the best" in line for line in remarks)
+    assert "--early_stop changes nothing without --dev_files" in remarks
+    assert sorted(path.stem for path in (work / "out").glob("*.index")) == ["train-20", "train-24"]
+    assert not (work / "out" / "best_dev_checkpoint").exists()
+    assert (work / "out" / "checkpoint").read_text().splitlines() == [
+        'model_checkpoint_path: "train-24"',
+        'all_model_checkpoint_paths: "train-20"',
+        'all_model_checkpoint_paths: "train-24"',
+    ]
+    assert out[0] == f"{Path('out/train-24')}: the last checkpoint, for TensorFlow"
+    (again,) = said("evaluate", f"--checkpoint_dir out --test_files test.csv {QUIET}")[0]
+    heard = [[line for line in text.splitlines() if " - res: " in line] for text in (out[1], again)]
+    assert heard[0] == heard[1]
+    assert not [line for line in (work / "out" / "metrics.jsonl").read_text().splitlines() if "validation" in line]
+
+
+def test_metrics_without_dev_files_choose_nothing(work: Path) -> None:
+    arguments = f"--train_files train.csv --train_batch_size 4 {QUIET} --load_checkpoint_dir source --epochs 2"
+    said("train", f"{arguments} --metrics_files dev.csv --save_checkpoint_dir out")
+    assert not (work / "out" / "best_dev_checkpoint").exists()
+    assert "validation/loss" in (work / "out" / "metrics.jsonl").read_text()
 
 
 def test_the_same_command_goes_on_and_drops_nothing_again(work: Path) -> None:

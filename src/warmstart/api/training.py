@@ -11,6 +11,7 @@ from warmstart.errors import ConfigError
 if TYPE_CHECKING:
     from warmstart.bootstrap.plan import Plan
     from warmstart.reports.runs import Run
+    from warmstart.training.run import OnCheckpoint
 
 
 def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0) -> Plan:
@@ -25,11 +26,20 @@ def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage:
 
 
 def train(
-    config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0, progress: bool = True
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    require_coverage: float = 0.0,
+    progress: bool = True,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> dict[str, Any]:
     """Train as ``config`` says, or go on where the same run stopped; ``RUN/model`` is the finished bundle.
 
     With ``mode: use`` nothing is trained: the source is passed on, verified, as a bundle with lineage.
+
+    Args:
+        on_checkpoint: is given each checkpoint when it is complete (a ``Model``) and the step at which the run began,
+            in the thread that writes checkpoints. What it raises ends the training.
 
     Raises:
         WarmstartError: one clear error; what was there before is as it was.
@@ -45,7 +55,7 @@ def train(
             return pass_on(setting)
     job = job_of(setting)
     with directory_lock(setting.config.run), using(mirrors=setting.config.sources.mirrors):
-        return train_setting(setting, job, progress)
+        return train_setting(setting, job, progress, on_checkpoint)
 
 
 def dry_run(

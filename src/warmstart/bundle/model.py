@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,14 +292,21 @@ def open_run_state(source: str, run: Path, step: int | None = None) -> Model:
     states = sorted(run.glob(f"checkpoints/step-{'*' if step is None else format(step, '08d')}/state.json"))
     if not states:
         return finished
-    last = states[-1].parent
-    state = json.loads(states[-1].read_text("utf-8"))
-    optimizer = last / "optimizer.safetensors"
-    checkpoint = RunCheckpoint(
-        open_checkpoint(last / WEIGHTS), open_checkpoint(optimizer) if optimizer.is_file() else None, state["step"]
-    )
     family, config, _ = finished.require()
-    model = Model(source, run, checkpoint, family, "warmstart", config, finished.vocabularies, lineage=finished.lineage)
+    model = open_run_checkpoint(states[-1].parent, family, config, finished.vocabularies)
+    model.source, model.lineage = source, finished.lineage
+    return model
+
+
+def open_run_checkpoint(
+    folder: Path, family: Family, config: BaseModel, vocabularies: Mapping[str, Vocabulary]
+) -> Model:
+    """The checkpoint ``RUN/checkpoints/STEP`` of a run, finished or not, with its optimizer; ``path`` is the run's."""
+    run, optimizer = folder.parent.parent, folder / "optimizer.safetensors"
+    state = json.loads((folder / "state.json").read_text("utf-8"))
+    checkpoint = RunCheckpoint(
+        open_checkpoint(folder / WEIGHTS), open_checkpoint(optimizer) if optimizer.is_file() else None, state["step"]
+    )
+    model = Model(str(run), run, checkpoint, family, "warmstart", config, dict(vocabularies), state=state)
     model.reading = read_through(checkpoint, _identity_links(family, config))
-    model.state = state
     return model

@@ -153,6 +153,17 @@ def convert_model(
     return facts
 
 
+def write_in_dialect(model: Model, directory: Path, to: str) -> None:
+    """The files of ``model`` in the dialect ``to``, in a directory that is there, without a record of the conversion.
+
+    Raises ``DialectError``, ``StorageError``.
+    """
+    job = _planned(model, to, Options())
+    run_conversion(job.conversion, job.reading, directory)
+    for name, content in job.files.items():
+        (directory / name).write_bytes(content)
+
+
 def _planned(model: Model, to: str, options: Options) -> Job:
     if to in FORMATS:
         return plan_as_it_is(model, to, options)
@@ -241,4 +252,4 @@ def _losses(outcome: Outcome) -> list[dict[str, object]]:
     ]
 
 
-__all__ = ["MANIFEST", "BundleDialect", "Extras", "convert_model", "dialects"]
+__all__ = ["MANIFEST", "BundleDialect", "Extras", "convert_model", "dialects", "write_in_dialect"]

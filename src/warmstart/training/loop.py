@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,7 @@ def train(
     start_schedule: Mapping[str, Any] | None = None,
     task_fingerprint: str = "",
     describe: Describe | None = None,
+    written: Callable[[Path], None] = lambda checkpoint: None,
     progress: bool = True,
 ) -> TrainResult:
     """Train ``learner`` in the directory ``run``, from its latest complete checkpoint if it has one.
@@ -63,6 +64,7 @@ def train(
             resumed run has its own.
         task_fingerprint: identity of the data; a run is not resumed on other data.
         describe: what to write down about a batch whose loss is not finite.
+        written: is given the directory of each checkpoint when it is complete, in the thread that wrote it.
 
     Raises:
         TrainingError: no step is left, the checkpoint is of another model, seed or task, the loss is not finite,
@@ -109,11 +111,11 @@ def train(
             metrics=metrics,
             samples=samples,
             start=start,
-            writer=stack.enter_context(checkpoints.Writer(run, sync)),
+            writer=stack.enter_context(checkpoints.Writer(run, sync, written)),
             signals=stack.enter_context(Signals()),
             bar=stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None,
         )
-        return loop.go(first=latest is None)
+        return loop.go(first=latest is None, begins=start_step)
 
 
 class _Stop(Exception):
@@ -152,14 +154,14 @@ class _Loop:
         self.norm = self.speed = self.rate = 0.0
         self.batches = self.stream.reordered(state.order).iterate(state.position)
 
-    def go(self, *, first: bool) -> TrainResult:
+    def go(self, *, first: bool, begins: int) -> TrainResult:
         stopped = None
         try:
             if first and self.config.evaluate_first and self.config.evaluate_every is not None:
                 self._evaluate()
             if first:
                 self._save()
-            elif self.evaluated != self.step and self._due(self.config.evaluate_every):
+            elif self.step != begins and self.evaluated != self.step and self._due(self.config.evaluate_every):
                 self._boundary(log=False)  # it was stopped before this evaluation
             if reason := self.standing.out_of_patience():
                 raise _Stop(reason)

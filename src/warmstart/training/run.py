@@ -14,7 +14,7 @@ from torch import nn
 from warmstart.bootstrap.apply import start_arrays, start_slots
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
-from warmstart.bundle.model import Model
+from warmstart.bundle.model import Model, open_run_checkpoint
 from warmstart.data.plan import Position
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
@@ -36,6 +36,9 @@ from warmstart.training.state import State, best_checkpoint, latest, prune, read
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.text_task import text_workload
 from warmstart.training.workload import Job, Workload
+
+OnCheckpoint = Callable[[Model, int], None]
+"""Is given a complete checkpoint, opened, and the step at which the run began; called in the thread that writes."""
 
 WORKLOADS: Mapping[str, Callable[..., Workload]] = {"text": text_workload, "speech": speech_workload}
 
@@ -86,13 +89,23 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
     )
 
 
-def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str]]:
+def train_run(
+    job: Job, *, progress: bool = True, on_checkpoint: OnCheckpoint | None = None
+) -> tuple[TrainResult, list[str]]:
     """Train as planned and write ``RUN/model``, the bundle with the best weights (``RUN/adapters`` with ``lora``).
+
+    ``on_checkpoint`` is given each checkpoint when it is complete, and the last one again in the end.
 
     Returns the result and lines about the data (kept and dropped examples).
     """
     run = job.run
     keep_freed_memory()
+
+    def written(checkpoint: Path) -> None:
+        if on_checkpoint is not None:
+            model = open_run_checkpoint(checkpoint, job.family, job.model_config, job.vocabularies)
+            on_checkpoint(model, job.plan.step)
+
     parts = prepare(job, progress=progress)
     with parts.workload.computing():
         result = finished(run, job.training) or train(
@@ -107,11 +120,13 @@ def train_run(job: Job, *, progress: bool = True) -> tuple[TrainResult, list[str
             start_schedule=parts.schedule,
             task_fingerprint=parts.workload.fingerprint,
             describe=parts.workload.describe,
+            written=written,
             progress=progress,
         )
     newest = latest(run)
     assert newest is not None
-    prune(run, job.training.keep_last, read_state(newest).best)  # it may have been killed before this
+    written(newest)  # it may have been killed before this, or before the next
+    prune(run, job.training.keep_last, read_state(newest).best)
     best = best_checkpoint(run) or newest
     lineage = describe_lineage(job, read_state(best), result.steps)
     parts.learner.restore(best)

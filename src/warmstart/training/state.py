@@ -107,7 +107,8 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def _steps(run: Path) -> list[int]:
+def saved_steps(run: Path) -> list[int]:
+    """Of the complete checkpoints, ascending."""
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
@@ -117,7 +118,7 @@ def _steps(run: Path) -> list[int]:
 
 def latest(run: Path) -> Path | None:
     """The complete checkpoint with the highest step."""
-    steps = _steps(run)
+    steps = saved_steps(run)
     return checkpoint_path(run, steps[-1]) if steps else None
 
 
@@ -169,11 +170,14 @@ def write_state(checkpoint: Path, state: State) -> None:
 class Writer:
     """Writes snapshots behind the training's back, one at a time, and then removes what is not to be kept.
 
-    ``before`` is called before each is written: it has the records on disk that the checkpoint counts on.
+    ``before`` is called before each is written: it has the records on disk that the checkpoint counts on. ``after`` is
+    given each that is complete, before others are removed.
     """
 
-    def __init__(self, run: Path, before: Callable[[], None]) -> None:
-        self.run, self.before = run, before
+    def __init__(
+        self, run: Path, before: Callable[[], None], after: Callable[[Path], None] = lambda checkpoint: None
+    ) -> None:
+        self.run, self.before, self.after = run, before, after
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -199,7 +203,7 @@ class Writer:
 
     def _write(self, snapshot: Snapshot, keep_last: int) -> None:
         self.before()
-        write(self.run, snapshot)
+        self.after(write(self.run, snapshot))
         prune(self.run, keep_last, snapshot.state.best)
 
     def __enter__(self) -> Self:
@@ -239,7 +243,7 @@ def prune(run: Path, keep_last: int, best: Sequence[Best]) -> None:
     """Remove all checkpoints but the last ``keep_last``, the best and the pinned; also what an earlier crash left."""
     folder = run / "checkpoints"
     kept = {item.step for item in best}
-    for step in _steps(run)[:-keep_last]:
+    for step in saved_steps(run)[:-keep_last]:
         path = checkpoint_path(run, step)
         if step not in kept and not (path / PINNED).exists():
             path.rename(hidden := path.with_name(f".{path.name}.removed"))  # invisible at once, removed at leisure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from warmstart.errors import ConfigError, Problem, WarmstartError, validation_problems
 from warmstart.frontends.coqui import COMMANDS
 from warmstart.frontends.coqui.flags import Flags, parse
-from warmstart.frontends.coqui.native import check, training_config
+from warmstart.frontends.coqui.native import check, run_in, training_config
 from warmstart.frontends.coqui.places import Places, find_places
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _config(flags: Flags, out: Say, remark: Say) -> None:
 
 def _train(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart import api
-    from warmstart.frontends.coqui.written import write_checkpoints
+    from warmstart.frontends.coqui.written import Mirror, describe, set_aside
     from warmstart.reports.rehearsal import rehearsal_text
 
     config, places, said = training_config(flags)
@@ -56,14 +56,16 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
     if flags["automatic_mixed_precision"]:
         remark("matrix products are computed in bfloat16; weights and checkpoints stay float32")
     progress = flags["show_progressbar"]
+    if places.starts_inside and run_in(places.save) is None:
+        config["start"]["source"] = set_aside(config["start"]["source"], places.save)
     with _written(config) as path:
         if not flags["skip_batch_test"]:
             remark("Performing dummy training to check for memory problems.")
-            remark(rehearsal_text(api.dry_run(path)).rstrip())
-        result = api.train(path, progress=progress)
+            remark(rehearsal_text(api.dry_run(path, progress=progress)).rstrip())
+        result = api.train(path, progress=progress, on_checkpoint=Mirror(flags))
     for line in result["notes"]:
         remark(line)
-    for line in write_checkpoints(places.save, flags):
+    for line in describe(places.save):
         out(line)
     if flags["test_files"]:
         _report(str(places.save), flags, out)

@@ -47,7 +47,7 @@ def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any
     check(flags, command, training=True)
     places = find_places(flags, training=True)
     assert places.save is not None
-    stored = _run_in(places.save)
+    stored = run_in(places.save)
     said = [*(places.said if stored is None else ()), *flags.notes()]
     source = open_model(places.source) if places.source and stored is None else None
     if stored is None:
@@ -57,6 +57,8 @@ def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any
         lines = [
             f"{places.save} holds a run, which goes on from its last checkpoint; nothing is loaded or dropped again"
         ]
+    if not flags["dev_files"]:
+        lines += _without_validation(flags)
     data = _data(flags)
     per_epoch = max(1, _recordings(data) // flags["train_batch_size"])
     before = 0
@@ -77,7 +79,7 @@ def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any
     return config, places, said + lines
 
 
-def _run_in(save: Path) -> dict[str, Any] | None:
+def run_in(save: Path) -> dict[str, Any] | None:
     """The configuration of a run that has come to a checkpoint in ``save``."""
     import yaml
 
@@ -149,10 +151,19 @@ def _model(flags: Flags, source: Model | None) -> tuple[dict[str, Any], list[str
     return {key: value for key, value in wanted.items() if getattr(source.config, key) != value}, lines
 
 
+def _without_validation(flags: Flags) -> list[str]:
+    """What is to be said of a training without ``--dev_files``."""
+    idle = [f"--{name}" for name in ("early_stop", "reduce_lr_on_plateau") if flags[name]]
+    lines = ["there are no --dev_files: no checkpoint is the best, and the last one is tested and exported"]
+    return lines + [f"{name} changes nothing without --dev_files" for name in idle]
+
+
 def _data(flags: Flags) -> dict[str, Any]:
     from warmstart.data.speech.augment.augmenter import Augmentations
 
-    splits = {"train": {"files": flags["train_files"]}, "validation": {"files": flags["dev_files"]}}
+    splits = {"train": {"files": flags["train_files"]}}
+    if flags["dev_files"]:
+        splits["validation"] = {"files": flags["dev_files"]}
     tasks = {TASK: {"splits": splits}}
     if flags["metrics_files"]:
         tasks[METRICS] = {"splits": {"validation": {"files": flags["metrics_files"]}}}
@@ -182,7 +193,6 @@ def _recordings(data: dict[str, Any]) -> int:
 
 
 def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
-    loss = f"validation/{TASK}/loss" if flags["metrics_files"] else "validation/loss"
     training: dict[str, Any] = {
         "steps": steps,
         "learning_rate": flags["learning_rate"],
@@ -195,14 +205,17 @@ def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
         },
         "clip_norm": None,
         "precision": "bfloat16" if flags["automatic_mixed_precision"] else "float32",
-        "evaluate_every": per_epoch,
+        "evaluate_every": per_epoch if flags["dev_files"] or flags["metrics_files"] else None,
         "evaluate_first": False,
-        "best_metric": loss,
         "checkpoint_every": per_epoch,
-        "checkpoint_minutes": flags["checkpoint_secs"] / 60,
+        "checkpoint_minutes": flags["checkpoint_secs"] / 60 or None,
         "keep_last": flags["max_to_keep"],
         "log_every": min(50, per_epoch),
     }
+    if not flags["dev_files"]:
+        return training | ({"best_metric": None} if flags["metrics_files"] else {})
+    loss = f"validation/{TASK}/loss" if flags["metrics_files"] else "validation/loss"
+    training["best_metric"] = loss
     if flags["early_stop"]:
         change = {"patience": flags["es_epochs"], "min_change": flags["es_min_delta"]}
         training["early_stopping"] = {"metric": loss, **change}

@@ -15,7 +15,8 @@ STATE_FILES = {"best": "best_dev_checkpoint", "last": "checkpoint"}
 LAYERS = 5
 _LEAST = {
     "epochs": 1, "train_batch_size": 1, "dev_batch_size": 1, "test_batch_size": 1, "batch_size": 1,
-    "export_beam_width": 1, "n_trials": 1, "limit_test": 0, "report_count": 0,
+    "export_beam_width": 1, "n_trials": 1, "limit_test": 0, "report_count": 0, "max_to_keep": 1, "checkpoint_secs": 0,
+    "cache_for_epochs": 0, "shuffle_start": 0, "es_epochs": 1, "plateau_epochs": 1,
 }  # fmt: skip
 
 
@@ -34,6 +35,17 @@ class Places:
     save: Path | None
     source: str | None
     said: tuple[str, ...]
+
+    @property
+    def starts_inside(self) -> bool:
+        """Whether the run begins with a TensorFlow checkpoint of the directory that receives it."""
+        return (
+            self.save is not None
+            and self.source is not None
+            and self.load is not None
+            and self.source != str(self.load)
+            and self.load.resolve() == self.save.resolve()
+        )
 
 
 def find_places(flags: Flags, *, training: bool) -> Places:
@@ -69,7 +81,7 @@ def _checkpoint(load: Path | None, which: str, *, training: bool) -> tuple[str |
     for role, adjective in (("best", "best validating"), ("last", "most recent")):
         if which in ("auto", role) and (load / STATE_FILES[role]).is_file():
             return f"{load}@{role}", f"Loading {adjective} checkpoint from {load}@{role}"
-    if which in ("auto", "last") and any((load / name).exists() for name in ("warmstart.json", "config.yaml")):
+    if which in ("auto", "last") and any((load / name).exists() for name in ("warmstart.json", "model/warmstart.json")):
         return str(load), f"Loading {load}"
     if which == "auto" and training:
         return None, f"{afresh}; there is no checkpoint in {load}"
@@ -112,8 +124,6 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
         )
     if training and not flags["train_files"]:
         yield Problem("there is nothing to train on", todo="give --train_files; `warmstart stt evaluate` tests a model")
-    if training and not flags["dev_files"]:
-        yield Problem("--dev_files is missing", todo="name recordings by which the best checkpoint is found")
     if training and not (flags["checkpoint_dir"] or flags["save_checkpoint_dir"]):
         yield Problem("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
     for key, least in _LEAST.items():
