@@ -161,7 +161,7 @@ class _Loop:
                 self._evaluate()
             if first:
                 self._save()
-            elif self.step != begins and self.evaluated != self.step and self._due(self.config.evaluate_every):
+            elif self.step not in (begins, self.evaluated) and self._due(self.config.evaluate_every):
                 self._boundary(log=False)  # it was stopped before this evaluation
             if reason := self.standing.out_of_patience():
                 raise _Stop(reason)
