@@ -4,7 +4,12 @@
 the same exported network, clip by clip with our features; CPU time of one thread, rounds take turns, medians. Features
 alone are made of samples in memory. Opening is ``warmstart inspect`` of 2,048 units, beside ``import numpy``.
 
-    python benchmarks/speech.py transcribe LIST.csv --audio FOLDER --model DIR@best
+``--coqui`` adds Coqui's own client, ``stt`` 1.4.0 from PyPI for Python 3.10 or older, on the files that ``warmstart
+convert --to tflite`` writes and, with ``--tflite``, on one that TensorFlow's converter made (``speech_coqui_file.py``),
+with the client's 500 beams and with one. It always runs four threads, whose waiting is CPU time, too. It hears a last,
+partly filled frame, which we do not, and so spells a few recordings differently.
+
+    python benchmarks/speech.py transcribe LIST.csv --audio FOLDER --model DIR@best [--coqui PYTHON [--tflite FILE]]
 """
 
 from __future__ import annotations
@@ -26,16 +31,36 @@ import torch
 
 from warmstart import api
 from warmstart.data.speech.audio import read_audio
+from warmstart.inference.ctc import SpeechSearch
 from warmstart.inference.speech.acoustic import open_acoustic
 from warmstart.inference.speech.transcriber import Transcriber
 
 FEATURES, OPENING = 100.0, 0.3  # times real time; seconds
+WIDTH = 500  # beams, Coqui's default
+
+COQUI = """
+import json, sys, time, wave
+import numpy as np
+from stt import Model
+model, width, rounds, *files = sys.argv[1:]
+model, times = Model(model), []
+model.setBeamWidth(int(width))
+for _ in range(int(rounds)):
+    began, wall, texts = time.process_time(), time.perf_counter(), []
+    for file in files:
+        with wave.open(file) as audio:
+            texts.append(model.stt(np.frombuffer(audio.readframes(audio.getnframes()), np.int16)))
+    times.append([time.process_time() - began, time.perf_counter() - wall])
+print(json.dumps([times, texts]))
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("list", type=Path, help="recordings and transcripts as Coqui lists them")
     parser.add_argument("--audio", type=Path, help="where their paths begin, if not beside the list")
     parser.add_argument("--model", required=True, help="a speech model; of Coqui's with its directory's files")
+    parser.add_argument("--coqui", help="a Python with stt 1.4.0")
+    parser.add_argument("--tflite", type=Path, help="the same model, made by TensorFlow's converter")
     parser.add_argument("--rounds", type=int, default=5)
 
 
@@ -45,6 +70,8 @@ def run(given: argparse.Namespace) -> None:
         files = [(given.audio or given.list.parent) / row["wav_filename"] for row in csv.DictReader(file)]
     with tempfile.TemporaryDirectory() as folder:
         transcribing(given.model, files, given.rounds, Path(folder))
+        if given.coqui:
+            beside_coqui(given, files, Path(folder))
         opening(Path(folder))
 
 
@@ -79,6 +106,32 @@ def transcribing(model: str, files: Sequence[Path], rounds: int, folder: Path) -
 
 def text_of(found: object) -> list[str]:
     return [heard.text for _, heard in sorted(found, key=lambda pair: pair[0])]  # type: ignore[attr-defined, call-overload]
+
+
+def beside_coqui(given: argparse.Namespace, files: Sequence[Path], folder: Path) -> None:
+    """Coqui's client on files of ours and on its own, and our beam search; texts are compared with ours."""
+    api.convert(given.model, folder / "float", "tflite")
+    api.convert(given.model, folder / "int8", "tflite", quantize="int8")
+    models = {"our file": folder / "float" / "model.tflite", "our file, int8": folder / "int8" / "model.tflite"}
+    if given.tflite:
+        models["TensorFlow's file"] = given.tflite
+    rate = open_acoustic(given.model).mfcc.sample_rate
+    seconds = sum(len(read_audio(file, rate)) for file in files) / rate
+    for width in (1, WIDTH):
+        ours = Transcriber(open_acoustic(given.model), SpeechSearch(beam_size=width))
+        began = time.process_time(), time.perf_counter()
+        expected = text_of(ours.files(files))
+        taken = [[time.process_time() - began[0], time.perf_counter() - began[1]]]
+        found = {"warmstart": (taken, expected)}
+        for name, model in models.items():
+            command = [given.coqui, "-c", COQUI, str(model), str(width), str(given.rounds), *map(str, files)]
+            run = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[f"stt 1.4.0, {name}"] = json.loads(run.stdout.splitlines()[-1])
+        print(f"\nbeam search, width {width}\n{'':28} {'CPU s':>8} {'x real time':>12} {'wall s':>8} {'same text':>10}")
+        for name, (times, texts) in found.items():
+            cpu, wall = (statistics.median(column) for column in zip(*times, strict=True))
+            same = sum(a == b for a, b in zip(texts, expected, strict=True))
+            print(f"{name:28} {cpu:8.3f} {seconds / cpu:12,.0f} {wall:8.3f} {same:10}")
 
 
 def clip_by_clip(model: Path, files: Sequence[Path], mfcc: object, alphabet: object) -> Callable[[], object]:

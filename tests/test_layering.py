@@ -87,8 +87,7 @@ def may_use_torch(relative: Path) -> bool:
     in_models = relative.parts[0] == "models" and len(relative.parts) > 2
     computes = relative.name == "module.py" or relative.name.endswith("_torch.py")
     in_module = in_models and (computes or relative.parts[1] == "layers")
-    translates = relative.as_posix() == "export/tflite.py"  # a torch module into another framework's
-    return in_module or translates or room_of(relative) in {"inference", "training"}
+    return in_module or room_of(relative) in {"inference", "training"}
 
 
 def uphill(relative: Path, imports: list[tuple[int, str]]) -> list[str]:

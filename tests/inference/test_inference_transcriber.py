@@ -147,7 +147,7 @@ def test_a_damaged_export_is_named(tmp_path: Path, model: Path) -> None:
 
 
 def test_without_litert_the_extra_is_named(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(MissingExtra, match=r"warmstart\[tflite\]"):
         api.convert(model, tmp_path / "out", "tflite")
     assert not (tmp_path / "out").exists()

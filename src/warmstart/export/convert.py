@@ -191,7 +191,7 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     updates = max(model.state.get("optimizer_steps", {}).values(), default=None)
     facts = Facts(
         origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots),
-        model.state.get("betas"), updates,
+        model.state.get("betas"), updates, model.vocabularies,
     )  # fmt: skip
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))

@@ -151,8 +151,8 @@ def _tensorflow_saver(directory: Path, conversion: Conversion, written: Written,
 
 
 def _tflite(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
-    int8 = conversion.options.quantization == "int8"
-    write_tflite(directory, conversion.header, _named(written, arrays), int8=int8)
+    graph = json.loads(conversion.header["graph"])
+    write_tflite(directory, graph, _named(written, arrays), int8=conversion.options.quantization == "int8")
 
 
 def _states(conversion: Conversion, written: Written, later: bool) -> Iterator[tuple[str, str, Array]]:

@@ -63,6 +63,7 @@ class Facts:
         slots: whether the source has the optimizer's state of its parameters.
         betas: the decays of Adam's moments, where the source is a run with them.
         updates: how many updates these hold, if that is known; else ``step`` says it.
+        vocabularies: of the model, by side.
     """
 
     dialect: str = "warmstart"
@@ -73,6 +74,7 @@ class Facts:
     slots: bool = False
     betas: Sequence[float] | None = None
     updates: int | None = None
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
 
 
 class Dialect(ABC):

@@ -41,7 +41,7 @@ class Flag:
 
 _THREADS = "torch has one pool of threads: `training.threads` of the native configuration sets it"
 _TENSORFLOW = "it concerns TensorFlow's sessions"
-_TFLITE = "it concerns the metadata of Coqui's own TFLite client, which is no longer there to read them"
+_PAGE = "it concerns the page of Markdown that Coqui wrote beside an exported model; no client reads it"
 _UNUSED = "Coqui's own graph has no dropout there"
 _BATCHES = "utterances of like length are batched together"
 
@@ -161,7 +161,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("export_beam_width", 500, "beams of evaluate, lm-optimize and transcribe"),
     *(
-        Flag(f"export_{name}", default, "description of the exported model", idle=_TFLITE)
+        Flag(f"export_{name}", default, "description of the exported model", idle=_PAGE)
         for name, default in (
             ("author_id", "author"),
             ("model_name", "model"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from warmstart.errors import BundleError, DialectError, MissingExtra, Problem, VocabularyError
@@ -129,20 +130,31 @@ class TfliteAcoustic(Acoustic):
         super().__init__(*read_config_file(folder))
         path = folder / "model.tflite"
         try:
-            self._run = Interpreter(str(path)).get_signature_runner()
+            self._interpreter = Interpreter(str(path))
+            self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise BundleError("LiteRT does not open this model", where=path, found=str(error)[:200]) from None
-        inputs, outputs = self._run.get_input_details(), self._run.get_output_details()
-        found = {"features": inputs["args_0"], "h": inputs["args_1"], "log_probs": outputs["output_0"]}
-        self._check(path, {name: tensor["shape"][-1:].tolist() for name, tensor in found.items()})
-        self.frames = outputs["output_0"]["shape"][1].item()
+        details = (*self._interpreter.get_input_details(), *self._interpreter.get_output_details())
+        self._places = {tensor["name"]: tensor["index"] for tensor in details}
+        shapes = {tensor["name"]: tensor["shape"].tolist() for tensor in details}
+        names = {"features": "input_node", "h": "previous_state_h", "log_probs": "logits"}
+        self._check(path, {name: shapes.get(theirs, ())[-1:] for name, theirs in names.items()})
+        self.frames = shapes["logits"][0]
 
     def step(self, padded: Floats, state: State) -> tuple[Floats, State]:
-        rows = [self._run(args_0=x[None], args_1=h[None], args_2=c[None]) for x, h, c in _rows(padded, state)]
-        log_probs, h, c = (
-            np.concatenate([row[f"output_{k}"] for row in rows], axis) for k, axis in enumerate((0, 1, 1))
-        )
-        return log_probs, (h, c)
+        rows = [self._row(*row) for row in _rows(padded, state)]
+        probabilities, h, c = (np.stack(parts) for parts in zip(*rows, strict=True))
+        log_probs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+        return log_probs, (h.transpose(1, 0, 2), c.transpose(1, 0, 2))
+
+    def _row(self, padded: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats, Floats]:
+        windows = sliding_window_view(padded, 2 * self.n_context + 1, axis=0).swapaxes(1, 2)
+        given = {"input_node": windows[None], "previous_state_h": h, "previous_state_c": c}
+        for name, value in given.items():
+            self._interpreter.set_tensor(self._places[name], value)
+        self._interpreter.invoke()
+        made = [self._interpreter.get_tensor(self._places[n]) for n in ("logits", "new_state_h", "new_state_c")]
+        return made[0], made[1], made[2]
 
 
 def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = ()) -> Acoustic:

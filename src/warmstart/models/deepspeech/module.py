@@ -153,13 +153,6 @@ class DeepSpeech(nn.Module):
         y, state = self.lstm(self._below(windows.flatten(2), None), state)
         return self._above(y, None), state
 
-    def exported(self, frames: int) -> nn.Module:
-        """``frames`` frames of one recording, with shapes that do not depend on data; see
-        :class:`~warmstart.models.deepspeech.step_torch.StreamingStep`."""
-        from warmstart.models.deepspeech.step_torch import StreamingStep
-
-        return StreamingStep(self, frames)
-
     def _windows(self, features: Tensor, place: Tensor, lengths: Tensor) -> Tensor:
         """[N, W·F]: each frame at a ``place`` b·T + t with its neighbours in the order of time."""
         c, f = self.config.n_context, self.config.n_input

@@ -26,9 +26,7 @@ def config_file(
     Raises:
         DialectError: the vocabulary is no alphabet.
     """
-    alphabet = vocabularies[VOCABULARY]
-    if not isinstance(alphabet, Alphabet):
-        raise DialectError("the labels of this model are no alphabet", found=alphabet.kind)
+    alphabet = alphabet_of(vocabularies)
     said = {
         "family": "deepspeech",
         **{key: getattr(config, key) for key in _SETTINGS},
@@ -36,6 +34,18 @@ def config_file(
         "alphabet": {"utf8": True} if alphabet.utf8 else {"labels": list(alphabet.labels)},
     }
     return {CONFIG: (json.dumps(said, ensure_ascii=False, indent=1) + "\n").encode()}
+
+
+def alphabet_of(vocabularies: Mapping[str, Vocabulary]) -> Alphabet:
+    """The labels of a model.
+
+    Raises:
+        DialectError: the vocabulary is no alphabet.
+    """
+    alphabet = vocabularies[VOCABULARY]
+    if not isinstance(alphabet, Alphabet):
+        raise DialectError("the labels of this model are no alphabet", found=alphabet.kind)
+    return alphabet
 
 
 def read_config_file(folder: Path) -> tuple[DeepSpeechConfig, Alphabet]:
