@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from warmstart.formats.checkpoint import Candidate
+from warmstart.sources.choice import STEP
 
-_STEP = re.compile(r"(?:[\w.-]*_)?(\d{1,18})")
 _UNFINISHED = re.compile(r".+\.orbax-checkpoint-tmp(-\d+)?|.*\.tmp-\d+")
 
 
@@ -20,7 +20,7 @@ def unfinished(path: Path) -> bool:
 
 def step_of(path: Path) -> int | None:
     """The number in the name of a step directory or file."""
-    match = _STEP.fullmatch(path.name)
+    match = STEP.fullmatch(path.name)
     return None if match is None else int(match.group(1))
 
 
