@@ -127,6 +127,15 @@ def test_a_directory_comes_whole(bucket: Any, tmp_path: Path) -> None:
     assert below(tmp_path / "copy") == wanted
 
 
+def test_of_a_directory_the_chosen_step(bucket: Any) -> None:
+    bucket("t5/checkpoint_900/checkpoint", b"earlier")
+    bring(f"{bucket.url}/t5@last", None)
+    assert {record.name for record in Cache().records().values()} == {
+        "",
+        *(name.removeprefix("t5/") for name in FILES if name.startswith("t5/")),
+    }
+
+
 def test_a_file_comes_with_its_companions(bucket: Any) -> None:
     path = resolve(f"{bucket.url}/m/model.npz")
     assert sorted(below(path.parent)) == ["model.npz", "model.npz.decoder.yml", "vocab.spm"]

@@ -82,7 +82,7 @@ def test_ls_and_fetch(call: Call, url: str, tmp_path: Path) -> None:
 
 
 def test_cache_verbs(call: Call, url: str, cache: Path) -> None:
-    assert call("cache", "list") == (0, "", "")
+    assert call("cache", "list") == (0, "nothing was fetched yet\n", "")
     path = Path(call("fetch", url, "--json")[1].split('"')[1])
     listed = call("cache", "list")[1].split()
     assert listed[0] == f"{path.stat().st_size:,}"

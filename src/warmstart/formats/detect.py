@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +13,8 @@ from warmstart.formats import archives
 from warmstart.formats.checkpoint import Candidate, Checkpoint
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import directories_once
-from warmstart.sources.uri import is_remote, resolve
+from warmstart.sources.choice import AUTO
+from warmstart.sources.uri import is_remote, resolve, split_choice
 
 
 class Format(Protocol):
@@ -42,7 +42,6 @@ DIRECTORIES = {
     "t5x": (),
 }  # of these, those that a directory can be, and of which one of these names must be in it, if any
 PREFIXES = ("tensorflow",)  # those whose path may be what the names of several files begin with
-AUTO = "auto"
 BEGINNINGS = {
     b"PK\x03\x04": ("marian", "npz", "torch_file", "keras_hdf5"),
     b"\x93NUMPY": ("npy",),
@@ -120,7 +119,7 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
         SourceError, FormatError: as :func:`open_checkpoint`.
     """
     place, choice = split_choice(source)
-    path = _resolve(place)
+    path = _resolve(place, choice)
     if archives.recognise(path):
         from warmstart.formats.unpacking import unpack
 
@@ -128,23 +127,6 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
     if choice == AUTO and path.is_dir() and not find_candidates(path):
         choice = None  # a bundle or a run: there is nothing to choose
     return path, choice
-
-
-def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
-    """``DIRECTORY@NAME`` as (directory, name); (``source``, None) where the whole is a path or nothing is chosen.
-
-    The ``@`` of ``hf:owner/name@revision`` is the revision's; ``hf:owner/name@revision/@best`` chooses. An ``@`` in a
-    URL's host or query chooses nothing.
-    """
-    text = str(source)
-    if is_remote(text) and not text.startswith("hf:") and ("?" in text or text.count("/") < 3):
-        return source, None
-    place, at, choice = text.rpartition("@")
-    if not at or not place or not choice or "/" in choice or os.path.exists(text):
-        return source, None
-    if text.startswith("hf:") and not place.endswith("/"):
-        return source, None
-    return (Path(place) if isinstance(source, Path) else place.rstrip("/") or "/"), choice
 
 
 def find_candidates(directory: Path) -> list[Candidate]:
@@ -161,13 +143,13 @@ def find_candidates(directory: Path) -> list[Candidate]:
     return list(found.values())
 
 
-def _resolve(place: str | Path) -> Path:
+def _resolve(place: str | Path, choice: str | None) -> Path:
     """A path that exists, or the prefix of files that do (``model.ckpt-100`` for ``model.ckpt-100.index``)."""
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # no path at all, which resolve says better
         path = Path(place).expanduser()
         if not (is_remote(str(place)) or path.exists()) and recognised(path):
             return path
-    return resolve(place)
+    return resolve(place, choice=choice)
 
 
 def _choose(directory: Path, choice: str | None, shown: str | Path) -> Path:

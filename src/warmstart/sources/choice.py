@@ -7,8 +7,10 @@ to another checkpoint is left out, and nothing where the choice says nothing to 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 
+AUTO = "auto"  # the best, or the last where none is the best
 ROLES = ("best", "last", "final")
 STEP = re.compile(r"(?:[\w.-]*_)?(\d{1,18})")  # the directory of one step: T5X's checkpoint_1000, Orbax's 1000
 _PARTS = re.compile(r"(.+)\.(?:index|meta|data-\d{5,}-of-\d{5,})")  # of a TensorFlow checkpoint
@@ -19,10 +21,23 @@ _WEIGHTS = (
 )
 
 
-def everything(name: str) -> bool:
-    """Which files are wanted where nothing is chosen."""
-    del name
-    return True
+@dataclass(frozen=True)
+class Wanted:
+    """Which files of the directory ``below`` are wanted: of the ``checkpoints`` of these names, and what belongs to
+    all; None for everything."""
+
+    checkpoints: frozenset[str] | None = None
+    below: str = ""
+
+    def __call__(self, name: str) -> bool:
+        return self.checkpoints is None or self._of(name) in (None, *self.checkpoints)
+
+    def chosen(self, name: str) -> bool:
+        """Whether the file is a part of a chosen checkpoint."""
+        return self.checkpoints is not None and self._of(name) in self.checkpoints
+
+    def _of(self, name: str) -> str | None:
+        return _checkpoint(name.removeprefix(self.below))
 
 
 def state_files(names: Iterable[str], choice: str) -> list[str]:
@@ -32,19 +47,19 @@ def state_files(names: Iterable[str], choice: str) -> list[str]:
     return [name for name in names if choice == "best" and re.fullmatch(r"best\w*checkpoint", name)]
 
 
-def wanted(names: Iterable[str], choice: str, referred: Iterable[str] = ()) -> Callable[[str], bool] | None:
-    """Whether a file belongs to what is chosen of ``names``, or to all; None if the names do not tell.
+def wanted(names: Iterable[str], choice: str, referred: Iterable[str] = ()) -> Wanted:
+    """What ``choice`` (a name, or a role) asks for of the files ``names``; everything if they do not tell.
 
     Args:
         referred: what the state files for this role name.
     """
     checkpoints = {of for name in names if (of := _checkpoint(name)) is not None}
-    chosen = {choice, _checkpoint(choice)} & checkpoints
+    chosen = checkpoints & {choice, _checkpoint(choice)}
     if not chosen and choice in ROLES:
         last = max((step for name in checkpoints if (step := _step(name)) is not None), default=None)
         chosen = {name for name in checkpoints if _may_be(name, choice, last)}
         chosen |= {of for name in referred if (of := _checkpoint(name)) is not None}
-    return (lambda name: (of := _checkpoint(name)) is None or of in chosen) if chosen else None
+    return Wanted(frozenset(chosen) or None)
 
 
 def _checkpoint(name: str) -> str | None:

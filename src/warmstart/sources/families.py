@@ -93,13 +93,13 @@ def chosen(present: Iterable[str]) -> tuple[list[str], list[str]]:
     return list(required), [name for name in optional if name not in required]
 
 
-def companions(name: str) -> list[str]:
-    """What may lie beside the file ``name`` (of one directory) and is wanted with it."""
+def companions(name: str, *, large: bool = False) -> list[str]:
+    """What may lie beside the file ``name`` (of one directory) and is wanted with it; ``large`` files only if asked."""
     found: dict[str, None] = {}
     for family in FAMILIES:
         if any(name in group for group in family.weights) or (family.pattern and fnmatchcase(name, family.pattern)):
-            small = [template for template in family.beside if template not in family.large]
-            found |= dict.fromkeys(_expand(small, [name]))
+            templates = [template for template in family.beside if large or template not in family.large]
+            found |= dict.fromkeys(_expand(templates, [name]))
     return [other for other in found if other != name]
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from warmstart.errors import SourceError
 from warmstart.redact import redact
 from warmstart.sources.cache import Cache, Record, key_of, missing_offline
+from warmstart.sources.choice import Wanted
 from warmstart.sources.download import Patience, download
 from warmstart.sources.transport import Missing, Passing, RemoteFile, Transport, Unchanged
 from warmstart.storage.atomic import require_space
@@ -22,6 +23,7 @@ from warmstart.storage.progress import Progress
 T = TypeVar("T")
 PARALLEL = 4
 _PROBES = 8
+_EVERYTHING = Wanted()
 
 
 @dataclass
@@ -257,13 +259,17 @@ class Fetcher:
         url = redact(home.address(file.name))
         return Record(url, home.tree, file.name, version, size, sha256, time.time())
 
-    def together(self, home: Home, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, Path]:
-        """Files with everything that they refer to, and again what that refers to."""
+    def together(
+        self, home: Home, names: Iterable[str], optional: Iterable[str] = (), wanted: Wanted = _EVERYTHING
+    ) -> dict[str, Path]:
+        """Those files that are ``wanted`` with what they refer to, and again what that refers to: all that they cannot
+        do without, the rest if it is wanted."""
         from warmstart.sources.families import references
 
+        names = list(filter(wanted, names))
         self._require_space(home, names)
         taken = self.take(home, names)
-        taken |= self.take(home, (name for name in optional if self._listed(home, name)), optional=True)
+        taken |= self._take_listed(home, filter(wanted, optional))
         done: set[str] = set()
         while new := [name for name in taken if name not in done]:
             done.update(new)
@@ -284,12 +290,12 @@ class Fetcher:
                     found=error.found,
                     todo="ask whoever published it",
                 ) from None
-            taken |= self.take(home, (name for name in tried if self._listed(home, name)), optional=True)
+            taken |= self._take_listed(home, filter(wanted, tried))
         return taken
 
-    @staticmethod
-    def _listed(home: Home, name: str) -> bool:
-        return home.listing is None or name in home.listing
+    def _take_listed(self, home: Home, names: Iterable[str]) -> dict[str, Path]:
+        """Those of the files that are there."""
+        return self.take(home, (n for n in names if home.listing is None or n in home.listing), optional=True)
 
     def _require_space(self, home: Home, names: Iterable[str]) -> None:
         if home.listing is None:

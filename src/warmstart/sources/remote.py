@@ -9,12 +9,18 @@ from warmstart.redact import redact
 from warmstart.sources.cache import Cache, key_of, missing_offline
 from warmstart.sources.fetch import Fetcher, Report, from_cache
 from warmstart.sources.hub import parse
-from warmstart.sources.schemes import Bucket, Hub, Listed, Obtained, Web, with_slash
+from warmstart.sources.schemes import Bucket, Hub, Listed, Obtained, Web, with_choice, with_slash
 from warmstart.sources.transport import Unreachable
 
 
 def obtain(
-    url: str, *, sha256: str | None = None, offline: bool = False, everything: bool = False, progress: bool = True
+    url: str,
+    *,
+    sha256: str | None = None,
+    offline: bool = False,
+    everything: bool = False,
+    progress: bool = True,
+    choice: str | None = None,
 ) -> Obtained:
     """Brings what ``url`` (http, https, gs, s3 or hf) names into the cache, unless it is there and still the same.
 
@@ -22,24 +28,25 @@ def obtain(
         sha256: of the file, which is then not a directory.
         offline: ask nobody.
         everything: of a directory that is listed, also what no family of files asks for.
+        choice: of a directory with several checkpoints, bring this one only (where the files' names tell which it is).
 
     Raises:
         SourceError, StorageError, MissingExtra.
     """
     cache = Cache()
     if offline:
-        return _offline(cache, url, sha256)
+        return _offline(cache, url, sha256, choice)
     try:
         with Report(f"fetching {label(url)}", progress) as report:
             fetcher = Fetcher(cache, report)
             scheme = urlsplit(url).scheme.lower()
             if scheme == "hf":
-                return Hub(fetcher).obtain(parse(url), sha256, everything)
+                return Hub(fetcher).obtain(parse(url), sha256, everything, choice)
             if scheme in ("gs", "s3"):
-                return Bucket(fetcher, scheme).obtain(url, sha256)
-            return Web(fetcher).obtain(url, sha256, everything)
+                return Bucket(fetcher, scheme).obtain(url, sha256, choice)
+            return Web(fetcher).obtain(url, sha256, everything, choice)
     except Unreachable as error:
-        _offline_would_do(cache, url, sha256, error)
+        _offline_would_do(cache, url, sha256, choice, error)
         raise
 
 
@@ -66,10 +73,10 @@ def label(url: str) -> str:
     return last or parts.netloc
 
 
-def _offline(cache: Cache, url: str, sha256: str | None) -> Obtained:
-    key = key_of(_canonical(url))
-    names = [key] if url.endswith("/") else [key, key_of(with_slash(_canonical(url)))]
-    for key in names:
+def _offline(cache: Cache, url: str, sha256: str | None, choice: str | None) -> Obtained:
+    places = [_canonical(url)] if url.endswith("/") else [_canonical(url), with_slash(_canonical(url))]
+    chosen = [] if choice is None else [with_choice(place, choice) for place in places]
+    for key in map(key_of, [*chosen, *places]):
         record = cache.record(key)
         path = from_cache(cache, key, url)
         if path is not None and record is not None:
@@ -83,10 +90,10 @@ def _offline(cache: Cache, url: str, sha256: str | None) -> Obtained:
     raise missing_offline(url, [])
 
 
-def _offline_would_do(cache: Cache, url: str, sha256: str | None, error: SourceError) -> None:
+def _offline_would_do(cache: Cache, url: str, sha256: str | None, choice: str | None, error: SourceError) -> None:
     """Says so, where what was fetched before is there. To use it unasked would hide that it may be old."""
     try:
-        _offline(cache, url, sha256)
+        _offline(cache, url, sha256, choice)
     except SourceError:
         return
     raise Unreachable(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -13,7 +13,8 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from warmstart.errors import SourceError
 from warmstart.redact import redact
 from warmstart.sources.cache import Record, key_of, tree_of
-from warmstart.sources.families import ANCHORS, chosen, companions
+from warmstart.sources.choice import AUTO, Wanted, state_files, wanted
+from warmstart.sources.families import ANCHORS, chosen, companions, references
 from warmstart.sources.fetch import Fetcher, Home
 from warmstart.sources.http import HttpTransport
 from warmstart.sources.hub import HubTransport, Repository
@@ -61,9 +62,23 @@ class Scheme:
         self._remember(home, home.address(index), index, taken)
         return Obtained(self._cache.tree(home.tree) / name, self._cache.tree(home.tree), list(taken))
 
-    def _directory(self, home: Home, url: str, below: str, taken: dict[str, Path]) -> Obtained:
+    def _wanted(self, home: Home, below: str, names: Iterable[str], choice: str | None) -> Wanted:
+        """What of the files ``names`` in ``below`` is a part of the ``choice``, for which state files may be looked at;
+        everything if they do not tell, or nothing is chosen."""
+        names = list(names)
+        for role in () if choice is None else ("best", "last") if choice == AUTO else (choice,):
+            states = self._fetcher.take(home, [below + name for name in state_files(names, role)], optional=True)
+            referred = [other for name, path in states.items() for other in references(name, path)[0]]
+            found = wanted(names, role, referred)
+            if found.checkpoints is not None:
+                return replace(found, below=below)
+        return Wanted()
+
+    def _directory(
+        self, home: Home, url: str, below: str, taken: dict[str, Path], choice: str | None = None
+    ) -> Obtained:
         """The directory ``below`` of ``home`` with the files ``taken``; files that were there before are dropped."""
-        self._remember(home, url, "", taken, {"path": below})
+        self._remember(home, url if choice is None else with_choice(url, choice), "", taken, {"path": below})
         return Obtained(self._cache.tree(home.tree) / below, self._cache.tree(home.tree), list(taken))
 
     def _remember(
@@ -87,10 +102,10 @@ class Web(Scheme):
     def _home(self, directory: str) -> Home:
         return Home(directory, tree_of(directory), HttpTransport(), lambda name: join(directory, name))
 
-    def obtain(self, url: str, sha256: str | None, everything: bool = False) -> Obtained:
+    def obtain(self, url: str, sha256: str | None, everything: bool = False, choice: str | None = None) -> Obtained:
         directory, name = _split(url)
         if not name:
-            return self._family(url, sha256, everything)
+            return self._family(url, sha256, everything, choice)
         try:
             return self._file(self._home(directory), _check_name(name, url), sha256)
         except Missing as error:
@@ -99,10 +114,10 @@ class Web(Scheme):
             with contextlib.suppress(Missing):
                 return self._prefix(self._home(directory), name)
             with contextlib.suppress(Missing):
-                return self._family(with_slash(url), None, everything)
+                return self._family(with_slash(url), None, everything, choice)
             raise error
 
-    def _family(self, url: str, sha256: str | None, everything: bool) -> Obtained:
+    def _family(self, url: str, sha256: str | None, everything: bool, choice: str | None) -> Obtained:
         _refuse_sum(url, sha256)
         if everything:
             raise SourceError(
@@ -112,9 +127,14 @@ class Web(Scheme):
             )
         home = self._home(url)
         required, optional = chosen(self._fetcher.present(home, ANCHORS))
+        only = self._wanted(home, "", required, choice)
+        if choice is not None and only.checkpoints is None:  # the name of a file that no table has, maybe
+            required += self._fetcher.present(home, [_check_name(choice, url), f"{choice}.index"])
+            optional += [*companions(choice, large=True), f"{choice}.data-00000-of-00001"]
+            only = self._wanted(home, "", required, choice)
         if not required:
             raise _no_family(url)
-        return self._directory(home, url, "", self._fetcher.together(home, required, optional))
+        return self._directory(home, url, "", self._fetcher.together(home, required, optional, only), choice)
 
     def entries(self, url: str) -> list[Listed]:
         directory, name = _split(url)
@@ -142,7 +162,7 @@ class Bucket(Scheme):
         base = directory.rstrip("/") + "/"
         return Home(base, tree_of(base), self._transport, lambda name: base + name, listing)
 
-    def obtain(self, url: str, sha256: str | None) -> Obtained:
+    def obtain(self, url: str, sha256: str | None, choice: str | None = None) -> Obtained:
         directory, _, name = url.rpartition("/")
         if name and not directory.endswith("/"):  # more than a bucket
             try:
@@ -152,8 +172,10 @@ class Bucket(Scheme):
         _refuse_sum(url, sha256)
         listing = self._fetcher.patiently(lambda: self._transport.files(url), url)
         assert listing is not None
-        home = self._home(url, _inside(listing, url))
-        return self._directory(home, url.rstrip("/") + "/", "", self._fetcher.together(home, list(home.listing or ())))
+        files = _inside(listing, url)
+        home = self._home(url, files)
+        taken = self._fetcher.together(home, files, wanted=self._wanted(home, "", files, choice))
+        return self._directory(home, url.rstrip("/") + "/", "", taken, choice)
 
     def entries(self, url: str) -> list[Listed]:
         rows = self._fetcher.patiently(lambda: self._transport.entries(url), url)
@@ -177,7 +199,9 @@ class Hub(Scheme):
             fixed, tree_of(fixed), self._transport, lambda name: f"{fixed}/{name}", _inside(files, fixed), frozen=True
         )
 
-    def obtain(self, repository: Repository, sha256: str | None, everything: bool) -> Obtained:
+    def obtain(
+        self, repository: Repository, sha256: str | None, everything: bool, choice: str | None = None
+    ) -> Obtained:
         home, path = self._home(repository), repository.path
         url = f"{repository.url}/{path}".rstrip("/")
         assert home.listing is not None
@@ -189,10 +213,12 @@ class Hub(Scheme):
         if not below:
             home.file(path)
         required, optional = ([], []) if everything else chosen(below)
+        only = self._wanted(home, prefix, below, choice)
+        required = list(dict.fromkeys([*(required or below), *(name for name in below if only.chosen(prefix + name))]))
         taken = self._fetcher.together(
-            home, [prefix + name for name in required or below], [prefix + name for name in optional]
+            home, [prefix + name for name in required], [prefix + name for name in optional], only
         )
-        return self._directory(home, url, path, taken)
+        return self._directory(home, url, path, taken, choice)
 
     def entries(self, repository: Repository) -> list[Listed]:
         home, path = self._home(repository), repository.path
@@ -214,6 +240,11 @@ def join(directory: str, name: str) -> str:
     """The URL of the file ``name`` in ``directory`` (which ends in ``/``), with the directory's query."""
     parts = urlsplit(directory)
     return urlunsplit((parts.scheme, parts.netloc, parts.path + quote(name), parts.query, ""))
+
+
+def with_choice(url: str, choice: str) -> str:
+    """What the directory ``url`` is remembered by when only the checkpoint ``choice`` of it was asked for."""
+    return f"{url}@{choice}"
 
 
 def _split(url: str) -> tuple[str, str]:

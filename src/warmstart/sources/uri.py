@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def shown(source: str | Path) -> str:
     return redact(source) if is_remote(source) else Path(source).name
 
 
-def resolve(source: str | Path, *, offline: bool | None = None, sha256: str | None = None) -> Path:
+def resolve(
+    source: str | Path, *, offline: bool | None = None, sha256: str | None = None, choice: str | None = None
+) -> Path:
     """The existing path that ``source`` names: a local path (with ``~``), or in the cache what a URL names (``file:``,
     ``http:``, ``https:``, ``gs:``, ``s3:``, ``hf:owner/name@revision/path``).
 
@@ -34,6 +37,7 @@ def resolve(source: str | Path, *, offline: bool | None = None, sha256: str | No
     Args:
         offline: ask nobody; None leaves it to ``using`` and to ``WARMSTART_OFFLINE``.
         sha256: what the file must have, hex; also written ``URL#sha256=…``.
+        choice: of a remote directory with several checkpoints, bring this one only.
 
     Raises:
         SourceError: it does not exist (the message names what is nearest), may not be read, or is another file.
@@ -46,7 +50,24 @@ def resolve(source: str | Path, *, offline: bool | None = None, sha256: str | No
     from warmstart.sources.policy import is_offline
     from warmstart.sources.remote import obtain
 
-    return obtain(where, sha256=sum_, offline=is_offline() if offline is None else offline).path
+    return obtain(where, sha256=sum_, offline=is_offline() if offline is None else offline, choice=choice).path
+
+
+def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
+    """``DIRECTORY@NAME`` as (directory, name); (``source``, None) where the whole is a path or nothing is chosen.
+
+    The ``@`` of ``hf:owner/name@revision`` is the revision's; ``hf:owner/name@revision/@best`` chooses. An ``@`` in a
+    URL's host or query chooses nothing.
+    """
+    text = str(source)
+    if is_remote(text) and not text.startswith("hf:") and ("?" in text or text.count("/") < 3):
+        return source, None
+    place, at, choice = text.rpartition("@")
+    if not at or not place or not choice or "/" in choice or os.path.exists(text):
+        return source, None
+    if text.startswith("hf:") and not place.endswith("/"):
+        return source, None
+    return (Path(place) if isinstance(source, Path) else place.rstrip("/") or "/"), choice
 
 
 def prepared(source: str | Path, sha256: str | None) -> tuple[Path | str, str | None]:

@@ -13,7 +13,7 @@ from warmstart.sources.cache import Cache
 from warmstart.sources.policy import is_offline
 from warmstart.sources.remote import entries, obtain
 from warmstart.sources.schemes import Listed, Obtained
-from warmstart.sources.uri import prepared
+from warmstart.sources.uri import is_remote, prepared, split_choice
 from warmstart.storage.atomic import atomic_file, require_space
 
 
@@ -44,7 +44,8 @@ def bring(
     force: bool = False,
     progress: bool = True,
 ) -> list[Path]:
-    """Fetches ``source`` with what belongs to it into the cache, and copies it into ``directory`` if one is given.
+    """Fetches ``source`` with what belongs to it into the cache, and copies it into ``directory`` if one is given. Of
+    ``URL@NAME`` (``@best`` …) it brings what that checkpoint of a directory needs.
 
     Returns:
         The files, in ``directory`` or in the cache. A file goes there under its own name; of a directory, its contents.
@@ -53,12 +54,13 @@ def bring(
         SourceError, MissingExtra.
         StorageError: it cannot be written, or another file is there already and ``force`` is not set.
     """
-    where, sha256 = prepared(source, None)
+    place, choice = split_choice(source)
+    where, sha256 = prepared(place if is_remote(place) else source, None)
     if isinstance(where, Path):
         got = _local(where)
     else:
         off = is_offline() if offline is None else offline
-        got = obtain(where, sha256=sha256, offline=off, everything=everything, progress=progress)
+        got = obtain(where, sha256=sha256, offline=off, everything=everything, progress=progress, choice=choice)
     top = got.path if got.path.is_dir() else got.path.parent
     files = [got.base / name for name in got.files]
     if directory is None:
