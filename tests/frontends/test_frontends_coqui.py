@@ -20,6 +20,7 @@ from warmstart.cli import app
 from warmstart.errors import ConfigError, DataError, SourceError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import coqui
+from warmstart.frontends.coqui.auto_input import sample_size
 from warmstart.frontends.coqui.commands import run
 from warmstart.frontends.coqui.flags import FLAGS, flags_of, parse
 from warmstart.frontends.coqui.recordings import recordings
@@ -86,9 +87,9 @@ def test_what_coqui_would_not_take_ends_with_2(wrong: str, capsys: pytest.Captur
 
 def test_refused_flags_are_named_all_at_once() -> None:
     with pytest.raises(ConfigError) as error:
-        parse("export", "", ["--export_zip", "true", "--export_savedmodel", "true", "--auto_input_dataset", "x"])
+        parse("export", "", ["--export_zip", "true", "--export_savedmodel", "true", "--vocab_file", "x"])
     assert [p.what.split()[0] for p in error.value.problems] == [
-        "--auto_input_dataset",
+        "--vocab_file",
         "--export_savedmodel",
         "--export_zip",
     ]
@@ -162,7 +163,7 @@ def test_missing_directories_say_which() -> None:
 def test_a_training_from_nothing_makes_its_alphabet(work: Path) -> None:
     found = configured(f"{FILES} --test_files test.csv --checkpoint_dir out --n_hidden 32 --audio_sample_rate 8000")
     assert "start" not in found
-    assert found["vocabularies"] == {"text": {"type": "alphabet"}}
+    assert found["vocabularies"] == {"text": {"type": "alphabet", "characters": "abcdef"}}
     assert (found["model"]["n_hidden"], found["model"]["sample_rate"]) == (32, 8000)
     assert found["training"]["steps"] == 75 * 4
     assert found["training"]["optimizer"]["epsilon_rule"] == "tensorflow"
@@ -179,6 +180,58 @@ def test_alphabets_are_found_in_coquis_order(work: Path) -> None:
     assert configured(f"{three} --bytes_output_mode true")["vocabularies"]["text"] == {"type": "bytes"}
     with pytest.raises(ConfigError, match="nothing says what the alphabet is"):
         configured(f"{FILES} --checkpoint_dir fresh")
+
+
+def test_an_alphabet_is_made_of_all_three_lists(work: Path) -> None:
+    for name, letters in (("dev", "xa"), ("test", "yb")):
+        lines = (work / f"{name}.csv").read_text().splitlines()
+        (work / f"{name}.csv").write_text("\n".join([*lines[:-1], lines[-1].rpartition(",")[0] + f",{letters}"]))
+    arguments = f"{FILES} --test_files test.csv --checkpoint_dir out"
+    assert configured(arguments)["vocabularies"]["text"]["characters"] == "abcdefxy"
+    assert "the alphabet is made of all transcripts: 'abcdefxy'" in said("config", arguments)[1]
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 1), (12, 3), (100, 33), (1308, 432), (20_000, 5683)])
+def test_samples_are_as_large_as_coquis(count: int, size: int) -> None:
+    """99 % confidence and 1 % error; found with upstream's own function."""
+    assert sample_size(count) == size
+
+
+def test_one_dataset_is_split_and_stays_so(work: Path) -> None:
+    folder = work / "all"
+    folder.mkdir()
+    tone_speech.write_list(folder, "data", tone_speech.words("abcdef", 12, 0), 0)
+    found = configured("--auto_input_dataset all --checkpoint_dir out")
+    assert found["data"]["tasks"]["speech"]["splits"]["train"]["files"] == ["all/train.csv"]
+    assert found["vocabularies"]["text"] == {"type": "alphabet", "path": "all/alphabet.txt"}
+    assert (folder / "alphabet.txt").read_text() == "a\nb\nc\nd\ne\nf\n"
+    rows = {name: (folder / f"{name}.csv").read_text().splitlines() for name in ("data", "train", "dev", "test")}
+    assert [len(rows[name]) for name in ("train", "dev", "test")] == [7, 4, 4]
+    assert sorted(rows["train"][1:] + rows["dev"][1:] + rows["test"][1:]) == sorted(rows["data"][1:])
+    assert {rows[name][0] for name in rows} == {rows["data"][0]}
+    (folder / "dev.csv").unlink()
+    assert configured("--auto_input_dataset all/data.csv --checkpoint_dir out") == found
+    assert (folder / "dev.csv").read_text().splitlines() == rows["dev"]
+    (folder / "test.csv").unlink()
+    with pytest.raises(DataError, match="not what this list is split into"):
+        configured("--auto_input_dataset all --checkpoint_dir out --random_seed 1")
+    (folder / "other.csv").write_text("")
+    with pytest.raises(SourceError, match="without exactly one CSV"):
+        configured("--auto_input_dataset all --checkpoint_dir out")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        configured(f"{FILES} --auto_input_dataset all --checkpoint_dir out")
+
+
+def test_a_split_dataset_is_trained_and_tested_on(work: Path) -> None:
+    (work / "all").mkdir()
+    tone_speech.write_list(work / "all", "data", tone_speech.words("abcdef", 12, 0), 0)
+    start = "--load_checkpoint_dir source --save_checkpoint_dir out --auto_input_dataset all"
+    out, remarks = said("train", f"{start} --epochs 1 --train_batch_size 2 {QUIET}")
+    assert "all/data.csv is split: all/train.csv 6, all/dev.csv 3, all/test.csv 3" in remarks
+    assert not (work / "all" / "alphabet.txt").exists()  # the checkpoint's counts
+    assert out[-1].startswith("Test on all/test.csv - WER: ")
+    again = said("evaluate", f"--checkpoint_dir out --auto_input_dataset all {QUIET}")[0]
+    assert again[0].startswith("Test on all/test.csv - WER: ")
 
 
 def test_auto_tries_best_then_last_then_begins_afresh(work: Path) -> None:

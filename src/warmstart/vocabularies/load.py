@@ -26,8 +26,8 @@ class VocabularyConfig(BaseModel):
 
     ``characters`` (``min_count``) and ``sentencepiece`` (``size``) are made from the training text, ``file``
     (``path``) is read, ``inherit`` is the vocabulary of the model that a training starts from. Of speech models,
-    ``alphabet`` is read from ``path`` (Coqui's ``alphabet.txt``), or made of the characters of the transcripts, and
-    ``bytes`` is the alphabet of all bytes of UTF-8.
+    ``alphabet`` is read from ``path`` (Coqui's ``alphabet.txt``), or consists of ``characters``, or is made of those of
+    the training transcripts; ``bytes`` is the alphabet of all bytes of UTF-8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +35,7 @@ class VocabularyConfig(BaseModel):
     type: Literal["characters", "sentencepiece", "file", "inherit", "alphabet", "bytes"]
     size: Annotated[int, Field(gt=2)] | None = None
     path: Path | None = None
+    characters: Annotated[str, Field(min_length=1)] | None = None
     min_count: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
@@ -45,6 +46,8 @@ class VocabularyConfig(BaseModel):
             raise ValueError("type: file needs a path")
         if self.path is not None and self.type not in ("file", "alphabet"):
             raise ValueError("path goes with type: file or type: alphabet only")
+        if self.characters is not None and (self.type != "alphabet" or self.path is not None):
+            raise ValueError("characters go with type: alphabet only, and without a path")
         if self.type != "characters" and "min_count" in self.model_fields_set:
             raise ValueError("min_count goes with type: characters only")
         return self
@@ -52,7 +55,9 @@ class VocabularyConfig(BaseModel):
     @property
     def made_from_text(self) -> bool:
         """Whether the training text is read for it."""
-        return self.path is None and self.type in ("characters", "sentencepiece", "alphabet")
+        return (
+            self.path is None and self.characters is None and self.type in ("characters", "sentencepiece", "alphabet")
+        )
 
 
 def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabulary:
@@ -67,7 +72,7 @@ def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabula
     if config.type == "file" and config.path is not None:
         return load_vocabulary(config.path)
     if config.type == "alphabet":
-        return Alphabet.of(lines) if config.path is None else load_alphabet(config.path)
+        return Alphabet.of(config.characters or lines) if config.path is None else load_alphabet(config.path)
     if config.type == "bytes":
         return Alphabet.of_bytes()
     raise VocabularyError(

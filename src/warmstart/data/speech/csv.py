@@ -21,7 +21,7 @@ def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True
     folder = path.parent if folder is None else folder
     examples: list[SpeechExample] = []
     problems: list[Problem] = []
-    for where, row in _rows(path, {"wav_filename"} | ({"transcript"} if transcripts else set())):
+    for where, row in read_rows(path, {"wav_filename"} | ({"transcript"} if transcripts else set())):
         name, size = row.get("wav_filename") or "", (row.get("wav_filesize") or "0").strip()
         text = row.get("transcript") if transcripts else None
         if transcripts and text is None:
@@ -47,7 +47,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+def read_rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """(place, fields) of each row. Raises ``DataError``: it cannot be read, or has no column that is ``required``."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import ConfigError, Problem, WarmstartError, validation_problems
 from warmstart.frontends.coqui import COMMANDS
+from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags, parse
 from warmstart.frontends.coqui.native import check, run_in, training_config
 from warmstart.frontends.coqui.places import Places, find_places
@@ -38,10 +39,10 @@ def run(command: str, arguments: Sequence[str], out: Say, remark: Say) -> None:
 def _config(flags: Flags, out: Say, remark: Say) -> None:
     import yaml
 
-    config, _, said = training_config(flags, "config")
-    for line in said:
+    asked = training_config(flags, "config")
+    for line in asked.said:
         remark(line)
-    out(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).rstrip())
+    out(yaml.safe_dump(asked.config, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def _train(flags: Flags, out: Say, remark: Say) -> None:
@@ -49,8 +50,9 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart.frontends.coqui.written import Mirror, describe, set_aside
     from warmstart.reports.rehearsal import rehearsal_text
 
-    config, places, said = training_config(flags)
-    for line in said:
+    asked = training_config(flags)
+    config, places, flags = asked.config, asked.places, asked.flags
+    for line in asked.said:
         remark(line)
     assert places.save is not None
     if flags["automatic_mixed_precision"]:
@@ -74,9 +76,10 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
 
 
 def _evaluate(flags: Flags, out: Say, remark: Say) -> None:
-    if not flags["test_files"] and not flags["one_shot_infer"]:
+    if not any(flags[name] for name in ("test_files", "one_shot_infer", "auto_input_dataset")):
         raise ConfigError("there is nothing to evaluate on", todo="give --test_files or --one_shot_infer")
     source = _source(flags, "evaluate", remark)
+    flags = _with_lists(flags, remark)
     if flags["one_shot_infer"]:
         out(_heard(source, [flags["one_shot_infer"]], flags)[0])
     if flags["test_files"]:
@@ -106,10 +109,12 @@ def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart.inference.speech.tuning import tune_scorer
 
     needed = {"scorer_path": "a language model", "test_files": "recordings to choose its weights on"}
-    missing = [Problem(f"--{key} is missing", todo=f"name {what}") for key, what in needed.items() if not flags[key]]
+    given = {**flags.values, "test_files": flags["test_files"] or flags["auto_input_dataset"]}
+    missing = [Problem(f"--{key} is missing", todo=f"name {what}") for key, what in needed.items() if not given[key]]
     if missing:
         raise ConfigError("there is nothing to choose weights for", problems=missing)
     source = _source(flags, "lm-optimize", remark)
+    flags = _with_lists(flags, remark)
     grid = max(2, min(9, math.isqrt(flags["n_trials"] // 2)))
     found = tune_scorer(
         source,
@@ -147,6 +152,14 @@ def _source(flags: Flags, command: str, remark: Say) -> str:
         remark(line)
     assert places.source is not None
     return places.source
+
+
+def _with_lists(flags: Flags, remark: Say) -> Flags:
+    """``flags`` with the lists that ``--auto_input_dataset`` stands for."""
+    flags, said = with_dataset(flags, alphabet=False)
+    for line in said:
+        remark(line)
+    return flags
 
 
 @contextmanager

@@ -53,8 +53,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "auto_input_dataset",
         "",
-        "one CSV file for everything",
-        refused="split it into train, dev and test files, and name them with --train_files, --dev_files, --test_files",
+        "one CSV file for everything, or its directory: it is split into train.csv, dev.csv and test.csv beside it",
     ),
     Flag(
         "vocab_file",

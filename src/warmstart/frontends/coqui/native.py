@@ -7,11 +7,13 @@ from its arrays. Each is said once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.bundle.model import Model, open_model
 from warmstart.errors import ConfigError
+from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
 
@@ -36,10 +38,21 @@ def check(flags: Flags, command: str, *, training: bool) -> None:
         raise ConfigError(f"warmstart stt {command}: these flags do not go", problems=found)
 
 
-def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any], Places, list[str]]:
-    """The configuration of the training that ``flags`` ask for, where it reads and writes, and what is to be said.
+@dataclass(frozen=True)
+class Training:
+    """A training that flags ask for: its configuration, where it reads and writes, what is to be said, and the flags
+    with the lists of recordings that ``--auto_input_dataset`` stands for."""
 
-    Headers and lists of recordings are read, no audio and no weights.
+    config: dict[str, Any]
+    places: Places
+    said: list[str]
+    flags: Flags
+
+
+def training_config(flags: Flags, command: str = "train") -> Training:
+    """The training that ``flags`` ask for.
+
+    Headers and lists of recordings are read, no audio and no weights; ``--auto_input_dataset`` is split.
 
     Raises:
         ConfigError, SourceError, DataError and what opening the checkpoint raises.
@@ -48,7 +61,9 @@ def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any
     places = find_places(flags, training=True)
     assert places.save is not None
     stored = run_in(places.save)
-    said = [*(places.said if stored is None else ()), *flags.notes()]
+    keeps_alphabet = stored is not None or (places.source is not None and not flags["drop_source_layers"])
+    flags, split = with_dataset(flags, alphabet=not keeps_alphabet)
+    said = [*(places.said if stored is None else ()), *flags.notes(), *split]
     source = open_model(places.source) if places.source and stored is None else None
     if stored is None:
         started, lines = _started(flags, places, source)
@@ -76,7 +91,7 @@ def training_config(flags: Flags, command: str = "train") -> tuple[dict[str, Any
         "data": data,
         "training": _training(flags, steps, per_epoch),
     }
-    return config, places, said + lines
+    return Training(config, places, said + lines, flags)
 
 
 def run_in(save: Path) -> dict[str, Any] | None:

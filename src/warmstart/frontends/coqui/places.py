@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmstart.data.speech.read import read_examples
 from warmstart.errors import ConfigError, Problem
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
+from warmstart.vocabularies.alphabet import Alphabet
 
 STATE_FILES = {"best": "best_dev_checkpoint", "last": "checkpoint"}
 LAYERS = 5
@@ -122,8 +124,11 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
             found=flags["drop_source_layers"],
             todo="--load_train init takes nothing from a checkpoint",
         )
-    if training and not flags["train_files"]:
+    lists = [f"--{name}_files" for name in ("train", "dev", "test") if flags[f"{name}_files"]]
+    if training and not flags["train_files"] and not flags["auto_input_dataset"]:
         yield Problem("there is nothing to train on", todo="give --train_files; `warmstart stt evaluate` tests a model")
+    if flags["auto_input_dataset"] and lists:
+        yield Problem(f"--auto_input_dataset and {', '.join(lists)} exclude each other", todo="leave out one of them")
     if training and not (flags["checkpoint_dir"] or flags["save_checkpoint_dir"]):
         yield Problem("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
     for key, least in _LEAST.items():
@@ -138,10 +143,11 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     """The vocabulary's piece of a configuration (None: the checkpoint's own), and a line where upstream prints one.
 
     In this order: bytes; ``--alphabet_config_path``; the alphabet of the checkpoint; an ``alphabet.txt`` in the one
-    directory of all CSV files; the characters of the training's transcripts.
+    directory of all CSV files; the characters of all transcripts, sorted.
 
     Raises:
         ConfigError: none of them is there.
+        DataError: a list cannot be read.
     """
     if flags["bytes_output_mode"]:
         return {"type": "bytes"}, None
@@ -161,4 +167,7 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     beside = next(iter(folders)) / ALPHABET
     if len(folders) == 1 and beside.is_file():
         return {"type": "alphabet", "path": str(beside)}, f"the alphabet is {beside}"
-    return {"type": "alphabet"}, "the alphabet is made of the characters of the training transcripts"
+    lists = [Path(name) for group in groups for name in group]
+    made = Alphabet.of(example.transcript or "" for path in lists for example in read_examples(path))
+    characters = "".join(made.labels)
+    return {"type": "alphabet", "characters": characters}, f"the alphabet is made of all transcripts: {characters!r}"
