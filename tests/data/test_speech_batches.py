@@ -141,6 +141,41 @@ def test_unreadable_recordings(tmp_path: Path) -> None:
         encode_speech(examples[1:], ALPHABET, Mfcc(), tmp_path / "cache", unreadable="drop")
 
 
+def test_missing_recordings_are_named_with_what_is_wrong_with_transcripts(tmp_path: Path) -> None:
+    """Neither costs anything; audio is not read for it."""
+    path = make_csv(tmp_path, [(0.5, "ab"), (0.5, "É"), (0.5, "b")])
+    (tmp_path / "train-2.wav").unlink()
+    with pytest.raises(DataError) as caught:
+        encode_speech(read_csv(path), ALPHABET, Mfcc(), tmp_path / "cache")
+    assert [problem.where for problem in caught.value.problems[1:]] == [
+        str(tmp_path / f"train-{i}.wav") for i in (1, 2)
+    ]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_of_many_bad_recordings_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("wav_filename,transcript\n" + "".join(f"{i}.wav,ab\n" for i in range(120)))
+    with pytest.raises(DataError, match="120 recordings cannot be read") as caught:
+        encode_speech(read_csv(path), ALPHABET, Mfcc(), tmp_path / "cache")
+    assert len(caught.value.problems) == 51
+    assert caught.value.problems[-1].what == "and 70 more"
+
+
+def test_all_splits_are_read_before_anything_is_said(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        make_csv(tmp_path, [(0.5, "ab"), (0.5, "a"), (0.5, "b")], f"{name}.csv")
+        (tmp_path / f"{name}-0.wav").unlink()
+        (tmp_path / f"{name}-1.wav").write_bytes(b"RIFF no audio")
+    splits = {name: {"files": tmp_path / f"{name}.csv"} for name in ("train", "validation")}
+    data = SpeechDataConfig.model_validate({"tasks": {"t": {"splits": splits}}})
+    with pytest.raises(DataError) as caught:
+        data.read_splits(list(splits), ALPHABET, Mfcc(), tmp_path / "cache")
+    text = str(caught.value)
+    assert all(f"{name}-{i}.wav" in text for name in splits for i in (0, 1))
+    assert all(f"{name} of task t cannot be used: 2 recordings cannot be read" in text for name in splits)
+
+
 def test_the_cache_is_keyed_by_content_and_settings(tmp_path: Path) -> None:
     first = make_split(tmp_path, 5)
     folders = set((tmp_path / "cache").iterdir())

@@ -43,7 +43,7 @@ def evaluate_speech(
     config: Any = model.config
     mfcc = Mfcc.of(config)
     with TemporaryDirectory() as folder:
-        splits = {name: data.read(name, split, alphabet, mfcc, Path(folder)) for name in tasks}
+        (splits,) = data.read_splits([split], alphabet, mfcc, Path(folder))
         module = load_module(model)
         frames, rows = data.batch_frames(mfcc), data.batch_size
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,7 +122,10 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     mfcc = Mfcc.of(job.model_config)
     with ExitStack() as stack:
         cache = job.run / "features" if write else Path(stack.enter_context(TemporaryDirectory()))
-        splits, validation = (_read(job, split, mfcc, cache, progress) for split in ("train", "validation"))
+        bar = stack.enter_context(Progress("features", None, "recordings")) if progress else None
+        counted = bar.update if bar is not None else lambda done: None
+        alphabet: Any = job.vocabularies["text"]
+        splits, validation = data.read_splits(["train", "validation"], alphabet, mfcc, cache, progress=counted)
     check_splits(splits, validation, job)
     evaluation = SpeechEvaluation(
         validation, job.vocabularies["text"], data.batch_frames(mfcc), data.batch_size, job.training.samples
@@ -135,15 +138,6 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
         "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items()),
         [f"{name}: {line}" for name, split in splits.items() for line in split.describe()] + data.augmentations.notes(),
     )
-
-
-def _read(job: Job, split: str, mfcc: Mfcc, cache: Path, progress: bool) -> dict[str, SpeechSplit]:
-    """``split`` of every task that has it."""
-    alphabet: Any = job.vocabularies["text"]
-    names = [name for name, task in job.data.tasks.items() if split in task.splits]
-    with Progress(f"features for {split}", None, "recordings") if progress else nullcontext() as bar:
-        counted = bar.update if bar is not None else lambda done: None
-        return {name: job.data.read(name, split, alphabet, mfcc, cache, progress=counted) for name in names}
 
 
 def _check_used(training: TrainingConfig, search: SearchConfig | None) -> None:

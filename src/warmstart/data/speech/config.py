@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -20,8 +20,27 @@ from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.vocabularies.alphabet import Alphabet
 
+T = TypeVar("T")
+U = TypeVar("U")
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
+    """``read`` of each of ``items``. Raises one ``DataError`` with everything that is wrong with any of them."""
+    found: list[U] = []
+    wrong: list[DataError] = []
+    for item in items:
+        try:
+            found.append(read(item))
+        except DataError as error:
+            wrong.append(error)
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        problems = [problem for error in wrong for problem in (error.problem, *error.problems)]
+        raise DataError(f"{what} cannot be used", problems=problems)
+    return found
 
 
 class SpeechSplitConfig(BaseModel):
@@ -48,9 +67,10 @@ class SpeechSplitConfig(BaseModel):
         return value
 
     def examples(self) -> list[SpeechExample]:
-        """All of them, in order. Raises ``DataError``."""
-        found = [e for path in self.files for e in read_examples(path, folder=self.folder)]
-        return found[: self.limit] if self.limit else found
+        """All of them, in order. Raises one ``DataError`` about all lists."""
+        found = together(lambda path: read_examples(path, folder=self.folder), self.files, "lists of recordings")
+        examples = [example for some in found for example in some]
+        return examples[: self.limit] if self.limit else examples
 
 
 class SpeechTaskConfig(BaseModel):
@@ -167,6 +187,24 @@ class SpeechDataConfig(BaseModel):
             resample=self.resample,
             progress=progress,
         )
+
+    def read_splits(
+        self,
+        splits: Sequence[str],
+        alphabet: Spelling,
+        mfcc: Mfcc,
+        cache: Path,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[dict[str, SpeechSplit]]:
+        """What :meth:`read` gives of each of ``splits``, by task. Raises one ``DataError`` about all of them."""
+        wanted = [(split, name) for split in splits for name, task in self.tasks.items() if split in task.splits]
+
+        def read(at: tuple[str, str]) -> SpeechSplit:
+            return self.read(at[1], at[0], alphabet, mfcc, cache, progress=progress)
+
+        found = dict(zip(wanted, together(read, wanted, "the recordings"), strict=True))
+        return [{name: found[at, name] for at, name in wanted if at == split} for split in splits]
 
     def batch_frames(self, mfcc: Mfcc) -> int | None:
         """``batch_seconds`` as frames."""

@@ -17,6 +17,7 @@ from warmstart.data.plan import Ints
 from warmstart.data.speech.audio import Samples, read_audio
 from warmstart.data.speech.cache import FeatureStore, feature_store
 from warmstart.data.speech.example import SpeechExample
+from warmstart.data.speech.example import unreadable as unreadable_audio
 from warmstart.errors import DataError, Problem
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.vocabularies.alphabet import described
@@ -152,11 +153,14 @@ def encode_speech(
     """``examples`` with their features (in the cache at ``cache``) and labels.
 
     Left out and named are recordings longer than ``max_seconds`` and those with fewer frames than CTC needs to spell
-    the transcript. Raises one ``DataError`` with everything else: characters outside the alphabet (all of them),
-    empty transcripts and unreadable audio where these are errors, no example left.
+    the transcript. Raises one ``DataError`` with everything else: missing and damaged recordings, where these are
+    errors; or, before any audio is read, characters outside the alphabet (all of them) and empty transcripts, with the
+    missing recordings. Also where no example is left.
     """
     problems, dropped = _check_transcripts(examples, alphabet, name, empty_transcripts)
     if problems:
+        if unreadable == "error":
+            problems += at_most(SHOWN, [p for example in examples if (p := _missing(example))])
         raise DataError(f"{name} cannot be used", problems=problems)
     silent = {example.where for example in dropped}
     spoken = [example for example in examples if example.where not in silent]
@@ -164,9 +168,9 @@ def encode_speech(
     if store.faults and unreadable == "error":
         faults = [Problem(f.what, spoken[i].where, f.expected, f.found) for i, f in sorted(store.faults.items())]
         raise DataError(
-            f"{name} cannot be used: {len(faults)} recordings cannot be read",
+            f"{name} cannot be used: {len(faults):,} recordings cannot be read",
             todo="repair or remove them, or set unreadable: drop",
-            problems=faults,
+            problems=at_most(SHOWN, faults),
         )
     rows: list[int] = []
     spellings: list[Labels] = []
@@ -201,32 +205,44 @@ def frames_needed(labels: Labels) -> int:
     return len(labels) + int(np.count_nonzero(labels[1:] == labels[:-1]))
 
 
+def at_most(count: int, problems: Sequence[Problem]) -> list[Problem]:
+    """The first ``count``, and how many others there are."""
+    more = [Problem(f"and {len(problems) - count:,} more")] if len(problems) > count else []
+    return [*problems[:count], *more]
+
+
+def _missing(example: SpeechExample) -> Problem | None:
+    try:
+        example.audio.path.stat()
+    except OSError as error:
+        return unreadable_audio(error, example.where).problem
+    return None
+
+
 def _check_transcripts(
     examples: Sequence[SpeechExample], alphabet: Spelling, name: str, empty: Literal["error", "drop"]
 ) -> tuple[list[Problem], list[Dropped]]:
-    problems: list[Problem] = []
+    empties: list[Problem] = []
+    unspelt: list[Problem] = []
     dropped: list[Dropped] = []
     missing: Counter[str] = Counter()
-    unspelt = 0
     for example in examples:
         text = example.transcript or ""
         if not text.strip():
             if empty == "drop":
                 dropped.append(Dropped(example.where, "without transcript", repr(text)))
             else:
-                problems.append(
-                    Problem("the transcript is empty", example.where, todo="or set empty_transcripts: drop")
-                )
+                empties.append(Problem("the transcript is empty", example.where, todo="or set empty_transcripts: drop"))
             continue
         lacking = alphabet.missing([text])
         missing.update(lacking.keys())
-        unspelt += bool(lacking)
-        if lacking and unspelt <= SHOWN:
+        if lacking:
             found = " ".join(map(described, sorted(lacking)))
-            problems.append(Problem("the alphabet cannot spell the transcript", example.where, found=found))
+            unspelt.append(Problem("the alphabet cannot spell the transcript", example.where, found=found))
+    problems = at_most(SHOWN, unspelt) + at_most(SHOWN, empties)
     if missing:
         summary = Problem(
-            f"{unspelt} transcripts hold characters that the alphabet lacks",
+            f"{len(unspelt)} transcripts hold characters that the alphabet lacks",
             name,
             found=", ".join(f"{described(c)} in {n} transcripts" for c, n in sorted(missing.items())),
             todo="give another alphabet, or clean the transcripts",

@@ -10,7 +10,8 @@ import numpy as np
 
 from warmstart.data.speech.audio import read_audio
 from warmstart.data.speech.example import SpeechExample
-from warmstart.errors import DataError
+from warmstart.data.speech.split import SHOWN, at_most
+from warmstart.errors import DataError, Problem
 from warmstart.inference.ctc import BeamOptions, Trial, Tuning, open_scorer, tune
 from warmstart.inference.speech.acoustic import Floats, open_acoustic
 from warmstart.inference.speech.transcriber import Transcriber
@@ -43,13 +44,20 @@ def tune_scorer(
     mfcc = acoustic.mfcc
     with Progress("listening", len(examples), "recordings") if progress else nullcontext() as bar:
         utterances: list[tuple[Floats, str]] = []
+        faults: list[Problem] = []
         for example in examples:
-            features = mfcc(read_audio(example.audio, mfcc.sample_rate))
+            try:
+                features = mfcc(read_audio(example.audio, mfcc.sample_rate))
+            except DataError as error:
+                faults.append(error.problem)
+                continue
             pieces = [rows[0] for _, rows in Transcriber(acoustic).pieces([features])]
             empty = np.empty((0, len(acoustic.alphabet)), np.float32)
             utterances.append((np.concatenate(pieces) if pieces else empty, example.transcript or ""))
             if bar is not None:
                 bar.update(1)
+    if faults:
+        raise DataError(f"{len(faults):,} recordings cannot be read", problems=at_most(SHOWN, faults))
     with Progress("weighing", None, "pairs of weights") if progress else nullcontext() as bar:
         return tune(
             utterances,
