@@ -15,6 +15,7 @@ import pytest
 
 import warmstart
 from warmstart import cli
+from warmstart.cli import verbs
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -196,13 +197,13 @@ def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     def run() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
 
-    monkeypatch.setattr(cli, "app", run)
+    monkeypatch.setattr(verbs, "app", run)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 1
     assert "torch is not installed" in (printed := capsys.readouterr().err)
     assert "warmstart[train]" in printed
-    monkeypatch.setattr(cli, "app", lambda: __import__("nothing_of_this_name"))
+    monkeypatch.setattr(verbs, "app", lambda: __import__("nothing_of_this_name"))
     with pytest.raises(ModuleNotFoundError):
         cli.main()
 

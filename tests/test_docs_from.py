@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.config import RunConfig, load_config
 
 PAGES = sorted((Path(__file__).parent.parent / "docs" / "from").glob("*.md"))

@@ -18,7 +18,7 @@ import marian_models
 import tone_speech
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.errors import ConfigError, DataError, PlanError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.vocabularies.alphabet import Alphabet

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import coqui_models
 import tone_speech
 from warmstart.bundle.model import open_model
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.errors import ConfigError, DataError, SourceError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import coqui

@@ -12,7 +12,8 @@ import pytest
 import huggingface_models
 import warmstart
 from marian_models import OPTIONS, arrays, write
-from warmstart import cli, converters
+from warmstart import converters
+from warmstart.cli import verbs
 from warmstart.errors import ConfigError
 from warmstart.frontends import ct2
 
@@ -68,7 +69,7 @@ def test_the_package_offers_its_verbs_lazily(opus, tmp_path):
 
 
 def test_every_command_is_offered():
-    names = {command.name for command in cli.app.registered_commands if command.name}
+    names = {command.name for command in verbs.app.registered_commands if command.name}
     assert set(ct2.CONVERTERS) <= names
 
 

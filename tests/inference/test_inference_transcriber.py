@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import marian_models
 from speech_models import ALPHABET, write_audio, write_model
 from warmstart import api
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.data.speech.audio import read_audio
 from warmstart.errors import BundleError, ConfigError, DialectError, MissingExtra, WarmstartError
 from warmstart.inference.ctc import SpeechSearch, greedy

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from marian_models import OPTIONS, arrays, write
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint

@@ -15,7 +15,7 @@ import decoder_models
 import pretrained_models
 import t5_models
 from warmstart import api
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
 from warmstart.inference.compare_arrays import compare_arrays
 from warmstart.inference.sides import Answer, limit_of, longest_source

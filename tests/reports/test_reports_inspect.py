@@ -142,7 +142,7 @@ def test_nothing_heavy_is_imported() -> None:
     sample_models.write(Path("model.safetensors"), sample_models.huggingface(1))
     code = """
 import sys
-from warmstart.cli import app
+from warmstart.cli.verbs import app
 app(sys.argv[1:], standalone_mode=False)
 print(sorted({"torch", "transformers", "rich"} & set(sys.modules)))
 """

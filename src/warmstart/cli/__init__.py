@@ -6,64 +6,10 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from warmstart.cli import answers, checkpoints, conversion, remote, speech, training
-from warmstart.cli.options import print_error
 from warmstart.errors import Interrupted, MissingExtra, WarmstartError
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Open any pretrained model, see what will carry over, train from it, ship it.",
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from warmstart import __version__
-
-        typer.echo(f"warmstart {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    pass
-
-
-VERBS = (
-    checkpoints.inspect,
-    checkpoints.diff,
-    checkpoints.extract,
-    training.plan,
-    training.train,
-    training.runs,
-    training.curves,
-    training.compare,
-    answers.evaluate,
-    answers.translate,
-    speech.transcribe,
-    speech.lm_tune,
-    conversion.convert,
-    conversion.verify,
-    remote.ls,
-    remote.fetch,
-)
-for _verb in VERBS:
-    app.command(_verb.__name__.replace("_", "-"))(_verb)
-app.add_typer(remote.cache, name="cache")
-app.add_typer(speech.stt, name="stt")
-conversion.add_converters(app)
 
 SPINS_ALONE, SPINS = 10_000, 3_000
 LIBRARIES = dict.fromkeys(("torch", "tensorboard", "matplotlib", "sacrebleu", "jiwer"), "train")  # → extra
@@ -95,12 +41,15 @@ def _alone() -> bool:
 
 def main() -> None:
     """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
-    wait_briefly()
     gc.set_threshold(50_000)  # imports and vocabularies make many objects and no garbage
     try:
-        app()
+        if not _converter(sys.argv[1:]):
+            wait_briefly()
+            from warmstart.cli.verbs import app
+
+            app()
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        print(stop, file=sys.stderr)
         raise SystemExit(stop.status) from None
     except WarmstartError as error:
         print_error(error)
@@ -113,12 +62,51 @@ def main() -> None:
         raise SystemExit(1) from None
     except BrokenPipeError:
         raise SystemExit(141) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     finally:
         _name_plugins()
+
+
+def _converter(arguments: Sequence[str]) -> bool:
+    """Whether ``arguments`` are one of CTranslate2's commands, which was run then: these parse their flags themselves,
+    and importing typer takes as long as reading a vocabulary."""
+    if not arguments or not arguments[0].startswith("ct2-"):
+        return False
+    from warmstart.frontends.ct2 import CONVERTERS
+
+    if arguments[0] not in CONVERTERS:
+        return False
+    run_converter(*arguments)
+    return True
+
+
+def run_converter(command: str, *arguments: str) -> None:
+    """Do what CTranslate2's ``command`` does, and say what was written."""
+    from warmstart.frontends.ct2 import run
+    from warmstart.reports.conversion import conversion_text
+
+    convert_lightly()
+    print(conversion_text(run(command, arguments)), end="")
+
+
+def convert_lightly() -> None:
+    """Settings of a process that converts: numpy multiplies nothing, so that it needs no threads of its own; and the
+    thread that hashes the source must not wait 5 ms each time it comes back to Python."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sys.setswitchinterval(0.0005)
+    gc.set_threshold(500_000)
+
+
+def print_error(error: WarmstartError) -> None:
+    """On stderr, without what a terminal would act on."""
+    from warmstart.reports.text import printable
+
+    print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
 
 
 def _name_plugins() -> None:
     """Whose code was run besides warmstart's, on stderr. Most verbs that need no model load no families."""
     registry = sys.modules.get("warmstart.models.registry")
     for plugin in registry.FAMILIES.ran() if registry is not None else ():
-        typer.echo(f"with the plug-in {plugin}", err=True)
+        print(f"with the plug-in {plugin}", file=sys.stderr)

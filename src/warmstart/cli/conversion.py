@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from warmstart.cli import convert_lightly, run_converter
 from warmstart.cli.options import AS_IT_IS, Inputs, Json, Offline, Vocab, print_json, status_1_is_a_difference
 
 
@@ -32,6 +33,7 @@ def convert(
     from warmstart import api
     from warmstart.reports.conversion import conversion_text
 
+    convert_lightly()
     facts = api.convert(
         source, destination, to, quantize=quantize, from_=from_, vocabularies=vocab or (),
         copy_files=copy_files or (), vmap=vmap, force=force, strict=strict, report=report, requantize=requantize,
@@ -74,7 +76,4 @@ def add_converters(app: typer.Typer) -> None:
 def _add_converter(app: typer.Typer, command: str) -> None:
     @app.command(command, context_settings=AS_IT_IS, help=f"CTranslate2's {command}, with its own flags.")
     def converter(context: typer.Context) -> None:
-        from warmstart.frontends.ct2 import run
-        from warmstart.reports.conversion import conversion_text
-
-        typer.echo(conversion_text(run(command, context.args)), nl=False)
+        run_converter(command, *context.args)

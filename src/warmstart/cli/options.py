@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from warmstart.cli import print_error
 from warmstart.errors import WarmstartError
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -50,12 +51,6 @@ def print_report(text: Callable[..., str], facts: object) -> None:
     """As wide as the terminal (80 columns elsewhere), in colour only on one and without NO_COLOR."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     typer.echo(text(facts, width=shutil.get_terminal_size((80, 24)).columns, colour=colour), nl=False)
-
-
-def print_error(error: WarmstartError) -> None:
-    from warmstart.reports.text import printable
-
-    typer.echo(f"error: {printable(error, keep=chr(10))}", err=True)
 
 
 @contextmanager
