@@ -277,15 +277,15 @@ def _table(files: Mapping[str, bytes], where: object, prefer: Sequence[str]) -> 
 
 
 def _in_order(rows: Mapping[str, int], where: object) -> tuple[str, ...]:
-    ordered = sorted(rows.items(), key=lambda item: item[1])
-    for place, (token, row) in enumerate(ordered):
-        if row != place:
-            raise VocabularyError(
-                f"row {place} of the vocabulary has {'two tokens' if row < place else 'no token'}",
-                where=where,
-                found=f"{token!r} is row {row}",
-            )
-    return tuple(token for token, _ in ordered)
+    tokens = sorted(rows, key=rows.__getitem__)
+    if sorted(rows.values()) != list(range(len(rows))):
+        place, token = next((place, token) for place, token in enumerate(tokens) if rows[token] != place)
+        raise VocabularyError(
+            f"row {place} of the vocabulary has {'two tokens' if rows[token] < place else 'no token'}",
+            where=where,
+            found=f"{token!r} is row {rows[token]}",
+        )
+    return tuple(tokens)
 
 
 def _json(files: Mapping[str, bytes], name: str, where: object) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class SubwordVocabulary(Vocabulary):
             "special": self.special,
             "files": {name: base64.b64encode(data).decode("ascii") for name, data in self.files.items()},
         }
-        return ".json", (json.dumps(content, indent=1) + "\n").encode("ascii")
+        return ".json", (json.dumps(content, separators=(",\n", ": ")) + "\n").encode("ascii")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: object = None) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Self
 
 from warmstart.errors import VocabularyError
@@ -34,16 +35,18 @@ class TokenVocabulary(Vocabulary):
         files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.tokens = tuple(tokens)
-        rows: dict[str, int] = {}
-        for row, token in enumerate(self.tokens):
-            rows.setdefault(token, row)
-        self._rows = rows
-        if eos is not None and eos not in rows:
+        if eos is not None and eos not in self.tokens:
             raise VocabularyError("the vocabulary has no end token", expected=repr(eos))
-        self.eos_id: int = -1 if eos is None else rows[eos]
-        self.unk_id: int | None = rows.get(unk) if unk is not None else None
+        self.eos_id: int = -1 if eos is None else self.tokens.index(eos)
+        self.unk_id: int | None = self.tokens.index(unk) if unk in self.tokens else None
         self.bos, self.pad = bos, pad
         self.files: dict[str, bytes] = dict(files or {})
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """token → the first of its rows."""
+        last = len(self.tokens) - 1
+        return {token: last - place for place, token in enumerate(reversed(self.tokens))}
 
     def encode(self, text: str) -> list[int]:
         rows = [self._rows.get(token, self.unk_id) for token in text.split(" ") if token]
@@ -57,8 +60,13 @@ class TokenVocabulary(Vocabulary):
         content["eos"] = None if self.eos_id < 0 else self.tokens[self.eos_id]
         content["unk"] = None if self.unk_id is None else self.tokens[self.unk_id]
         content["bos"], content["pad"] = self.bos, self.pad
-        content["files"] = {name: b64encode(data).decode("ascii") for name, data in sorted(self.files.items())}
-        return ".json", (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
+        # Python indents six times as slowly, and looks at every character of base64 for what to escape.
+        text = json.dumps(content, ensure_ascii=False, separators=(",\n", ": "))
+        files = [
+            f'{json.dumps(name)}: "{b64encode(data).decode("ascii")}"' for name, data in sorted(self.files.items())
+        ]
+        text = f'{text[:-1]},\n"files": {{{",".join(files)}}}}}\n'
+        return ".json", text.encode("utf-8", "surrogatepass")
 
     @classmethod
     def from_json(cls, content: dict[str, object], where: object = None) -> Self:
