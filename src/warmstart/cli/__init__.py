@@ -66,6 +66,7 @@ def main() -> None:
         raise SystemExit(130) from None
     finally:
         _name_plugins()
+        gc.freeze()  # the process ends: nothing is to be looked through once more
 
 
 def _converter(arguments: Sequence[str]) -> bool:
