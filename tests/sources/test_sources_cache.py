@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from server import Fault, Server
 
 from warmstart.errors import SourceError, StorageError
 from warmstart.sources import cache as caching
-from warmstart.sources.cache import Cache, default_root, key_of, tree_of
+from warmstart.sources.cache import Cache, Record, default_root, key_of, tree_of
 from warmstart.sources.uri import resolve
 from warmstart.sources.verbs import bring, cached
 
@@ -155,6 +156,22 @@ def test_pruning_removes_what_nobody_used(server: Server, cache: Path) -> None:
     assert Cache().prune(0) == 600
     assert [f for f in cache.rglob("*") if f.is_file() and f.name != ".lock"] == []
     assert resolve(server.url + "/new/a.x").read_bytes() == b"new" * 100
+
+
+def test_pruning_finds_a_file_in_each_of_its_trees(tmp_path: Path) -> None:
+    """``s3://b/x`` and ``s3://b/x/y`` are two directories, of which both have the file ``s3://b/x/y/z``."""
+    cache = Cache(tmp_path / "cache")
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / "data").write_bytes(b"weights")
+    sum_ = hashlib.sha256(b"weights").hexdigest()
+    record = Record("s3://b/x/y/z", "y", "z", None, 7, sum_)
+    cache.keep("key", record, tmp_path / "download" / "data")
+    cache.note("key", replace(record, tree="x", name="y/z"))
+    cache.place(replace(record, tree="x", name="y/z"))
+    assert cache.prune(3600) == 0
+    assert (cache.tree("y") / "z").samefile(cache.tree("x") / "y" / "z")
+    assert cache.prune(0) == 7
+    assert [path for path in (cache.root / "trees").rglob("*") if path.is_file()] == []
 
 
 def test_pruning_leaves_what_is_being_downloaded(server: Server, cache: Path) -> None:

@@ -264,10 +264,15 @@ class Cache:
                 if record.name:
                     self.drop(record.tree, record.name)
                 self._index(key).unlink(missing_ok=True)
-        used = {record.sha256 for record in self.records().values()}
+        kept = self.records().values()
+        used = {record.sha256 for record in kept}
         for blob in (self.root / "blobs").glob("??/*"):
             if blob.name not in used:
                 blob.unlink(missing_ok=True)
+        places = {self.tree(record.tree) / name for record in kept for name in (record.name, *(record.files or ()))}
+        for path in (self.root / "trees").rglob("*"):  # of a file in two trees, its record knows one
+            if path not in places and path.suffix != ".tmp" and path.is_file() and path.stat().st_nlink == 1:
+                path.unlink(missing_ok=True)
         for data in (self.root / "partial").glob("*/data"):
             if data.stat().st_mtime <= limit and holder(self._lock(data.parent.name)) is None:
                 shutil.rmtree(data.parent, ignore_errors=True)

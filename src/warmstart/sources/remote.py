@@ -87,7 +87,7 @@ def _offline(cache: Cache, url: str, sha256: str | None, choice: str | None) -> 
                 )  # fmt: skip
             own = [record.name] if record.name else []
             return Obtained(path, cache.tree(record.tree), [*own, *(record.files or {})])
-    raise missing_offline(url, [])
+    raise missing_offline(url if choice is None else with_choice(url, choice), [])
 
 
 def _offline_would_do(cache: Cache, url: str, sha256: str | None, choice: str | None, error: SourceError) -> None:
