@@ -31,6 +31,8 @@ from warmstart.formats.safetensors import write_safetensors
         (gzip.compress(b"GGUF", mtime=0), "GGUF"),
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 20, "TensorFlow Lite"),
+        (b"mmap lm http://kheafield.com/code format version 5\n" + b"\0" * 20, "language model"),
+        (b"\n\\data\\\nngram 1=37\n", "language model"),
         (b"\x08\x08\x12\x07pytorch" + b"\0" * 40, "ONNX"),
         (b'{"vocab": ["a"]}', "JSON"),
         ("слова и слова\n".encode() * 1000, "text"),

@@ -62,6 +62,8 @@ def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
         return "an archive or a compressed file", "unpack it first"
     if start.startswith(b"GGUF"):
         return "a GGUF file", _CONVERT
+    if start.lstrip().startswith((b"mmap lm http://kheafield.com/", b"\\data\\")):
+        return "a language model (KenLM or ARPA)", "give it to `warmstart transcribe --scorer`, with an acoustic model"
     if start[4:8] == b"TFL3":
         return "a TensorFlow Lite model", "give the checkpoint that it was converted from"
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":

@@ -90,11 +90,23 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             ),
         )
     if facts["config"]:
-        yield "configuration", ", ".join(f"{k} {printable(v)}" for k, v in facts["config"].items() if v is not None)
+        yield "configuration", _configuration(facts["config"], facts["config_defaults"])
     if facts["metadata"]:
         yield "metadata", "\n".join(_metadata(facts["metadata"]))
     for note in facts["notes"]:
         yield "note", printable(note, keep="\n")
+
+
+def _configuration(config: Mapping[str, Any], defaults: Sequence[str]) -> str:
+    """Sizes and what is not at its default; the rest hides what matters."""
+    told = [
+        f"{key} {printable(value)}"
+        for key, value in config.items()
+        if value is not None and (key not in defaults or (type(value) is int and value > 1))
+    ]
+    left = sum(value is not None for value in config.values()) - len(told)
+    more = f"{counted(left, 'key')} at {'its default' if left == 1 else 'their defaults'} (see --json)" if left else ""
+    return "; ".join(filter(None, [", ".join(told), more]))
 
 
 def _stored_once(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from warmstart.bundle.model import Model
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
@@ -48,6 +49,7 @@ def describe_model(
         "family": model.family.name if model.family else None,
         "dialect": model.dialect,
         "config": model.config.model_dump(mode="json") if model.config else None,
+        "config_defaults": _at_default(model.config) if model.config else [],
         "vocabularies": {
             side: {"kind": v.kind, "size": len(v), "fingerprint": v.fingerprint}
             for side, v in model.vocabularies.items()
@@ -62,6 +64,15 @@ def describe_model(
         "tied": tied,
         "notes": list(notes),
     }
+
+
+def _at_default(config: BaseModel) -> list[str]:
+    """The keys whose values are what they are where nothing is said of them."""
+    return [
+        name
+        for name, field in type(config).model_fields.items()
+        if not field.is_required() and getattr(config, name) == field.get_default(call_default_factory=True)
+    ]
 
 
 def _header(entry: Entry, **more: object) -> dict[str, Any]:
