@@ -78,6 +78,7 @@ def test_without_the_network_the_choice_is_there_and_the_rest_is_missed(marian: 
 def test_a_choice_that_no_name_answers_is_left_to_who_opens(marian: str) -> None:
     with pytest.raises(FormatError, match="no checkpoint here is called 'best-bleu'"):
         open_checkpoint(f"{marian}@best-bleu")
+    assert bring(marian, None, offline=True), "what came then is all of it"
 
 
 def test_state_files_name_prefixes(server: Server) -> None:

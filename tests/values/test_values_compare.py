@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from warmstart import api
 from warmstart.errors import ConfigError, SourceError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, SlotEntry
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.reports.diff import diff_text
 
 
 def save(path: str, **arrays: Array) -> None:
@@ -106,7 +108,7 @@ def test_one_weight_of_a_bundle_differs(fixtures: Path) -> None:
 class Memory(Checkpoint):
     """A checkpoint with optimizer state, in memory."""
 
-    def __init__(self, step: int, m: Array, **optimizer: float) -> None:
+    def __init__(self, step: int, m: Array, **optimizer: Any) -> None:
         x = np.ones((3, 2), np.float32)
         super().__init__(Path("memory"), "memory", {"x": Entry("x", x.shape, "float32")}, step=step)
         self.slots = {("x", "m"): SlotEntry("x", "m", m.shape, m.dtype.name)}
@@ -135,6 +137,23 @@ def test_slots_step_and_scalars_count_where_both_have_them(monkeypatch: pytest.M
     facts = api.diff("none", "b")
     assert (facts["same"], facts["slots"]) == (True, [])
     assert facts["only"] == [{"kind": "step", "in": "B"}, {"kind": "optimizer", "in": "B"}]
+
+
+def test_of_nested_values_what_differs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, zeros = [f"layers.{k}.weight" for k in range(30)], np.zeros((3, 2), np.float32)
+
+    def group(**more: Any) -> list[dict[str, Any]]:
+        return [{"params": names, "lr": 0.1, "betas": [0.9, 0.999], "nan": math.nan, **more}]
+
+    there = {"a": Memory(5, zeros, groups=group()), "b": Memory(5, zeros, groups=group(lr=0.12345678, eps=1e-9))}
+    monkeypatch.setattr("warmstart.bundle.model.arrive", lambda source: (Path(source), None))
+    monkeypatch.setattr("warmstart.bundle.model.open_checkpoint", lambda s, _: there[str(s)])
+    facts = api.diff("a", "b")
+    assert facts["beyond"] == {"optimizer": {"groups.0.lr": [0.1, 0.12345678], "groups.0.eps": [None, 1e-9]}}
+    lines = diff_text(facts).splitlines()
+    assert "optimizer      groups.0.lr: 0.1 in A, 0.12345678 in B" in lines
+    there["b"] = Memory(5, zeros, groups=group(params=names[:-1]))
+    assert "groups.0.params: 30 values in A, 29 values in B" in diff_text(api.diff("a", "b"))
 
 
 def test_packed_arrays_are_not_called_equal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def extract(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Write chosen arrays to a new file; its ending names the format: .npz or .safetensors."""
+    """Write chosen arrays to a new file; its ending names the format: .npz, .safetensors or .pt."""
     from warmstart import api
     from warmstart.reports.text import counted
 

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from warmstart.reports.text import counted, grouped, labelled, paint, printable, readable_shape, table
+from warmstart.reports.text import counted, grouped, labelled, paint, printable, readable_shape, short, table
 from warmstart.reports.tree import Part, parts_of, shown, walk
 
+_MANY = 10  # values besides arrays
 _SECTIONS = {
     "only in A": "only in A",
     "only in B": "only in B",
@@ -68,7 +69,9 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if facts["slots"] and not facts["same"]:
         yield "optimizer", "\n".join(_slots(facts["slots"]))
     for kind, found in facts["beyond"].items():
-        yield kind, "\n".join(f"{f'{printable(k)}: ' if k != kind else ''}{_pair(*pair)}" for k, pair in found.items())
+        lines = [f"{f'{printable(k)}: ' if k != kind else ''}{_pair(*pair)}" for k, pair in found.items()]
+        left = [f"and {len(lines) - _MANY:,} more; all with --json"] if len(lines) > _MANY else []
+        yield kind, "\n".join([*lines[:_MANY], *left])
     for letter in "AB":
         if kinds := [only["kind"] for only in facts["only"] if only["in"] == letter]:
             yield "not compared", f"{', '.join(kinds)}, which only {letter} has"
@@ -78,7 +81,9 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _pair(a: Any, b: Any) -> str:
     def text(value: Any) -> str:
-        return "none" if value is None else grouped(value) if type(value) is int else printable(value)
+        if value is None:
+            return "none"
+        return grouped(value) if type(value) is int else repr(value) if type(value) is float else short(value)
 
     return f"{text(a)} in A, {text(b)} in B"
 

@@ -18,12 +18,12 @@ from warmstart.reports.text import (
     readable_count,
     readable_shape,
     readable_size,
+    short,
     table,
 )
 from warmstart.reports.tree import Part, parts_of, shown, walk
 from warmstart.values.statistics import Statistics, pooled
 
-_LONG = 60  # characters of one value of the metadata
 _MANY = 10  # values of the metadata
 
 
@@ -131,7 +131,7 @@ def _optimizer(facts: Mapping[str, Any]) -> str:
     for slot, count in Counter(s["slot"] for s in facts["slots"]).items():
         nbytes = sum(s["nbytes"] for s in facts["slots"] if s["slot"] == slot)
         parts.append(f"{printable(slot)} of {counted(count, 'array')} ({readable_size(nbytes)})")
-    parts += [f"{printable(key)} {_short(value)}" for key, value in facts["optimizer"].items()]
+    parts += [f"{printable(key)} {short(value)}" for key, value in facts["optimizer"].items()]
     return ", ".join(parts)
 
 
@@ -139,24 +139,14 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     """A line for each of the first values, and one that counts what is inside the others."""
     plain = {key: value for key, value in metadata.items() if not isinstance(value, Mapping | list | tuple)}
     for key, value in list(plain.items())[:_MANY]:
-        yield f"{printable(key)}: {_short(value)}"
-    nested = [f"{printable(key)} ({_short(value)})" for key, value in metadata.items() if key not in plain]
+        yield f"{printable(key)}: {short(value)}"
+    nested = [f"{printable(key)} ({short(value)})" for key, value in metadata.items() if key not in plain]
     if len(plain) > _MANY:
         nested.append(f"{len(plain) - _MANY:,} more values")
     if len(nested) > _MANY:
         nested[_MANY:] = [f"{len(nested) - _MANY:,} more"]
     if nested:
         yield f"{', '.join(nested)}; all with --json"
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return counted(len(value), "key")
-    if isinstance(value, list | tuple):
-        nested = len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
-        return counted(len(value), "value") if nested else ", ".join(map(_short, value))
-    text = f"{value:.6g}" if isinstance(value, float) else printable(value)
-    return text if len(text) <= _LONG else f"{text[: _LONG - 20]}… ({len(text):,} characters)"
 
 
 def _not_finite(entries: Sequence[Mapping[str, Any]], width: int) -> list[str]:

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from warmstart.errors import FormatError
 
@@ -16,6 +16,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 BOLD, DIM, RED = "1", "2", "31"
 MAX_VALUES, MAX_NESTED = 5_000_000, 100
 MAX_TEXT = 4_000  # characters of one name, note or value
+_LONG = 60  # characters of a value that is told in short
 
 
 def printable(value: object, *, keep: str = "") -> str:
@@ -188,3 +189,14 @@ def table(
 def _align(text: str, width: int, left: bool) -> str:
     space = " " * (width - columns(text))
     return text + space if left else space + text
+
+
+def short(value: Any) -> str:
+    """A value of metadata in a few words: of a long list, or a nested one, how many it has; of long text the start."""
+    if isinstance(value, Mapping):
+        return counted(len(value), "key")
+    if isinstance(value, list | tuple):
+        nested = len(value) > 4 or any(isinstance(item, Mapping | list | tuple) for item in value)
+        return counted(len(value), "value") if nested else ", ".join(map(short, value))
+    text = f"{value:.6g}" if isinstance(value, float) else printable(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 20]}… ({len(text):,} characters)"

@@ -75,10 +75,12 @@ class Scheme:
         return Wanted()
 
     def _directory(
-        self, home: Home, url: str, below: str, taken: dict[str, Path], choice: str | None = None
+        self, home: Home, url: str, below: str, taken: dict[str, Path], choice: str | None, only: Wanted
     ) -> Obtained:
-        """The directory ``below`` of ``home`` with the files ``taken``; files that were there before are dropped."""
-        self._remember(home, url if choice is None else with_choice(url, choice), "", taken, {"path": below})
+        """The directory ``below`` of ``home`` with the files ``taken``, which are all of it or ``only`` those of the
+        ``choice``; files that were there before are dropped."""
+        whole = choice is None or only.checkpoints is None
+        self._remember(home, url if whole else with_choice(url, str(choice)), "", taken, {"path": below})
         return Obtained(self._cache.tree(home.tree) / below, self._cache.tree(home.tree), list(taken))
 
     def _remember(
@@ -134,7 +136,7 @@ class Web(Scheme):
             only = self._wanted(home, "", required, choice)
         if not required:
             raise _no_family(url)
-        return self._directory(home, url, "", self._fetcher.together(home, required, optional, only), choice)
+        return self._directory(home, url, "", self._fetcher.together(home, required, optional, only), choice, only)
 
     def entries(self, url: str) -> list[Listed]:
         directory, name = _split(url)
@@ -174,8 +176,9 @@ class Bucket(Scheme):
         assert listing is not None
         files = _inside(listing, url)
         home = self._home(url, files)
-        taken = self._fetcher.together(home, files, wanted=self._wanted(home, "", files, choice))
-        return self._directory(home, url.rstrip("/") + "/", "", taken, choice)
+        only = self._wanted(home, "", files, choice)
+        taken = self._fetcher.together(home, files, wanted=only)
+        return self._directory(home, url.rstrip("/") + "/", "", taken, choice, only)
 
     def entries(self, url: str) -> list[Listed]:
         rows = self._fetcher.patiently(lambda: self._transport.entries(url), url)
@@ -218,7 +221,7 @@ class Hub(Scheme):
         taken = self._fetcher.together(
             home, [prefix + name for name in required], [prefix + name for name in optional], only
         )
-        return self._directory(home, url, path, taken, choice)
+        return self._directory(home, url, path, taken, choice, only)
 
     def entries(self, repository: Repository) -> list[Listed]:
         home, path = self._home(repository), repository.path

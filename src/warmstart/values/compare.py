@@ -204,15 +204,29 @@ def _beyond(a: Model, b: Model) -> tuple[dict[str, dict[str, Any]], list[dict[st
             {side: f"{len(v):,} tokens {v.fingerprint[:12]}" for side, v in m.vocabularies.items()} for m in (a, b)
         ],
     }
-    differing = {kind: _differing(*pair) for kind, pair in kinds.items() if all(pair)}
+    differing = {kind: _differing(x, y) for kind, (x, y) in kinds.items() if x and y}
     only = [{"kind": kind, "in": "A" if x else "B"} for kind, (x, y) in kinds.items() if bool(x) != bool(y)]
     return {kind: found for kind, found in differing.items() if found}, only
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """key → [its value in a, in b] where these are not the same; None stands for no such key."""
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """key → [its value in a, in b] where these are not the same, inside of maps and of lists of maps too
+    (``param_groups.0.lr``); None stands for no such key."""
 
     def text(value: object) -> str:
         return json.dumps(value, sort_keys=True, default=str)
 
-    return {k: [a.get(k), b.get(k)] for k in dict.fromkeys([*a, *b]) if text(a.get(k)) != text(b.get(k))}
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys([*a, *b]):
+        pair, name = [a.get(key), b.get(key)], f"{above}{key}"
+        if text(pair[0]) != text(pair[1]):
+            x, y = map(_members, pair)
+            found |= _differing(x, y, f"{name}.") if x and y else {name: pair}
+    return found
+
+
+def _members(value: Any) -> Mapping[str, Any]:
+    """What a map has, or a list of maps by number; nothing of other values."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return {str(k): item for k, item in enumerate(value)}
+    return value if isinstance(value, Mapping) else {}
