@@ -84,8 +84,6 @@ def test_codec_loses_what_the_bitrate_cannot_hold() -> None:
     assert level(low, 300) == pytest.approx(level(speech, 300), abs=3)
     assert level(low, 7000) < level(speech, 7000) - 20
     assert level(high, 7000) == pytest.approx(level(speech, 7000), abs=3)
-    assert one("codec").notes()
-    assert not one("codec[bitrate=8000:32000]").notes()
 
 
 def test_reverb_echoes_with_its_delay_and_decay() -> None:
@@ -183,7 +181,6 @@ def test_noise_has_its_strength() -> None:
 def test_defaults_are_coquis() -> None:
     random = moment().random
     expected = {
-        "codec": {"bitrate": 3200},
         "reverb": {"delay": 20, "decay": 10},
         "resample": {"rate": 8000},
         "volume": {"dbfs": 3.0103},
@@ -195,7 +192,7 @@ def test_defaults_are_coquis() -> None:
         "add": {"stddev": 5, "domain": "features"},
         "multiply": {"stddev": 5, "domain": "features"},
     }
-    assert set(TABLE) == {"overlay", "pitch", *expected}
+    assert set(TABLE) == {"overlay", "pitch", "codec", *expected}
     for name, values in expected.items():
         augmentation = one(name)
         assert augmentation.p == 1.0
@@ -239,6 +236,8 @@ def test_whole_ranges_are_rounded() -> None:
         ("volume[dbfs=nan]", "with numbers"),
         ("volume[dbfs=1,dbfs=2]", "given dbfs twice"),
         ("codec[bitrate=3.5]", "whole numbers"),
+        ("codec[bitrate=48000:3200]", "'48000:3200' reaches from 3200 to 48000; 6000 to 256000 is allowed"),
+        ("codec[p=0.1]", "codec needs bitrate=…\n  where: codec[p=0.1]\n  expected: 6000 to 256000"),
         ("resample[rate=8000~7990]", "'8000~7990' reaches from 10 to 15990; 100 to 192000 is allowed"),
         ("tempo[p=1.5]", "p of tempo: '1.5' reaches from 1.5 to 1.5; 0 to 1 is allowed"),
         ("tempo[p=0:1]", "no single number"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import struct
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from speech_files import RATE, make_tar, sdb_bytes, tone, wav_bytes
 
 from warmstart.data.speech.audio import read_audio
@@ -203,6 +206,32 @@ def test_web_dataset(tmp_path: Path) -> None:
     assert [len(read_audio(example.audio, RATE)) for example in examples] == [1600, 3200, 4800]
     noise = make_tar(tmp_path / "noise.tar", [("a.flac", wav_bytes(tone(0.1), format="FLAC"))])
     assert len(read_tar(noise, transcripts=False)) == 1
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.zst"])
+def test_a_compressed_tar_is_decompressed_once(tmp_path: Path, ending: str) -> None:
+    parts = [part for k, clip in enumerate(CLIPS) for part in ((f"{k}.wav", clip), (f"{k}.txt", b"x"))]
+    plain = make_tar(tmp_path / "a.tar", parts)
+    data, path = plain.read_bytes(), tmp_path / f"b.{ending}"
+    path.write_bytes(zstandard.compress(data) if ending == "tar.zst" else gzip.compress(data))
+    examples = read_examples(path)
+    assert [example.audio.read() for example in examples] == [example.audio.read() for example in read_tar(plain)]
+    assert [example.where for example in examples] == [f"{path}, {k}" for k in range(len(CLIPS))]
+    stored = examples[0].audio.path
+    assert stored.read_bytes() == data
+    before = stored.stat().st_mtime_ns
+    assert read_examples(path)[0].audio.path == stored
+    assert stored.stat().st_mtime_ns == before
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="damaged"):
+        read_examples(path)
+
+
+def test_other_compressions_say_what_to_do(tmp_path: Path) -> None:
+    plain = make_tar(tmp_path / "a.tar", [("a.wav", CLIPS[0]), ("a.txt", b"x")])
+    (tmp_path / "b.tar").write_bytes(lzma.compress(plain.read_bytes()))
+    with pytest.raises(DataError, match=r"xz -d b\.tar"):
+        read_examples(tmp_path / "b.tar")
 
 
 def test_bad_parts_of_a_tar_are_all_named(tmp_path: Path) -> None:

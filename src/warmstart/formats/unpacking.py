@@ -41,19 +41,22 @@ _BROKEN = (
 )
 
 
-def unpack(path: Path) -> Path:
+def unpack(path: Path, *, only_decompress: bool = False) -> Path:
     """Where in the cache lies what ``path`` holds, unpacked now or before: the directory, or what is alone in it.
+
+    Args:
+        only_decompress: what gzip or zstd compressed is written as it is, also if it is an archive.
 
     Raises:
         CorruptCheckpoint: it is damaged, or expands beyond all measure.
         FormatError: a member would be written elsewhere, or is not a plain file.
         StorageError: there is no space, or the cache cannot be written.
     """
-    place = _place(path)
+    place = _place(path, only_decompress)
     if not place.is_dir():
         try:
             with new_directory(place) as directory:
-                _Unpacking(path, directory).run()
+                _Unpacking(path, directory, only_decompress).run()
         except StorageError:
             if not place.is_dir():  # else another process was faster
                 raise
@@ -62,21 +65,21 @@ def unpack(path: Path) -> Path:
     return place
 
 
-def _place(path: Path) -> Path:
+def _place(path: Path, only_decompress: bool) -> Path:
     """One for each state of the file: its path, size and time."""
     from warmstart.sources.cache import default_root
 
     at = path.resolve()
     status = at.stat()
     key = hashlib.sha256(f"{at}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}".encode()).hexdigest()
-    return default_root() / "unpacked" / key[:32]
+    return default_root() / "unpacked" / (key[:32] + ("-decompressed" if only_decompress else ""))
 
 
 class _Unpacking:
     """Writes an archive's files below ``directory``, counting what comes out."""
 
-    def __init__(self, path: Path, directory: Path) -> None:
-        self.path, self.directory = path, directory
+    def __init__(self, path: Path, directory: Path, only_decompress: bool = False) -> None:
+        self.path, self.directory, self.only_decompress = path, directory, only_decompress
         self.bound = max(_SMALL, MAX_RATIO * path.stat().st_size)
         self.written = 0
 
@@ -98,6 +101,8 @@ class _Unpacking:
             ) from error
 
     def _members(self) -> Iterator[tuple[str, int | None, IO[bytes]]]:
+        if self.only_decompress:
+            return self._single()
         if head(self.path, 4).startswith(b"PK"):
             return self._zip()
         with self._decompressed() as stream:

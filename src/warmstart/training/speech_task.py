@@ -136,7 +136,7 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
         evaluation,
         list(splits),
         "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items()),
-        [f"{name}: {line}" for name, split in splits.items() for line in split.describe()] + data.augmentations.notes(),
+        [f"{name}: {line}" for name, split in splits.items() for line in split.describe()],
     )
 
 

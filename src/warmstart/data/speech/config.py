@@ -13,7 +13,7 @@ from warmstart.data.mixing import check_mixing, mixing_rates
 from warmstart.data.speech.augment.augmenter import Augmentations
 from warmstart.data.speech.batches import Augmented, MixedSpeech, SortedSpeech, SpeechStream
 from warmstart.data.speech.example import SpeechExample
-from warmstart.data.speech.read import read_examples
+from warmstart.data.speech.read import LISTS, is_list, read_examples
 from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
 from warmstart.errors import ConfigError, DataError
 from warmstart.keys import Adjustable, Identity
@@ -44,8 +44,9 @@ def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
 
 
 class SpeechSplitConfig(BaseModel):
-    """``files`` are lists of recordings (``.csv``, ``.sdb`` or ``.tar``); ``folder`` is where relative names in a CSV
-    begin (each CSV's own directory, if not given); ``limit`` takes the first so many examples."""
+    """``files`` are lists of recordings (``.csv``, ``.sdb``, ``.tar``, ``.tar.gz``, ``.tar.zst``); ``folder`` is where
+    relative names in a CSV begin (each CSV's own directory, if not given); ``limit`` takes the first so many examples.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,9 +62,9 @@ class SpeechSplitConfig(BaseModel):
     @field_validator("files")
     @classmethod
     def _known(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        wrong = [str(path) for path in value if path.suffix.lower() not in (".csv", ".sdb", ".tar")]
+        wrong = [str(path) for path in value if not is_list(path)]
         if wrong:
-            raise ValueError(f"recordings are listed in .csv, .sdb or .tar files, not in {', '.join(wrong)}")
+            raise ValueError(f"recordings are listed in files called *{', *'.join(LISTS)}, not in {', '.join(wrong)}")
         return value
 
     def examples(self) -> list[SpeechExample]:

@@ -7,14 +7,19 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from warmstart.data.speech.example import LONGEST_TRANSCRIPT, AudioSource, SpeechExample
-from warmstart.errors import DataError, Problem
+from warmstart.errors import CorruptCheckpoint, DataError, Problem
+from warmstart.formats.archives import GZIP, ZSTD
+from warmstart.formats.mapped import head
+from warmstart.formats.unpacking import unpack
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SHOWN = 20
+_OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 
 def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
-    """The examples of an uncompressed tar file, in its order. Nothing is unpacked: audio is read where it lies.
+    """The examples of a tar file, in its order. Nothing is unpacked: audio is read where it lies. What gzip or zstd
+    compressed is decompressed once, into the cache.
 
     Other files of a key are ignored. Raises one ``DataError`` with all that is wrong: audio without transcript or a
     transcript without audio, names that are no place in a directory, links, parts beyond the end of the file.
@@ -22,10 +27,11 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
     problems: list[Problem] = []
     audio: dict[str, AudioSource] = {}
     texts: dict[str, str] = {}
+    stored = _decompressed(path)
     try:
         # Of mapped memory no more is read than there is, whatever a header says.
         with (
-            path.open("rb") as file,
+            stored.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory,
             tarfile.open(fileobj=memory, mode="r:") as archive,
         ):
@@ -45,9 +51,9 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
                 elif key in (texts if extension == ".txt" else audio):
                     problems.append(Problem("there are two of this name", where))
                 elif extension in EXTENSIONS:
-                    audio[key] = AudioSource(path, member.offset_data, member.size)
+                    audio[key] = AudioSource(stored, member.offset_data, member.size)
                 elif transcripts:
-                    text = _text(path, member, where, problems)
+                    text = _text(stored, member, where, problems)
                     if text is not None:
                         texts[key] = text
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -61,6 +67,24 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
         more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
         raise DataError(f"{path.name} has {len(problems)} bad parts{more}", where=path, problems=problems[:SHOWN])
     return [SpeechExample(f"{path}, {key}", part, texts.get(key), part.length or 0) for key, part in audio.items()]
+
+
+def _decompressed(path: Path) -> Path:
+    """Where the tar file lies that ``path`` is or holds."""
+    try:
+        start = head(path, 8)
+        if not start.startswith((GZIP, ZSTD)):
+            tool = next((tool for magic, tool in _OTHERS.items() if start.startswith(magic)), None)
+            if tool is not None:
+                raise DataError(
+                    "this compression is not read", where=path, todo=f"decompress it: {tool} -d {path.name}"
+                )
+            return path
+        return unpack(path, only_decompress=True)
+    except OSError as error:
+        raise DataError("cannot read the tar file", where=path, found=error.strerror or error) from error
+    except CorruptCheckpoint as error:
+        raise DataError("the tar file is damaged", where=path, found=error.found, todo=error.todo) from error
 
 
 def _text(path: Path, member: tarfile.TarInfo, where: str, problems: list[Problem]) -> str | None:

@@ -41,10 +41,6 @@ class Augmentations:
         values = (getattr(step, field.name) for step in self.steps for field in fields(step))
         return any(isinstance(value, Numbers) and value.moves for value in values)
 
-    def notes(self) -> list[str]:
-        """What a user should know, each thing once."""
-        return list(dict.fromkeys(note for step in self.steps for note in step.notes()))
-
     def check(self, mfcc: Mfcc) -> None:
         """Before a training. Raises one ``DataError`` with everything that is needed and cannot be used."""
         problems = [problem for step in self.steps for problem in step.problems(mfcc)]

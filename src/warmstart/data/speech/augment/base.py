@@ -51,10 +51,6 @@ class Augmentation(ABC):
     def apply(self, values: Values, moment: Moment) -> Values:
         """New values; the given ones stay as they are."""
 
-    def notes(self) -> list[str]:
-        """What a user should know of these settings."""
-        return []
-
     def problems(self, mfcc: Mfcc) -> list[Problem]:
         """What of that which it needs cannot be used; asked before a training."""
         return []

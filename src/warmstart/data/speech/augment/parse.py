@@ -70,7 +70,9 @@ def _parse(text: str, problems: list[Problem]) -> Augmentation | None:
                 problems.append(Problem(f"{key} of {name}: {error}", text))
     for key, field in keys.items():
         if field.default is MISSING and key not in values and len(problems) == before:
-            problems.append(Problem(f"{name} needs {key}=…", text))
+            limits = kind.limits.get(key)
+            expected = None if limits is None else f"{limits[0]:g} to {limits[1]:g}"
+            problems.append(Problem(f"{name} needs {key}=…", text, expected=expected))
     return None if len(problems) > before else kind(**values)
 
 

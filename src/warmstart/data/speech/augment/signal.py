@@ -84,12 +84,15 @@ class Overlay(Augmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class Codec(Augmentation):
-    """Through Opus at ``bitrate`` bits a second and back. libsndfile's encoder begins at 6,000."""
+    """Through Opus at ``bitrate`` bits a second and back.
+
+    Coqui's default is 3,200; libsndfile's encoder begins at 6,000, so there is none here.
+    """
 
     name: ClassVar[str] = "codec"
-    limits: ClassVar = {"bitrate": (500, OPUS_BITRATES[1])}
+    limits: ClassVar = {"bitrate": OPUS_BITRATES}
 
-    bitrate: Wholes = Wholes(3200, 3200)
+    bitrate: Wholes
 
     def apply(self, values: Values, moment: Moment) -> Values:
         if not len(values):
@@ -97,19 +100,13 @@ class Codec(Augmentation):
         soundfile, soxr = libraries()
         rate = moment.mfcc.sample_rate
         lowest, highest = OPUS_BITRATES
-        bitrate = min(max(self.bitrate.count(moment.clock, moment.random), lowest), highest)
-        level = 1.0 - (bitrate - lowest) / (highest - lowest)
+        level = 1.0 - (self.bitrate.count(moment.clock, moment.random) - lowest) / (highest - lowest)
         opus_rate = rate if rate in OPUS_RATES else OPUS_RATES[-1]
         samples = values if opus_rate == rate else soxr.resample(values, rate, opus_rate)
         file = io.BytesIO()
         clipped = np.clip(samples, -1.0, 1.0)
         soundfile.write(file, clipped, opus_rate, format="OGG", subtype="OPUS", compression_level=level)
         return fitted(read_audio(file.getvalue(), rate), len(values))
-
-    def notes(self) -> list[str]:
-        if self.bitrate.lowest >= OPUS_BITRATES[0]:
-            return []
-        return [f"codec: Opus takes 6,000 bits a second for less (bitrate goes down to {self.bitrate.lowest:g})"]
 
 
 @dataclass(frozen=True, kw_only=True)
