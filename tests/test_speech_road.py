@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -316,6 +317,20 @@ def test_evaluation_says_rates_and_shows_the_best_and_the_worst(place: Path) -> 
         api.evaluate("parent", split="validation", normalize=1.0)
     with pytest.raises(DataError, match="no task has a split 'test'"):
         api.evaluate("parent")
+
+
+def test_features_are_computed_once_for_dry_runs_and_all_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARMSTART_CACHE", str(place / "cache"))
+    config = write(configuration("first", training=TRAINING | {"steps": 2}))
+    api.dry_run(config, progress=False)
+    made = sorted((place / "cache" / "features").iterdir())
+    assert len(made) == 2  # training and validation
+    monkeypatch.setattr("warmstart.data.speech.cache._fill", None)
+    for run in ("one", "two"):
+        os.utime(made[0], (0, 0))
+        api.train(config, [f"run={run}"], progress=False)
+        assert made[0].stat().st_mtime > 0  # when it was last used
+        assert not Path(run, "features").exists()
 
 
 def test_lists_of_recordings_are_enough_to_evaluate_on(place: Path) -> None:

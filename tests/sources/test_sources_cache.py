@@ -134,7 +134,8 @@ def test_a_server_that_is_gone_leaves_the_copy_that_was_fetched(server: Server) 
 
 def age(cache: Path, days: float) -> None:
     then = time.time() - days * 86400
-    for path in [*(cache / "index").iterdir(), *cache.glob("partial/*/*"), *cache.glob("unpacked/*")]:
+    for path in [*(cache / "index").iterdir(), *cache.glob("partial/*/*"), *cache.glob("unpacked/*"),
+                 *cache.glob("features/*")]:  # fmt: skip
         os.utime(path, (then, then))
 
 
@@ -142,6 +143,8 @@ def test_pruning_removes_what_nobody_used(server: Server, cache: Path) -> None:
     old = resolve(server.put("/old/a.x", b"old" * 100))
     (cache / "unpacked" / "archive").mkdir(parents=True)
     (cache / "unpacked" / "archive" / "inside").write_bytes(b"u" * 7)
+    (cache / "features" / "key").mkdir(parents=True)
+    (cache / "features" / "key" / "features.f32").write_bytes(b"f" * 8)
     server.put("/broken.x", b"z" * 500)
     server.faults["/broken.x"] = [Fault(cut=100), *[Fault(status=500)] * 20]
     with pytest.raises(SourceError):
@@ -150,7 +153,7 @@ def test_pruning_removes_what_nobody_used(server: Server, cache: Path) -> None:
     new = resolve(server.put("/new/a.x", b"new" * 100))
     both = resolve(server.put("/also/b.x", b"old" * 100))
     about = sum(f.stat().st_size for f in cache.glob("partial/*/about.json"))
-    assert Cache().prune(30 * 86400) == 100 + about + 7, "the old content has a new name"
+    assert Cache().prune(30 * 86400) == 100 + about + 7 + 8, "the old content has a new name"
     assert (new.read_bytes(), both.read_bytes()) == (b"new" * 100, b"old" * 100)
     assert not old.parent.exists()
     assert Cache().prune(0) == 600

@@ -6,6 +6,7 @@
     index/KEY.json             URL without secrets, version, size, SHA-256, name, tree; its time: when it was last used
     trees/HOST-NAME-KEY/NAME   the files of one remote directory side by side, under their own names: links to blobs
     unpacked/KEY               what archives hold (formats/unpacking.py)
+    features/KEY               features of recordings (data/speech/cache.py)
     partial/KEY                what of a file has come so far
     locks/KEY                  held while something is downloaded
 
@@ -279,7 +280,7 @@ class Cache:
         for left in [*self.root.glob("index/.*.tmp-*"), *self.root.glob("trees/**/.*.tmp")]:  # of killed processes
             if left.stat().st_mtime <= limit:
                 left.unlink(missing_ok=True)
-        for directory in (self.root / "unpacked").glob("*"):
+        for directory in [*self.root.glob("unpacked/*"), *self.root.glob("features/*")]:
             if directory.stat().st_mtime <= limit:
                 shutil.rmtree(directory, ignore_errors=True)
         for folder, _, _ in os.walk(self.root / "trees", topdown=False):
@@ -290,7 +291,7 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes of everything, each content once."""
         total = 0
-        for part in ("blobs", "partial", "unpacked"):
+        for part in ("blobs", "partial", "unpacked", "features"):
             for path in (self.root / part).rglob("*"):
                 with contextlib.suppress(OSError):
                     total += path.stat().st_size if path.is_file() else 0

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from warmstart.data.metrics import cer, wer
 from warmstart.data.speech.batches import SpeechBatch, SpeechStream, sequential_speech
+from warmstart.data.speech.cache import shared_folder
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import ConfigError, Problem
@@ -111,7 +110,7 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     """Read the recordings and make their features, or take them from the cache.
 
     Args:
-        write: whether the features may be kept in the run's directory, where the configuration names no other.
+        write: changes nothing here: features go into the cache.
 
     Raises:
         ConfigError: keys that change nothing for speech.
@@ -120,9 +119,9 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     _check_used(job.training, job.search)
     data: SpeechDataConfig = job.data
     mfcc = Mfcc.of(job.model_config)
-    with ExitStack() as stack:
-        cache = job.run / "features" if write else Path(stack.enter_context(TemporaryDirectory()))
-        bar = stack.enter_context(Progress("features", None, "recordings")) if progress else None
+    own = job.run / "features"  # where runs of earlier versions keep theirs
+    cache = own if own.is_dir() else shared_folder()
+    with Progress("features", None, "recordings") if progress else nullcontext() as bar:
         counted = bar.update if bar is not None else lambda done: None
         alphabet: Any = job.vocabularies["text"]
         splits, validation = data.read_splits(["train", "validation"], alphabet, mfcc, cache, progress=counted)

@@ -3,13 +3,15 @@
 ``FOLDER/KEY/`` holds ``features.f32`` (little-endian float32, the recordings' (T, K) back to back), ``frames.npy``
 (T of each) and ``faults.json`` (what is wrong with those that cannot be read). KEY is a hash of every recording's
 bytes and of the settings, so nothing can be out of date. A directory is complete or invisible: two processes that
-make the same one do the work twice, and the second finds it there.
+make the same one do the work twice, and the second finds it there. Its time is when it was last used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from warmstart.data.speech.audio import audio_blocks
 from warmstart.data.speech.example import AudioSource
 from warmstart.errors import DataError, Problem, StorageError
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.sources.cache import default_root
 from warmstart.storage.atomic import new_directory
 
 Floats = NDArray[np.float32]
@@ -55,6 +58,11 @@ class FeatureStore:
         return self.values[offsets[i] : offsets[i + 1]]
 
 
+def shared_folder() -> Path:
+    """Where the features of all trainings lie: in the cache, so that ``warmstart cache prune`` clears it up."""
+    return default_root() / "features"
+
+
 def feature_store(
     recordings: Sequence[AudioSource],
     mfcc: Mfcc,
@@ -75,6 +83,8 @@ def feature_store(
     path = folder / key
     store = _open(path, digests, mfcc.n_input)
     if store is not None:
+        with contextlib.suppress(OSError):  # of somebody else, or read-only
+            os.utime(path)
         return store
     try:
         with new_directory(path, force=path.exists()) as temporary:

@@ -92,8 +92,8 @@ class SpeechDataConfig(BaseModel):
 
     ``augment`` holds augmentations of the training as Coqui writes them (``volume[p=0.1,dbfs=-10:-40]``); their
     ranges run from their beginning to their end over ``augment_epochs`` epochs.
-    ``feature_cache`` is the directory of computed features (one in the run's, if not given). ``resample: false``
-    refuses recordings of another rate than the model's.
+    ``feature_cache`` is the directory of computed features (one in the cache that all trainings share, if not given).
+    ``resample: false`` refuses recordings of another rate than the model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
