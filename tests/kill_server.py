@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from warmstart import api
+from warmstart.cli import print_error
 from warmstart.errors import WarmstartError
 from warmstart.frontends.coqui.commands import run as stt
 from warmstart.storage import records
@@ -61,7 +62,7 @@ def child(config: str, overrides: list[str], operation: int) -> int:
         else:
             api.train(config, overrides, progress=False)
     except WarmstartError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return getattr(error, "status", 1)
     if operation == -1:
         with open("operations", "w") as file:
@@ -69,7 +70,8 @@ def child(config: str, overrides: list[str], operation: int) -> int:
     return 0
 
 
-def serve() -> None:
+def preload() -> None:
+    """Import once what each child needs."""
     for module in (
         "torch._dynamo",
         "torch.utils.tensorboard",
@@ -78,7 +80,11 @@ def serve() -> None:
         "warmstart.setting",
         "warmstart.training.run",
     ):
-        importlib.import_module(module)  # once, not in each child
+        importlib.import_module(module)
+
+
+def serve() -> None:
+    preload()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -10,16 +10,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
+TRAINING = {
+    "steps": 9,
+    "learning_rate": 0.01,
+    "schedule": {"type": "inverse_sqrt", "warmup": 3},
+    "average": {"decay": 0.9},
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "samples": 2,
+    "precision": "float32",
+}
+
+
+def write_task(folder: Path, **training: Any) -> None:
+    """Words to be reversed, and ``c.yaml``: a tiny model with dropout that learns it."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 6))) for _ in range(120)]
+    for split, part in (("train", words[:100]), ("validation", words[100:])):
+        (folder / f"{split}.tsv").write_text("".join(f"{w}\t{w[::-1]}\n" for w in part))
+    config = {
+        "run": "run",
+        "model": {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.2},
+        "vocabularies": {"source": {"type": "characters"}, "target": {"type": "characters"}},
+        "data": {
+            "tasks": {"reverse": {"splits": {s: {"tsv": f"{s}.tsv"} for s in ("train", "validation")}}},
+            "max_length": 32,
+            "batch_tokens": 128,
+        },
+        "training": {**TRAINING, **training},
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+
 
 class Server:
     """Trains ``c.yaml`` of the folder ``place`` in forked children (``kill_server.py``)."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        script = Path(__file__).with_name("kill_server.py")
         self.log = (place / "log").open("a")
         self.process = subprocess.Popen(
-            [sys.executable, str(script)],
+            [sys.executable, str(Path(__file__).with_name("kill_server.py"))],
             cwd=place,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -13,47 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import yaml
 
-from killing import Server, contents
+from killing import Server, contents, write_task
 
 KILLS = int(os.environ.get("WARMSTART_KILLS", "50"))
 GROUPS = 5
-
-TRAINING = {
-    "steps": 9,
-    "learning_rate": 0.01,
-    "schedule": {"type": "inverse_sqrt", "warmup": 3},
-    "average": {"decay": 0.9},
-    "evaluate_every": 3,
-    "checkpoint_every": 2,
-    "log_every": 1,
-    "samples": 2,
-    "precision": "float32",
-}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 6))) for _ in range(120)]
-    for split, part in (("train", words[:100]), ("validation", words[100:])):
-        (folder / f"{split}.tsv").write_text("".join(f"{w}\t{w[::-1]}\n" for w in part))
-    config = {
-        "run": "run",
-        "model": {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.2},
-        "vocabularies": {"source": {"type": "characters"}, "target": {"type": "characters"}},
-        "data": {
-            "tasks": {"reverse": {"splits": {s: {"tsv": f"{s}.tsv"} for s in ("train", "validation")}}},
-            "max_length": 32,
-            "batch_tokens": 128,
-        },
-        "training": TRAINING,
-    }
-    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    write_task(folder)
     return folder
 
 

@@ -74,7 +74,15 @@ def validation_problems(error: Any, prefix: str = "") -> list[Problem]:
 
 
 class WarmstartError(Exception):
-    """Base of every error that warmstart raises on purpose."""
+    """Base of every error that warmstart raises on purpose.
+
+    Attributes:
+        rank: the number of the process that raised it, where several make one training.
+        elsewhere: another of them says what is wrong.
+    """
+
+    rank: int | None = None
+    elsewhere: bool = False
 
     def __init__(
         self,

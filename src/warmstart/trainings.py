@@ -13,6 +13,7 @@ from warmstart.sources.uri import shown
 
 if TYPE_CHECKING:
     from warmstart.bundle.model import Model
+    from warmstart.training.ranks import Ranks
     from warmstart.training.run import OnCheckpoint
     from warmstart.training.workload import Job
 
@@ -126,20 +127,21 @@ def pass_on(setting: Setting) -> dict[str, Any]:
 
 
 def train_setting(
-    setting: Setting, job: Job, progress: bool, on_checkpoint: OnCheckpoint | None = None
+    setting: Setting, job: Job, progress: bool, on_checkpoint: OnCheckpoint | None, ranks: Ranks
 ) -> dict[str, Any]:
-    """Train, or go on; what :func:`api.train` returns."""
+    """Train, or go on; what :func:`api.train` returns. Rank 0 writes."""
     from warmstart.training.resumption import log_change
     from warmstart.training.run import train_run
     from warmstart.training.state import latest, read_state
 
     run, newest = setting.config.run, latest(setting.config.run)
-    if newest is not None:
+    if newest is not None and ranks.first:
         step = read_state(newest).step
         for change in setting.changes:
             log_change(run, step, change.key, change.old, change.new)
-    _write_configuration(setting)
-    result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint)
+    if ranks.first:
+        _write_configuration(setting)
+    result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint, ranks=ranks)
     if result.stopped:
         notes = [*notes, f"stopped early: {result.stopped}"]
     return {

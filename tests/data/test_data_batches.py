@@ -127,6 +127,19 @@ def test_seeking_equals_iterating() -> None:
             assert np.array_equal(batch.target_lengths, other.target_lengths)
 
 
+def test_dealt_batches_are_those_of_one_reader() -> None:
+    plan = make_plan(350, 40, rates=[3, 1])
+    whole = list(islice(plan.iterate(Position(0, 0, 1)), 31))
+    for ahead in (0, 2):
+        plan.ahead = ahead
+        hands = [list(islice(plan.deal(Position(0, 0, 1), rank, 3), 31)) for rank in range(3)]
+        for n, (after, batch) in enumerate(whole):
+            assert [hand[n][0] for hand in hands] == [after] * 3
+            dealt = [hand[n][1] for hand in hands]
+            assert [b is not None for b in dealt] == [n % 3 == rank for rank in range(3)]
+            assert np.array_equal(dealt[n % 3].source, batch.source)
+
+
 def test_batches_hold_their_examples_within_the_budget_with_little_padding() -> None:
     plan = make_plan(4000, batch_tokens=1500, window=4000)
     split = plan.splits[0]

@@ -62,12 +62,13 @@ def test_accumulated_batches_equal_the_large_one(build, stream, config: Training
     batches = [batch for _, (_, batch) in zip(range(3), stream().iterate(Position()), strict=False)]
     objective = CrossEntropy(config.model_copy(update={"loss_normalizer": normalizer, "z_loss": 1e-3}))
     tokens = sum(int(b.target_lengths.sum()) for b in batches)
-    assert objective.divisor(batches) == {"tokens": tokens, "sequences": 9, 7.5: 7.5}[normalizer]
+    divisor = objective.divisor(sum(map(objective.weight, batches)))
+    assert divisor == {"tokens": tokens, "sequences": 9, 7.5: 7.5}[normalizer]
     model, large = build(dropout=0.0), joined(batches)
     whole = objective(model, large)
     assert whole.units == tokens
-    parts = sum(gradient(model, objective(model, b).loss / objective.divisor(batches)) for b in batches)
-    torch.testing.assert_close(parts, gradient(model, whole.loss / objective.divisor([large])))
+    parts = sum(gradient(model, objective(model, b).loss / divisor) for b in batches)
+    torch.testing.assert_close(parts, gradient(model, whole.loss / objective.divisor(objective.weight(large))))
 
 
 def test_without_weight_teachers_change_nothing(build, batch, config: TrainingConfig) -> None:  # type: ignore[no-untyped-def]

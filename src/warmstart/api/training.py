@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ def train(
 
     With ``mode: use`` nothing is trained: the source is passed on, verified, as a bundle with lineage.
 
+    Processes that ``torchrun`` started make one training: each calls this, and each returns what rank 0 wrote.
+
     Args:
         on_checkpoint: is given each checkpoint when it is complete (a ``Model``) and the step at which the run began,
             in the thread that writes checkpoints. What it raises ends the training.
@@ -46,16 +49,22 @@ def train(
     """
     from warmstart.sources.policy import using
     from warmstart.storage.locks import directory_lock
+    from warmstart.training.ranks import alone, joined
     from warmstart.trainings import check_use, job_of, open_for_run, pass_on, train_setting
 
-    setting = open_for_run(config, overrides, require_coverage)
-    if any(s.mode == "use" for s in setting.config.start):
-        check_use(setting)
-        with directory_lock(setting.config.run):
-            return pass_on(setting)
-    job = job_of(setting)
-    with directory_lock(setting.config.run), using(mirrors=setting.config.sources.mirrors):
-        return train_setting(setting, job, progress, on_checkpoint)
+    with joined() as ranks:
+        setting = open_for_run(config, overrides, require_coverage)
+        run = setting.config.run
+        if any(s.mode == "use" for s in setting.config.start):
+            alone("`mode: use`, which trains nothing,", "run `warmstart train` without torchrun")
+            check_use(setting)
+            with directory_lock(run):
+                return pass_on(setting)
+        job = job_of(setting)
+        with directory_lock(run) if ranks.first else nullcontext(), using(mirrors=setting.config.sources.mirrors):
+            ranks.wait()
+            facts = train_setting(setting, job, progress, on_checkpoint, ranks)
+        return ranks.share(facts)
 
 
 def dry_run(
@@ -71,8 +80,10 @@ def dry_run(
     """
     from dataclasses import asdict
 
+    from warmstart.training.ranks import alone
     from warmstart.trainings import job_of, open_for_run
 
+    alone("trying a training", "run `warmstart train --dry-run` without torchrun")
     setting = open_for_run(config, overrides, require_coverage)
     if any(s.mode == "use" for s in setting.config.start):
         raise ConfigError("`mode: use` trains nothing, so there is nothing to try", todo="run `warmstart plan`")

@@ -49,7 +49,8 @@ def main() -> None:
 
             app()
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if not stop.elsewhere:
+            print(stop, file=sys.stderr)
         raise SystemExit(stop.status) from None
     except WarmstartError as error:
         print_error(error)
@@ -100,10 +101,13 @@ def convert_lightly() -> None:
 
 
 def print_error(error: WarmstartError) -> None:
-    """On stderr, without what a terminal would act on."""
+    """On stderr, without what a terminal would act on, unless another process says it."""
     from warmstart.reports.text import printable
 
-    print(f"error: {printable(error, keep=chr(10))}", file=sys.stderr)
+    if error.elsewhere:
+        return
+    of = "" if error.rank is None else f" on rank {error.rank}"
+    print(f"error{of}: {printable(error, keep=chr(10))}", file=sys.stderr)
 
 
 def _name_plugins() -> None:

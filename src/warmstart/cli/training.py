@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from warmstart.cli.options import Coverage, Json, Metrics, Offline, Overrides, print_json
+from warmstart.storage.processes import rank
 
 
 def plan(
@@ -43,6 +44,8 @@ def train(
         print_json(found) if as_json else typer.echo(rehearsal_text(found), nl=False)
         return
     facts = api.train(config, overrides or (), require_coverage=require_coverage)
+    if rank() > 0:
+        return
     if as_json:
         print_json(facts)
         return

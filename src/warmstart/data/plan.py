@@ -58,6 +58,12 @@ class BatchStream(ABC, Generic[BatchT]):
         and skipping, at the cost of planning one window."""
         return in_order(lambda p: (p[0], self.make(*p[1:])), self._planned(position or Position()), self.ahead)
 
+    def deal(self, position: Position, rank: int, size: int) -> Iterator[tuple[Position, BatchT | None]]:
+        """As :meth:`iterate`, but only every ``size``-th batch, from number ``rank`` on, is made; the others are
+        None."""
+        planned = enumerate(self._planned(position))
+        return in_order(lambda n: (n[1][0], self.make(*n[1][1:]) if n[0] % size == rank else None), planned, self.ahead)
+
     def _planned(self, at: Position) -> Iterator[tuple[Position, Position, Ints, Ints]]:
         """(position after the batch, its own, tasks, indices)."""
         while True:

@@ -4,6 +4,6 @@
 ``text_task``, ``speech_task`` · ``loop`` · ``learner`` (a model with all that trains it) · ``objective`` (of text),
 ``cross_entropy``, ``distillation``, ``ctc`` · ``optimizer``, ``adam``, ``adafactor``, ``schedule``, ``marian``
 (its schedule), ``groups``, ``average``, ``lora``, ``precision``, ``memory`` · ``evaluation`` (of text), ``patience``,
-``standing``, ``metrics``, ``samples`` · ``state`` (checkpoints), ``resumption``, ``signals`` ·
-``rehearsal`` (the dry run).
+``standing``, ``metrics``, ``samples`` · ``state`` (checkpoints), ``output``, ``resumption``,
+``signals``, ``ranks`` (several processes) · ``rehearsal`` (the dry run).
 """

@@ -337,8 +337,9 @@ class TrainingConfig(_Frozen):
     """How a model is trained.
 
     ``steps`` counts updates from step 0 of the optimizer, so a training that continues another one counts on.
-    ``accumulation`` batches make one update. The summed loss is divided by ``loss_normalizer``: the target ``tokens``
-    or the ``sequences`` of the update, or a number; by default tokens for text and sequences for speech.
+    ``accumulation`` batches make one update, with any number of processes that divides it. The summed loss is divided
+    by ``loss_normalizer``: the target ``tokens`` or the ``sequences`` of the update, or a number; by default tokens for
+    text and sequences for speech.
     ``clip_norm`` bounds the gradient's global L2 norm.
     ``best_metric`` is one of the names that evaluation returns; null: no evaluation is the best, and the last weights
     are shipped. ``evaluate_every: null`` trains without evaluations, and without validation splits. Checkpoints are

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from warmstart.data.speech.batches import SpeechBatch
@@ -34,11 +32,12 @@ class CTC:
         loss = losses.sum()
         return Loss(loss, loss.detach(), len(batch.feature_lengths), losses.detach())
 
-    def divisor(self, batches: Sequence[SpeechBatch]) -> float:
-        if not isinstance(self.normalizer, str):
-            return float(self.normalizer)
-        counts = (b.label_lengths.sum() if self.normalizer == "tokens" else len(b.label_lengths) for b in batches)
-        return float(max(1, sum(map(int, counts))))
+    def weight(self, batch: SpeechBatch) -> float:
+        """Its utterances, or labels."""
+        return float(batch.label_lengths.sum() if self.normalizer == "tokens" else len(batch.label_lengths))
+
+    def divisor(self, weight: float) -> float:
+        return max(1.0, weight) if isinstance(self.normalizer, str) else self.normalizer
 
     def amount(self, batch: SpeechBatch) -> float:
         """Seconds of audio."""

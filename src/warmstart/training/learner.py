@@ -24,6 +24,7 @@ from warmstart.training.lora import add_lora, canonical_name, canonical_paramete
 from warmstart.training.objective import CrossEntropy
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, set_learning_rate
 from warmstart.training.precision import autocast, resolve
+from warmstart.training.ranks import Ranks
 from warmstart.training.state import Snapshot, State, read_state
 from warmstart.training.terms import Objective
 
@@ -54,6 +55,7 @@ class Learner:
         objective: what is minimised; cross entropy of text pairs by default.
         stages: parameter → stage, for groups that name stages.
         seed: of the run; adapters begin from it.
+        ranks: the processes that make the training together; this one alone by default.
 
     Raises:
         ConfigError: groups or adapters do not fit the model.
@@ -66,13 +68,14 @@ class Learner:
         seed: int,
         objective: Objective | None = None,
         stages: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.model, self.config, stages = model, config, stages or {}
         if config.lora is not None:
             add_lora(model, config.lora, seed, in_some_group(model, config.groups, stages))
-        self.objective = objective or CrossEntropy(config)
+        self.objective, self.ranks = objective or CrossEntropy(config), ranks or Ranks()
         self.device = next(model.parameters()).device
         self.precision, self.why_precision = resolve(config.precision, self.device)
         self.optimizer = build_optimizer(model, config, stages)
@@ -81,9 +84,13 @@ class Learner:
         self._parameters = list(canonical_parameters(model).values())
 
     def gradient(self, batches: Sequence[Any], step: int, plateaus: int) -> Gradient:
-        """Compute the clipped gradient of update ``step``; the model stays as it is."""
+        """Compute the clipped gradient of update ``step``; the model stays as it is.
+
+        ``batches`` are this rank's, and the result is that of all ranks' batches, as if one had accumulated them.
+        """
         self.freezing.apply(step, plateaus)
-        divisor = self.objective.divisor(batches)
+        (weight,) = self.ranks.sum([sum(map(self.objective.weight, batches))])
+        divisor = self.objective.divisor(weight)
         loss_sum = nll_sum = work = 0.0
         units, rows = 0, []
         for batch in batches:
@@ -95,8 +102,10 @@ class Learner:
             units += loss.units
             work += self.objective.amount(batch)
             rows.append(loss.rows)
+        self.ranks.sum_gradients(self._parameters)
+        loss_sum, nll_sum, units_sum, work = self.ranks.sum([loss_sum, nll_sum, units, work])
         norm = clip_gradients(self._parameters, self.config.clip_norm)
-        return Gradient(loss_sum, nll_sum, max(1, units), work, norm, tuple(rows))
+        return Gradient(loss_sum, nll_sum, max(1, int(units_sum)), work, norm, tuple(rows))
 
     def apply(self, step: int, rate: float) -> None:
         """Move the weights by the gradient that was computed, as update ``step``."""
@@ -113,6 +122,10 @@ class Learner:
     def reset_optimizer(self) -> None:
         """Begin with fresh moments, their bias correction too."""
         self.optimizer.state.clear()
+
+    def require_same_weights(self, step: int) -> None:
+        """Raises ``TrainingError``: another rank has other weights."""
+        self.ranks.require_same(self._parameters, f"step {step}")
 
     def evaluated(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are evaluated and shipped: the average where there is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,18 +17,17 @@ import torch
 from warmstart.data.plan import Position
 from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.storage.processes import rank
 from warmstart.storage.progress import Progress
-from warmstart.storage.records import Records
 from warmstart.training import state as checkpoints
 from warmstart.training.learner import Gradient, Learner
-from warmstart.training.metrics import Metrics, read_metrics
+from warmstart.training.metrics import read_metrics
 from warmstart.training.nonfinite import write_record
+from warmstart.training.output import NoOutput, Output
 from warmstart.training.resumption import check_resumption, mark_environment, require_steps
 from warmstart.training.signals import Signals
 from warmstart.training.standing import Standing
 from warmstart.training.state import State
-from warmstart.training.terms import BatchStream, Describe, Evaluate, TrainResult, best_metrics
+from warmstart.training.terms import BatchStream, Describe, Evaluate, Measured, TrainResult, best_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,17 @@ def train(
     A run that was stopped goes on bit for bit as if it had not been. The learner ends with the last weights; the best
     ones are in ``best_checkpoint(run)``. The caller holds the directory's lock.
 
+    With several ranks (``learner.ranks``) each calls this, and all end with the same weights and result: the batches of
+    an update, a multiple of the ranks, are dealt out, and rank 0 evaluates and writes.
+
     Args:
         evaluate: (model in evaluation mode, step) → what was measured, ``config.best_metric`` among it.
         slots, start_step, start_position, start_schedule: what a new run takes over from the training it continues; a
             resumed run has its own.
         task_fingerprint: identity of the data; a run is not resumed on other data.
         describe: what to write down about a batch whose loss is not finite.
-        written: is given the directory of each checkpoint when it is complete, in the thread that wrote it.
+        written: is given the directory of each checkpoint when it is complete, in the thread that wrote it, by
+            rank 0.
 
     Raises:
         TrainingError: no step is left, the checkpoint is of another model, seed or task, the loss is not finite,
@@ -72,11 +76,11 @@ def train(
         StorageError: something cannot be written; the latest checkpoint is as it was.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
+    config, ranks = learner.config, learner.ranks
     run.mkdir(parents=True, exist_ok=True)
-    config = learner.config
     logger.info("computing in %s: %s", learner.precision, learner.why_precision)
-    environment = checkpoints.environment(learner.device, learner.precision)
-    latest = checkpoints.latest(run)
+    environment = checkpoints.environment(learner.device, learner.precision, ranks.size)
+    latest = ranks.share(checkpoints.latest(run))
     if latest is None:
         start = State(
             start_step,
@@ -93,25 +97,17 @@ def train(
         saved = checkpoints.read_state(latest)
         check_resumption(latest, saved, config, seed, task_fingerprint)
         start = learner.restore(latest)
-        start = mark_environment(run, start, environment)
+        ranks.wait()  # nothing is written before all have read
+        start = mark_environment(run, start, environment, write=ranks.first)
     with ExitStack() as stack:
-        metrics = stack.enter_context(Metrics(run, start.step, start.records.get("metrics", 0)))
-        samples = stack.enter_context(Records(run / "samples.jsonl", start.records.get("samples", 0)))
-
-        def sync() -> None:
-            metrics.sync()
-            samples.sync()
-
         loop = _Loop(
             run=run,
             learner=learner,
             stream=stream,
             evaluate=evaluate,
             describe=describe,
-            metrics=metrics,
-            samples=samples,
+            output=stack.enter_context(Output(run, start, written) if ranks.first else NoOutput()),
             start=start,
-            writer=stack.enter_context(checkpoints.Writer(run, sync, written)),
             signals=stack.enter_context(Signals()),
             bar=stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None,
         )
@@ -131,18 +127,16 @@ class _Loop:
         stream: BatchStream,
         evaluate: Evaluate,
         describe: Describe | None,
-        metrics: Metrics,
-        samples: Records,
+        output: Output,
         start: State,
-        writer: checkpoints.Writer,
         signals: Signals,
         bar: Progress | None,
     ) -> None:
         self.run, self.learner, self.config, self.model = run, learner, learner.config, learner.model
+        self.ranks, self.output = learner.ranks, output
         self.stream, self.evaluate, self.describe = stream, evaluate, describe
         self.unit, self.work = learner.objective.unit, learner.objective.work
-        self.metrics, self.samples = metrics, samples
-        self.writer, self.signals, self.bar = writer, signals, bar
+        self.signals, self.bar = signals, bar
         self.began = self.saved_at = time.perf_counter()
         self._resume_at(start)
 
@@ -152,7 +146,9 @@ class _Loop:
         self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", self.unit, "updates"), 0.0)
         self.evaluated, self.skipped = state.evaluated, state.skipped
         self.norm = self.speed = self.rate = 0.0
-        self.batches = self.stream.reordered(state.order).iterate(state.position)
+        stream, ranks = self.stream.reordered(state.order), self.ranks
+        alone = ranks.size == 1
+        self.batches = stream.iterate(state.position) if alone else stream.deal(state.position, ranks.rank, ranks.size)
 
     def go(self, *, first: bool, begins: int) -> TrainResult:
         stopped = None
@@ -171,8 +167,8 @@ class _Loop:
                     self._boundary()
         except _Stop as reason:
             stopped = str(reason)
-        self.writer.wait()
-        history = read_metrics(self.run)
+        self.output.wait()
+        history = self.ranks.share(read_metrics(self.run) if self.ranks.first else [])
         best = self.standing.best[0].step if self.standing.best else None
         return TrainResult(
             self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
@@ -200,19 +196,21 @@ class _Loop:
             self._save(final=patience is not None or self.step == config.steps)
         if patience:
             raise _Stop(patience)
-        self.writer.check()
+        self.output.check()
 
     def _stop_if_asked(self) -> None:
-        if self.signals.caught is not None:
+        caught = self.ranks.signal(self.signals.caught)
+        if caught is not None:
             self._save()
-            self.writer.wait()
-            raise Interrupted(self.signals.caught, where=f"{self.run}, step {self.step}")
+            self.output.wait()
+            self.ranks.wait()  # whoever started the ranks may end all when the first one has ended
+            raise Interrupted(caught, where=f"{self.run}, step {self.step}")
 
     def _update(self) -> bool:
         """One update; False if the run was rewound instead."""
         config, step, where = self.config, self.step + 1, self.position
         began = time.perf_counter()
-        torch.manual_seed(step_seed(self.state.seed, step, rank()))
+        torch.manual_seed(step_seed(self.state.seed, step, self.ranks.rank))
         parts: list[Any] = []
         for _ in range(config.accumulation):
             last = self.position
@@ -220,7 +218,8 @@ class _Loop:
             if item is None:
                 raise TrainingError("the data ended before the last step", where=f"step {step}, batch at {where}")
             self.position = item[0]
-            parts.append(item[1])
+            if item[1] is not None:  # it is this rank's
+                parts.append(item[1])
         self.standing.before_update(step, last.epoch)
         self._reset_optimizer_if_due()
         self.rate = self.standing.rate(step)
@@ -244,7 +243,7 @@ class _Loop:
     def _not_finite(self, step: int, where: Position, parts: Sequence[Any], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
         rule = self.config.nonfinite
-        name, path, causes = write_record(self.run, step, where, found, self.model, parts, self.describe)
+        name, path, causes = write_record(self.run, step, where, found, self.model, parts, self.describe, self.ranks)
         self.learner.forget()
         done = self.skipped if rule.action == "skip" else self.state.order
         if rule.action == "stop" or done >= rule.limit:
@@ -267,8 +266,8 @@ class _Loop:
 
     def _rewind(self) -> None:
         """Back to the latest checkpoint, and on from there in another order of the data."""
-        self.writer.wait()
-        latest = checkpoints.latest(self.run)
+        self.output.wait()
+        latest = self.ranks.share(checkpoints.latest(self.run))
         assert latest is not None  # the first one is written before the first update
         state = self.learner.restore(latest)
         position = Position(state.position.epoch, state.position.window, 0)
@@ -276,8 +275,7 @@ class _Loop:
         if self.bar is not None:
             self.bar.update(state.step - self.step)
         self._resume_at(replace(state, position=position, order=order))
-        self.metrics.rewind(self.step, state.records.get("metrics", 0))
-        self.samples.cut(state.records.get("samples", 0))
+        self.output.rewind(state)
 
     def _log(self) -> None:
         """A record over the updates since the last one."""
@@ -293,26 +291,38 @@ class _Loop:
         if self.skipped:
             fields["train/skipped"] = self.skipped
         times = {"seconds": self._seconds(), f"{self.work}_per_second": self.speed}
-        self.metrics.measured(self.step, "train", fields, times)
+        self.output.measured(self.step, "train", fields, times)
         self.sums = dict.fromkeys(self.sums, 0.0)
 
     def _evaluate(self) -> bool:
         """Measure, record, and say whether this is one of the best so far."""
-        self.model.eval()
+        self.learner.require_same_weights(self.step)
         began = time.perf_counter()
-        with torch.no_grad(), self.learner.evaluated(), self.signals.raising():
-            found = self.evaluate(self.model, self.step)
-        self.model.train()
+        found: Any = self.ranks.share(self._measure() if self.ranks.first else None)
+        if not isinstance(found, Measured):
+            raise Interrupted(found, where=f"{self.run}, step {self.step}")
         times = {"seconds": self._seconds(), "evaluation_seconds": time.perf_counter() - began}
         reached = self.standing.observe(self.step, found.metrics)
-        self.metrics.measured(self.step, "validation", found.metrics, times)
-        for row in found.samples:
-            self.samples.write({"step": self.step, **row})
+        self.output.measured(self.step, "validation", found.metrics, times)
+        self.output.sampled(self.step, found.samples)
         self.evaluated = self.step
         self._reset_optimizer_if_due()
         if reached:
             self._reach_plateau()
         return any(b.step == self.step for b in self.standing.best)
+
+    def _measure(self) -> Measured | signal.Signals:
+        """What the evaluation measures, or the signal that ended it."""
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.learner.evaluated(), self.signals.raising():
+                return self.evaluate(self.model, self.step)
+        except Interrupted:
+            if self.signals.caught is None:
+                raise
+            return self.signals.caught
+        finally:
+            self.model.train()
 
     def _reach_plateau(self) -> None:
         rule, best, plateaus = self.config.plateau, self.standing.best, self.standing.plateaus
@@ -320,7 +330,8 @@ class _Loop:
         rate = self.standing.rate(self.step + 1)
         logger.info("step %d: plateau %d of %s, learning rate %g", self.step, plateaus, rule.metric, rate)
         if rule.reload_best and best and best[0].step != self.step < self.config.steps:
-            self.writer.wait()
+            self.output.wait()
+            self.ranks.wait()
             self.learner.restore(checkpoints.checkpoint_path(self.run, best[0].step))
 
     def _reset_optimizer_if_due(self) -> None:
@@ -341,16 +352,6 @@ class _Loop:
             evaluated=self.evaluated,
             skipped=self.skipped,
             **self.standing.fields(),
-            records={"metrics": self.metrics.count, "samples": self.samples.count},
         )
         self.saved_at = time.perf_counter()
-        self.writer.wait()
-        path = checkpoints.checkpoint_path(self.run, self.step)
-        if not path.exists():
-            taken = self.learner.snapshot(state)
-            self.writer.submit(taken, self.config.keep_last)
-        elif final:  # saved when it was stopped before its evaluation: its arrays are these
-            self.metrics.sync()
-            self.samples.sync()
-            there = checkpoints.read_state(path)
-            checkpoints.write_state(path, replace(state, optimizer_steps=there.optimizer_steps, betas=there.betas))
+        self.output.save(self.learner, state, self.config.keep_last, final=final)

@@ -16,6 +16,7 @@ from warmstart.errors import Problem
 from warmstart.storage import atomic
 from warmstart.training.learner import Gradient
 from warmstart.training.lora import canonical_parameters
+from warmstart.training.ranks import Ranks
 from warmstart.training.terms import Describe
 
 
@@ -27,24 +28,28 @@ def write_record(
     model: nn.Module,
     parts: Sequence[Any],
     describe: Describe | None,
+    ranks: Ranks,
 ) -> tuple[str, Path, list[Problem]]:
     """Write ``nonfinite/step-….json`` of ``run``: the update, its parameters with a gradient that is not finite, and
-    its batches. Returns what is not finite, ``gradient`` or ``loss``, the file, and the examples that are known to be
-    the cause."""
+    its batches, all ranks' in their order. Returns what is not finite, ``gradient`` or ``loss``, the file, and the
+    examples that are known to be the cause."""
     path = run / "nonfinite" / f"step-{step:08d}.json"
     gradients = {n: p.grad for n, p in canonical_parameters(model).items() if p.grad is not None}
-    batches = [describe(part) for part in parts] if describe else []
-    causes = [p for rows, losses in zip(batches, found.rows, strict=False) for p in _mark(rows, losses)]
+    described = [describe(part) for part in parts] if describe else []
+    losses = [*found.rows, *[None] * len(described)]
+    own = [(rows, list(_mark(rows, of_rows))) for rows, of_rows in zip(described, losses, strict=False)]
+    marked = [item for turn in zip(*ranks.gather(own), strict=True) for item in turn]
     record = {
         "step": step,
         "position": asdict(where),
         "loss": str(found.loss),
         "gradient_norm": str(found.norm),
         "parameters": [n for n, gradient in gradients.items() if not gradient.isfinite().all()],
-        "batches": batches,
+        "batches": [rows for rows, _ in marked],
     }
-    atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return "gradient" if math.isfinite(found.loss) else "loss", path, causes
+    if ranks.first:
+        atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return "gradient" if math.isfinite(found.loss) else "loss", path, [p for _, causes in marked for p in causes]
 
 
 def _mark(rows: list[dict[str, Any]], losses: Tensor | None) -> Iterator[Problem]:

@@ -52,14 +52,16 @@ class CrossEntropy:
             loss = towards if weight == 1.0 else (1.0 - weight) * loss + towards
         return _loss(loss, nll, batch)
 
-    def divisor(self, batches: Sequence[Batch]) -> float:
-        """What the summed loss of ``batches``, which make one update, is divided by: their target tokens or
-        sequences, or the number that ``loss_normalizer`` is. So accumulated batches equal one large batch."""
-        normalizer = self.config.loss_normalizer or "tokens"
-        if not isinstance(normalizer, str):
-            return float(normalizer)
-        counts = (b.target_lengths.sum() if normalizer == "tokens" else len(b.target_lengths) for b in batches)
-        return float(max(1, sum(map(int, counts))))
+    def weight(self, batch: Batch) -> float:
+        """Its target tokens, or sequences."""
+        by_sequences = self.config.loss_normalizer == "sequences"
+        return float(len(batch.target_lengths) if by_sequences else batch.target_lengths.sum())
+
+    def divisor(self, weight: float) -> float:
+        """The target tokens or sequences of an update's batches, or the number that ``loss_normalizer`` is. So
+        accumulated batches equal one large batch."""
+        normalizer = self.config.loss_normalizer
+        return max(1.0, weight) if normalizer is None or isinstance(normalizer, str) else normalizer
 
     def amount(self, batch: Batch) -> float:
         """Target tokens."""

@@ -38,12 +38,14 @@ def check_resumption(latest: Path, saved: State, config: TrainingConfig, seed: i
             )
 
 
-def mark_environment(run: Path, start: State, environment: Mapping[str, str | int]) -> State:
+def mark_environment(run: Path, start: State, environment: Mapping[str, str | int], *, write: bool = True) -> State:
     """Say what makes resuming not bit-equal, write it down, and mark the run."""
-    differing = {k: (start.environment.get(k), v) for k, v in environment.items() if start.environment.get(k) != v}
+    before = {"ranks": 1, **start.environment}  # earlier versions had one
+    differing = {k: (before.get(k), v) for k, v in environment.items() if before.get(k) != v}
     for name, (was, now) in differing.items():
         logger.warning("resuming will not be bit for bit: %s was %s, is %s", name, was, now)
-        log_change(run, start.step, f"environment.{name}", was, now)
+        if write:
+            log_change(run, start.step, f"environment.{name}", was, now)
     return replace(start, environment=environment, exact=start.exact and not differing)
 
 

@@ -29,6 +29,7 @@ from warmstart.training.marian import MarianState, of_progress
 from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
+from warmstart.training.ranks import Ranks, check_share, in_turn
 from warmstart.training.rehearsal import Rehearsal, rehearse
 from warmstart.training.speech_task import speech_workload
 from warmstart.training.standing import Standing
@@ -61,7 +62,7 @@ class Prepared:
     schedule: dict[str, Any] | None
 
 
-def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
+def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks | None = None) -> Prepared:
     """Open the data, build the model and fill it.
 
     Args:
@@ -72,16 +73,17 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
         ConfigError: groups or adapters do not fit the model.
         VocabularyError: a teacher has other vocabularies.
     """
-    workload = WORKLOADS[job.data.type](job, write=write, progress=progress)
+    ranks = ranks or Ranks()
+    workload = in_turn(ranks, lambda: WORKLOADS[job.data.type](job, write=write, progress=progress))
     with torch.device("meta"):
         module = job.family.build(job.model_config)
-    first = latest(job.run) is None
+    first = ranks.share(latest(job.run)) is None
     arrays = dict(start_arrays(job.plan, job.models, job.seed)) if first else {}
     fill(module, arrays, job.family, job.model_config)
     stages = {p.name: p.stage for p in job.family.parameters(job.model_config)}
     position = _position(job.plan, job.models, workload.fingerprint)
     return Prepared(
-        Learner(module, job.training, job.seed, workload.objective, stages),
+        Learner(module, job.training, job.seed, workload.objective, stages, ranks),
         workload,
         (start_slots(job.plan, job.models) or None) if first else None,
         position,
@@ -90,15 +92,16 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True) -> Prepared:
 
 
 def train_run(
-    job: Job, *, progress: bool = True, on_checkpoint: OnCheckpoint | None = None
+    job: Job, *, progress: bool = True, on_checkpoint: OnCheckpoint | None = None, ranks: Ranks | None = None
 ) -> tuple[TrainResult, list[str]]:
     """Train as planned and write ``RUN/model``, the bundle with the best weights (``RUN/adapters`` with ``lora``).
 
     ``on_checkpoint`` is given each checkpoint when it is complete, and the last one again in the end.
 
-    Returns the result and lines about the data (kept and dropped examples).
+    Returns the result and lines about the data (kept and dropped examples). Several ranks call it alike; rank 0 writes.
     """
-    run = job.run
+    run, ranks = job.run, ranks or Ranks()
+    check_share(job.training.accumulation, ranks.size)
     keep_freed_memory()
 
     def written(checkpoint: Path) -> None:
@@ -106,9 +109,9 @@ def train_run(
             model = open_run_checkpoint(checkpoint, job.family, job.model_config, job.vocabularies)
             on_checkpoint(model, job.plan.step)
 
-    parts = prepare(job, progress=progress)
+    parts = prepare(job, progress=progress, ranks=ranks)
     with parts.workload.computing():
-        result = finished(run, job.training) or train(
+        result = ranks.share(finished(run, job.training)) or train(
             run,
             parts.learner,
             parts.workload.stream,
@@ -123,20 +126,27 @@ def train_run(
             written=written,
             progress=progress,
         )
-    newest = latest(run)
-    assert newest is not None
-    written(newest)  # it may have been killed before this, or before the next
-    prune(run, job.training.keep_last, read_state(newest).best)
+    if ranks.first:
+        newest = latest(run)
+        assert newest is not None
+        written(newest)  # it may have been killed before this, or before the next
+        prune(run, job.training.keep_last, read_state(newest).best)
+        _write_model(job, parts.learner, newest, result.steps)
+    return result, list(parts.workload.notes)
+
+
+def _write_model(job: Job, learner: Learner, newest: Path, trained: int) -> None:
+    """The bundle with the best weights, or the ``newest`` ones, and adapters where there are some."""
+    run = job.run
     best = best_checkpoint(run) or newest
-    lineage = describe_lineage(job, read_state(best), result.steps)
-    parts.learner.restore(best)
-    with parts.learner.evaluated():
-        arrays = merged(parts.learner.model)
+    lineage = describe_lineage(job, read_state(best), trained)
+    learner.restore(best)
+    with learner.evaluated():
+        arrays = merged(learner.model)
         wanted = (arrays[e.name] for e in storages(job.family, job.model_config))
         write_bundle(run / "model", job.family, job.model_config, wanted, job.vocabularies, lineage, force=True)
         if job.training.lora is not None:
-            _write_adapters(run / "adapters", parts.learner, job.training)
-    return result, list(parts.workload.notes)
+            _write_adapters(run / "adapters", learner, job.training)
 
 
 def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) -> None:

@@ -62,7 +62,7 @@ class State:
         early_stopping, plateau: what these watches have seen (``patience.Watch``).
         schedule: what the learning rate's schedule remembers, where it does (``marian.MarianState``).
         records: how many records of each file belong to this step.
-        environment: what bit equality depends on: torch, threads, device, precision, processor features.
+        environment: what bit equality depends on: torch, threads, ranks, device, precision, processor features.
         exact: False once the run went on in another environment, so that it cannot be repeated bit for bit.
         optimizer_steps: parameter → updates that its moments hold; a snapshot fills it in.
         betas: the decays of Adam's moments; None for another optimizer.
@@ -91,12 +91,13 @@ class State:
         return config.evaluate_every is None or self.evaluated == self.step
 
 
-def environment(device: torch.device, precision: str) -> dict[str, str | int]:
+def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, str | int]:
     """What a bit-equal resumption needs to be the same."""
     digest = hashlib.sha256(" ".join(cpu_flags()).encode()).hexdigest()[:16]
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
         "device": device.type,
         "precision": precision,
         "cpu_flags": digest,

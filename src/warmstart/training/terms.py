@@ -42,8 +42,11 @@ class Objective(Protocol):
     def __call__(self, model: nn.Module, batch: Any) -> Loss:
         """The loss of ``batch``, summed. Computes in the precision of the surrounding ``autocast``."""
 
-    def divisor(self, batches: Sequence[Any]) -> float:
-        """What the summed loss of ``batches``, which make one update, is divided by."""
+    def weight(self, batch: Any) -> float:
+        """What ``batch`` adds to the number that its update's summed loss is divided by."""
+
+    def divisor(self, weight: float) -> float:
+        """What an update's summed loss is divided by; ``weight`` is that of all its batches."""
 
     def amount(self, batch: Any) -> float:
         """How much of ``work`` there is in ``batch``."""
@@ -66,6 +69,10 @@ class BatchStream(Protocol):
 
     def iterate(self, position: Position) -> Iterator[tuple[Position, Any]]:
         """Each batch with the position after it."""
+
+    def deal(self, position: Position, rank: int, size: int) -> Iterator[tuple[Position, Any]]:
+        """The same, but None for batches that are not those of ``rank``, one of ``size``; asked for where there are
+        several ranks."""
 
     def reordered(self, order: int) -> Self:
         """The same examples in order number ``order``; 0 is this one."""

@@ -1,0 +1,174 @@
+"""Several processes make one training: what a single one would make, also when they are killed or asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from killing import contents, write_task
+from warmstart.formats.detect import open_checkpoint
+from warmstart.storage.locks import holder
+
+TRIALS = max(1, int(os.environ.get("WARMSTART_KILLS", "50")) // 50)
+PLAIN = ("model.dropout=0.0", "training.optimizer={type: sgd}", "training.average=null")
+
+
+class Servant:
+    """Trains ``c.yaml`` of the folder ``place`` with several ranks (``rank_server.py``)."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.log = place, (place / "log").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("rank_server.py"))],
+            cwd=place,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, run: str, *overrides: str, size: int = 2, last: Sequence[str] = ()) -> list[int]:
+        """Process numbers; ``last`` are further overrides of the last rank."""
+        ranks = [[f"run={run}", *overrides] for _ in range(size)]
+        ranks[-1] += last
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps([ranks, port]) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> list[int]:
+        assert self.process.stdout
+        return list(json.loads(self.process.stdout.readline()))
+
+    def wait(self) -> list[int]:
+        """The statuses of all ranks."""
+        return self._answer()
+
+    def train(self, run: str, *overrides: str, **options: Any) -> list[int]:
+        self.start(run, *overrides, **options)
+        return self.wait()
+
+    def await_start(self, run: str) -> None:
+        """Until the ranks have met (then rank 0 holds the run's directory) and have begun to train."""
+        until = time.monotonic() + 20.0
+        started = self.place / run / "checkpoints/step-00000000"
+        while (holder(self.place / run) is None or not started.is_dir()) and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def said(self, since: int = 0) -> str:
+        return (self.place / "log").read_text()[since:]
+
+
+@pytest.fixture(scope="module")
+def servant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servant]:
+    folder = tmp_path_factory.mktemp("ranks")
+    write_task(folder, accumulation=2)
+    servant = Servant(folder)
+    yield servant
+    servant.process.kill()
+    servant.process.wait()
+    servant.log.close()
+
+
+@pytest.fixture(scope="module")
+def whole(servant: Servant) -> tuple[dict[str, Any], float]:
+    """What two ranks write that nobody killed, and the seconds that they took."""
+    assert servant.train("warm") == [0, 0], servant.said()
+    began = time.perf_counter()
+    assert servant.train("whole") == [0, 0]
+    return contents(servant.place / "whole"), time.perf_counter() - began
+
+
+def send(pid: int, number: int) -> None:
+    assert pid > 1
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def test_two_ranks_make_the_updates_of_one_process_that_accumulates(servant: Servant) -> None:
+    options = (*PLAIN, "training.accumulation=4")
+    assert servant.train("alone", *options, size=1) == [0]
+    assert servant.train("together", *options) == [0, 0], servant.said()
+    one, two = (
+        open_checkpoint(servant.place / run / "checkpoints/step-00000009/model.safetensors")
+        for run in ("alone", "together")
+    )
+    for name in one.entries:
+        np.testing.assert_allclose(two.read(name), one.read(name), rtol=1e-5, atol=1e-7)
+    alone, together = (contents(servant.place / run)["metrics.jsonl"] for run in ("alone", "together"))
+    assert len(alone) == len(together) == 13
+    for a, b in zip(alone, together, strict=True):
+        assert b.pop("kind") == a.pop("kind")
+        assert b == pytest.approx(a, rel=1e-5)
+
+
+def test_killed_ranks_go_on_bit_for_bit(servant: Servant, whole: Any) -> None:
+    expected, seconds = whole
+    chance = random.Random(3)
+    for trial in range(TRIALS):
+        run = f"killed-{trial}"
+        killed = 0
+        for _ in range(2):
+            pids = servant.start(run)
+            servant.await_start(run)  # before they have met, whoever started them has to end the others
+            time.sleep(0.5 * chance.random() * seconds)
+            send(pids[chance.randrange(2)], signal.SIGKILL)  # the other one notices
+            statuses = servant.wait()
+            killed += -signal.SIGKILL in statuses
+            assert set(statuses) <= {0, 1, -signal.SIGKILL}, servant.said()[-2000:]
+        assert servant.train(run) == [0, 0]
+        assert contents(servant.place / run) == expected, killed
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step(servant: Servant, whole: Any) -> None:
+    for attempt in range(6):  # on a busy machine it may come before the loop or after it
+        run, since = f"asked-{attempt}", len(servant.said())
+        pids = servant.start(run)
+        servant.await_start(run)
+        time.sleep(0.01 * attempt)
+        send(pids[1], signal.SIGTERM)
+        statuses = servant.wait()
+        if statuses == [143, 143]:
+            assert servant.said(since).count("stopped by SIGTERM") == 1
+            break
+    assert statuses == [143, 143], servant.said()[-2000:]
+    assert servant.train(run) == [0, 0]
+    assert contents(servant.place / run)["metrics.jsonl"] == whole[0]["metrics.jsonl"]
+    last = "checkpoints/step-00000009/model.safetensors"
+    assert contents(servant.place / run)[last] == whole[0][last]
+
+
+def test_an_error_of_one_rank_ends_all_and_is_said_once(servant: Servant) -> None:
+    since = len(servant.said())
+    assert servant.train("failing", last=("data.max_length=1",)) == [1, 1]
+    said = servant.said(since)
+    assert said.count("error") == 1
+    assert "error on rank 1: " in said
+
+
+def test_another_number_of_ranks_is_said_and_marks_the_run(servant: Servant, whole: Any) -> None:
+    since = len(servant.said())
+    assert servant.train("whole", "training.steps=10", size=1) == [0]
+    assert servant.said(since).count("ranks was 2, is 1") == 1
+    state = json.loads((servant.place / "whole/checkpoints/step-00000010/state.json").read_text())
+    assert (state["environment"]["ranks"], state["exact"]) == (1, False)
+    since = len(servant.said())
+    assert servant.train("whole", "training.steps=11", size=3) == [1, 1, 1]
+    assert "training.accumulation=3" in servant.said(since)
