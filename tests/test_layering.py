@@ -18,6 +18,7 @@ ORDER = [
         "redact",
         "errors",
         "keys",
+        "memory",
         "storage",
         "sources",
         "formats",

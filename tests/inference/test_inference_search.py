@@ -230,6 +230,7 @@ def test_batches_hold_every_index_once_within_the_budget() -> None:
     batches = list(length_sorted(lengths, 12))
     assert sorted(itertools.chain(*batches)) == list(range(7))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 12 for b in batches)
+    assert batches[0] == [5]  # the longest, so that what is left over is short
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,9 @@ def evaluate(
 ) -> None:
     """Score a run's or a model's outputs on a split of its tasks."""
     from warmstart import api
+    from warmstart.memory import keep_freed_memory
 
+    keep_freed_memory()
     reports: list[str] = []
     scores = api.evaluate(
         model, data or (), split=split, engine=engine, vocabularies=vocab or (), output=output, report=reports.append,
@@ -73,7 +75,9 @@ def translate(
     """Translate lines; several models are an ensemble."""
     from warmstart import api
     from warmstart.data.text import read_lines
+    from warmstart.memory import keep_freed_memory
 
+    keep_freed_memory()
     lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
     found = api.translate(
         models, lines, engine=engine, precision=precision, vocabularies=vocab or (),

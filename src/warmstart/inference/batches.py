@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 def length_sorted(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of ``lengths``, shortest first, in batches whose size times longest length is at most
-    ``batch_tokens`` (a longer sequence is a batch of its own)."""
+    """Indices of ``lengths``, longest first, in batches whose size times longest length is at most
+    ``batch_tokens`` (a longer sequence is a batch of its own). What is left over for the last batch is short."""
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
             yield batch
             batch = []
         batch.append(index)

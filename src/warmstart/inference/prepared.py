@@ -64,7 +64,7 @@ class Norm(NamedTuple):
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class Layer(NamedTuple):
@@ -188,7 +188,7 @@ class Prepared:
         for layer in self.encoder:
             projected = self.project(layer, self.before(x, layer.norm), x).float().index_select(0, token)
             projected = projected.view(-1, entries, 3, self.num_heads, x.shape[1] // self.num_heads)
-            query, keys, values = projected.permute(2, 0, 3, 1, 4)  # each [C, H, E, K]
+            query, keys, values = projected.permute(2, 0, 3, 1, 4).unbind()  # each [C, H, E, K]
             found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
             found = found.transpose(1, 2).flatten(0, 1).index_select(0, place).flatten(1)  # [N, D]
             x = self.feed_forward(layer, self.after(x, layer.output, found, layer.norm))

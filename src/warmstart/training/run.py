@@ -18,6 +18,7 @@ from warmstart.bundle.model import Model, open_run_checkpoint
 from warmstart.data.plan import Position
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.memory import keep_freed_memory
 from warmstart.models.family import Family
 from warmstart.sources.uri import shown
 from warmstart.storage import atomic
@@ -26,7 +27,6 @@ from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
 from warmstart.training.marian import MarianState, of_progress
-from warmstart.training.memory import keep_freed_memory
 from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.ranks import Ranks, check_share, in_turn

@@ -1,4 +1,4 @@
-"""Memory that a training gives back and takes again at every update."""
+"""Memory that a process gives back and takes again at every update of a training or step of a search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what this process frees, for its next allocations; False where it cannot be told.
 
     glibc returns large blocks to the system at once, and the system clears every page that it hands out again: without
-    this, each update pays for thousands of pages. The process keeps its peak of memory in return.
+    this, each update or step pays for many of them. The process keeps its peak of memory in return; whose process it
+    is decides: a command, or a training, and no function that a program calls in passing.
     """
     if sys.platform != "linux":
         return False

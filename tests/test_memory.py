@@ -1,0 +1,49 @@
+"""Freed memory is used again, in trainings and in the commands that decode."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+COUNT = """
+import resource
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    blocks = [bytearray(48 << 20) for _ in range(2)]
+    del blocks
+def count(*_, **__):
+    work()
+    before = faults()
+    for _ in range(5):
+        work()
+    print(faults() - before)
+    return []
+"""
+KEEP = "from warmstart.memory import keep_freed_memory\nassert keep_freed_memory()\n"
+TRANSLATE = """
+import io, sys
+from warmstart import api
+from warmstart.cli.verbs import app
+api.translate = count
+sys.stdin = io.StringIO()
+app(["translate", "model"], standalone_mode=False)
+"""
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+
+
+def faults(program: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
+
+
+def test_pages_are_not_asked_for_again() -> None:
+    assert faults(COUNT + "count()") > 10_000
+    assert faults(COUNT + KEEP + "count()") < 1_000
+
+
+def test_a_command_that_decodes_keeps_its_memory() -> None:
+    assert faults(COUNT + TRANSLATE) < 1_000
