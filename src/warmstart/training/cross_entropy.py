@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 17  # logits that are worked on at a time on a CPU: half a megabyte, which stays in its cache
+CHUNK = 1 << 17  # logits that a thread of a CPU works on at a time: half a megabyte, which stays in its cache
 
 
 def smoothed_cross_entropy(
@@ -74,7 +74,7 @@ class _CrossEntropy(torch.autograd.Function):
 def _chunks(logits: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """(rows, a copy of theirs in ``dtype``): the copies share one place, each is gone with the next."""
     count, width = logits.shape
-    step = max(1, count if logits.is_cuda else min(count, CHUNK // width))
+    step = max(1, count if logits.is_cuda else min(count, CHUNK * torch.get_num_threads() // width))
     place = torch.empty(step, width, dtype=dtype, device=logits.device)
     for start in range(0, count, step):
         rows = slice(start, min(start + step, count))

@@ -74,14 +74,15 @@ class _Attention(torch.autograd.Function):
         ctx.scale = q.shape[-1] ** -0.5
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=ctx.scale)  # [B·H, T, S]
         weights = torch.softmax(scores, -1, dtype=torch.promote_types(q.dtype, torch.float32))
-        ctx.save_for_backward(q, k, v, weights, kept)
+        dropped = _dropped(weights, kept, factor).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weights, dropped, kept)
         ctx.own, ctx.other, ctx.num_heads, ctx.factor, ctx.joined = own, other, num_heads, factor, keys_values is None
-        return own.gather(torch.bmm(_dropped(weights, kept, factor).to(v.dtype), v)[None])
+        return own.gather(torch.bmm(dropped, v)[None])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights, kept = ctx.saved_tensors
+        q, k, v, weights, dropped, kept = ctx.saved_tensors
         own, other, factor = ctx.own, ctx.other, ctx.factor
         g = own.spread(gradient, 1, ctx.num_heads)[0]
         if ctx.joined:
@@ -90,9 +91,9 @@ class _Attention(torch.autograd.Function):
         else:
             back_q, back_kv = q.new_empty((1, *q.shape)), k.new_empty((2, *k.shape))
         dq, dk, dv = back_q[0], back_kv[0], back_kv[1]
-        torch.bmm(_dropped(weights, kept, factor).to(g.dtype).transpose(1, 2), g, out=dv)
-        dropped = _dropped(torch.bmm(g, v.transpose(1, 2)).to(weights.dtype), kept, factor)
-        scores = torch.ops.aten._softmax_backward_data(dropped, weights, -1, weights.dtype).to(q.dtype)
+        torch.bmm(dropped.transpose(1, 2), g, out=dv)
+        back_weights = _dropped(torch.bmm(g, v.transpose(1, 2)).to(weights.dtype), kept, factor)
+        scores = torch._softmax_backward_data(back_weights, weights, -1, weights.dtype).to(q.dtype)
         torch.baddbmm(dq, scores, k, beta=0, alpha=ctx.scale, out=dq)
         torch.baddbmm(dk, scores.transpose(1, 2), q, beta=0, alpha=ctx.scale, out=dk)
         rest = (None,) * 6

@@ -26,12 +26,12 @@ class Noise:
     """
 
     def __init__(self) -> None:
-        self._generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
+        self._bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
 
     def kept(self, shape: Sequence[int], rate: float) -> Tensor:
         """uint8 of ``shape``: 1 with probability :func:`keep_probability`, else 0."""
         count = math.prod(shape)
-        words = self._generator.integers(0, 2**64, -(-count // 4), dtype=np.uint64, endpoint=False)
+        words = self._bits.random_raw(-(-count // 4))
         kept = words.view(np.uint16)[:count] <= np.uint16(keep_probability(rate) * LEVELS - 1)
         return torch.from_numpy(kept.view(np.uint8)).view(*shape)
 
@@ -67,12 +67,13 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor | None, change: Tensor, kept: Tensor, factor: float) -> Tensor:
+        kept = kept.to(change.dtype)
         ctx.save_for_backward(kept)
         ctx.factor = factor
-        return torch.addcmul(change.new_zeros(()) if x is None else x, change, kept.to(change.dtype), value=factor)
+        return torch.addcmul(change.new_zeros(()) if x is None else x, change, kept, value=factor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         (kept,) = ctx.saved_tensors
-        change = torch.addcmul(gradient.new_zeros(()), gradient, kept.to(gradient.dtype), value=ctx.factor)
+        change = torch.addcmul(gradient.new_zeros(()), gradient, kept, value=ctx.factor)
         return gradient if ctx.needs_input_grad[0] else None, change, None, None

@@ -84,7 +84,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, positive, *factors = ctx.saved_tensors
         if positive is not None:
-            gradient = torch.ops.aten.threshold_backward(gradient, positive, 0)
+            gradient = torch.ops.aten.threshold_backward.default(gradient, positive, 0)
         count, (needs_x, _, _, *needs) = len(ctx.sizes), ctx.needs_input_grad
         pieces = _pieces(x)
         back = torch.empty_like(x) if needs_x else None
@@ -101,11 +101,13 @@ class _Linear(torch.autograd.Function):
             weights = torch.split(whole.to(ctx.dtype), ctx.sizes)
         if any(needs[count : 2 * count]):
             biases = torch.split(gradient.sum(0).to(ctx.dtype), ctx.sizes)
-        gradients = torch.split(gradient, ctx.sizes, 1)
-        adapted = [
-            (None, None) if a is None else _adapter_gradients(x, g, a, b, scale)
-            for g, a, b, scale in zip(gradients, factors[:count], factors[count:], ctx.scales, strict=True)
-        ]
+        adapted: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * count
+        if any(needs[2 * count :]):
+            gradients = torch.split(gradient, ctx.sizes, 1)
+            adapted = [
+                (None, None) if a is None else _adapter_gradients(x, g, a, b, scale)
+                for g, a, b, scale in zip(gradients, factors[:count], factors[count:], ctx.scales, strict=True)
+            ]
         found = zip((*weights, *biases, *(a for a, _ in adapted), *(b for _, b in adapted)), needs, strict=True)
         return back, None, None, *(g if needed else None for g, needed in found)
 
@@ -115,7 +117,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) 
     pieces = _pieces(x)
     if x.dtype == torch.bfloat16 and len(pieces) == 1 and torch._C._has_mkldnn:
         # the product that adds the bias as it writes; addmm writes it first, and reads it again
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], ""))
+        function = torch.ops.mkldnn._linear_pointwise.default
+        return cast(Tensor, function(x, weight, bias, "relu" if relu else "none", [], ""))
     y = x.new_empty(len(x), len(weight))
     for rows in pieces:
         if bias is None:

@@ -36,7 +36,8 @@ class _LayerNorm(torch.autograd.Function):
 
         def back(gradient: Tensor, x: Tensor, wanted: list[bool]) -> Any:
             shape = weight.shape
-            return torch.ops.aten.native_layer_norm_backward(gradient, x, shape, mean, deviation, weight, bias, wanted)
+            function = torch.ops.aten.native_layer_norm_backward.default
+            return function(gradient, x, shape, mean, deviation, weight, bias, wanted)
 
         dx = back(gradient, x, [needs[0], False, False])[0]
         if not any(needs[1:]):

@@ -217,17 +217,26 @@ class Transformer(nn.Module):
         own = Rows(source_lengths, source.shape[1], rounded=rounded)
         lengths = target.new_full((len(target),), target.shape[1]) if target_mask is None else target_mask.sum(1)
         rows = Rows(lengths, target.shape[1], rounded=rounded)
-        memory = self._encode(source, own, noise, dtype)
         before = target.flatten().index_select(0, (rows.place - 1).clamp_(min=0))
-        words = self.decoder.embedding(before).index_fill(0, (rows.step == 0).nonzero()[:, 0], 0.0)
+        source_words, words = self._words(own.take(source), before)
+        memory = self._encode(source_words, own, noise, dtype)
+        words = words.index_fill(0, (rows.step == 0).nonzero()[:, 0], 0.0)
         x = self._embed(self._drop_words(words, self.config.target_dropout, noise), rows.step, noise).to(dtype)
         for layer in self.decoder.layers:
             x = layer(x, rows, memory, own, noise)
         logits = linear(self.decoder.top(x[: rows.count]), self.decoder.output)
         return logits if target_mask is not None else logits.view(*target.shape, -1)
 
-    def _encode(self, source: Tensor, rows: Rows, noise: Noise | None, dtype: torch.dtype) -> Tensor:
-        words = self._drop_words(self.encoder.embedding(rows.take(source)), self.config.source_dropout, noise)
+    def _words(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings of both; a table that they share is read once, and so gets one gradient."""
+        if self.encoder.embedding.weight is not self.decoder.embedding.weight:
+            return self.encoder.embedding(source), self.decoder.embedding(target)
+        both: Tensor = self.encoder.embedding(torch.cat([source, target]))
+        source_words, target_words = torch.split(both, [len(source), len(target)])
+        return source_words, target_words
+
+    def _encode(self, words: Tensor, rows: Rows, noise: Noise | None, dtype: torch.dtype) -> Tensor:
+        words = self._drop_words(words, self.config.source_dropout, noise)
         x = self._embed(words, rows.step, noise).to(dtype)
         for layer in self.encoder.layers:
             x = layer(x, rows, noise)
