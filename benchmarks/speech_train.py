@@ -4,6 +4,7 @@ Both get the same batches of features in the same process, and take turns update
 the CPU time of the second half (with one thread, what a quiet machine needs). The peer is what most would write:
 windows by ``unfold``, ``nn.Linear``, ``clamp``, dropout, ``nn.LSTM`` in float32, packed or padded, ``ctc_loss``, Adam.
 "Flushed" is with ``torch.set_flush_denormal(True)``, which few would think of, and which our trainings on speech do.
+Freed memory is kept, as our trainings have it; that is of the process, so the peers gain by it as well.
 
     python benchmarks/speech.py train LIST.csv --audio FOLDER [--widths 64 512 2048] [--threads 1]
 """
@@ -42,6 +43,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
+    from warmstart.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     torch.set_num_threads(given.threads)
     print(f"{'n_hidden':>8}  {'contender':24} {'s of audio/s':>12} {'ours / it':>10}")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.lstm_torch import Frames, recur
-from warmstart.models.deepspeech.module import clipped
+from warmstart.models.deepspeech.module import DeepSpeech, clipped
 from warmstart.models.layers.dropout import Noise
 
 LENGTHS = torch.tensor([3, 6, 1, 6, 4])
@@ -15,14 +17,42 @@ LENGTHS = torch.tensor([3, 6, 1, 6, 4])
 def test_rows_and_places_belong_to_each_other() -> None:
     frames = Frames(LENGTHS, 7)
     values = torch.randn(5, 7, 2)
-    laid = frames.lay_out(torch.cat([frames.take(values), torch.full((1, 2), 9.0)]))
+    rows = frames.take(values)
+    rows[frames.count :] = 9.0
+    laid = frames.filled(rows)
     for b, length in enumerate(LENGTHS.tolist()):
         assert (laid[b, :length] == values[b, :length]).all()
         assert (laid[b, length:] == 9).all()
     assert frames.sizes == [5, 4, 4, 3, 2, 2]
 
 
-def test_outputs_and_gradients_are_those_of_packed_sequences() -> None:
+def test_moving_rows_there_and_back_leaves_zeros_elsewhere_in_values_and_gradients() -> None:
+    frames = Frames(LENGTHS, 7, rounded=True)
+    real = torch.arange(7) < LENGTHS[:, None]
+    values = torch.randn(5, 7, 2, dtype=torch.double, requires_grad=True)
+    rows = frames.take(values)
+    assert (rows[frames.count :] == 0).all()
+    torch.testing.assert_close(frames.lay_out(rows), values * real[:, :, None])
+    assert torch.autograd.gradcheck(frames.take, values)
+    assert torch.autograd.gradcheck(frames.lay_out, rows.detach().requires_grad_())
+
+
+def test_rows_are_rounded_up_and_at_least_one_is_no_frame() -> None:
+    assert [len(Frames(LENGTHS, 7, rounded=rounded).place) for rounded in (False, True)] == [21, 32]
+    assert len(Frames(torch.full((8,), 4), 4, rounded=True).place) == 64
+
+
+def test_what_came_before() -> None:
+    frames = Frames(LENGTHS, 7, rounded=True)
+    values = torch.randn(5, 7, 2)
+    expected = nn.functional.pad(values, (0, 0, 1, 0))[:, :-1]
+    rows = frames.previous(frames.take(values))
+    torch.testing.assert_close(rows[: frames.count], frames.take(expected)[: frames.count])
+    assert (rows[frames.count :] == 0).all()
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_outputs_and_gradients_are_those_of_packed_sequences(rounded: bool) -> None:
     torch.manual_seed(0)
     peer = nn.LSTM(4, 4, batch_first=True).double()
     weight = torch.cat([peer.weight_ih_l0, peer.weight_hh_l0], 1).detach().requires_grad_()
@@ -33,8 +63,8 @@ def test_outputs_and_gradients_are_those_of_packed_sequences() -> None:
     factors = torch.randn_like(expected)
     (expected * factors).sum().backward()
     gradient, x.grad = x.grad, None
-    frames = Frames(LENGTHS, 7)
-    found = frames.lay_out(nn.functional.pad(recur(frames.take(x), weight, bias, frames.sizes), (0, 0, 0, 1)))
+    frames = Frames(LENGTHS, 7, rounded=rounded)
+    found = frames.lay_out(recur(frames.take(x), weight, bias, frames))
     (found * factors).sum().backward()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(x.grad, gradient)
@@ -42,13 +72,40 @@ def test_outputs_and_gradients_are_those_of_packed_sequences() -> None:
     torch.testing.assert_close(bias.grad, peer.bias_ih_l0.grad)
 
 
-def test_clipping_with_dropout_is_done_in_one() -> None:
-    x = (30 * torch.randn(1000, 40)).requires_grad_()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_clipped_layer_with_dropout_is_done_in_one(dtype: torch.dtype) -> None:
+    layer = nn.Linear(8, 40)
+    x = (60 * torch.randn(1000, 8)).to(dtype).requires_grad_()
     torch.manual_seed(3)
-    y = clipped(x * 1.0, 20.0, 0.25, Noise())
+    y = clipped(x, layer.weight, layer.bias, 20.0, 0.25, Noise())
     y.sum().backward()
+    found = [t.grad for t in (x, layer.weight, layer.bias)]
     torch.manual_seed(3)
-    kept = Noise().kept(x.shape, 0.25) / 0.75
-    torch.testing.assert_close(y, x.clamp(0.0, 20.0) * kept)
-    inside = (x > 0) & (x < 20)
-    torch.testing.assert_close(x.grad, inside * kept)
+    kept = Noise().kept(y.shape, 0.25) / 0.75
+    x.grad = layer.weight.grad = layer.bias.grad = None
+    product = nn.functional.linear(x, layer.weight.to(dtype), layer.bias.to(dtype))
+    expected = nn.functional.hardtanh(product, 0.0, 20.0) * kept.to(dtype)
+    expected.sum().backward()
+    assert [y.dtype, *(g.dtype for g in found)] == [dtype, dtype, torch.float32, torch.float32]
+    assert (product > 20).any()
+    torch.testing.assert_close(y, expected)
+    for gradient, tensor in zip(found, (x, layer.weight, layer.bias), strict=True):
+        assert (gradient - tensor.grad).norm() < 2 * torch.finfo(dtype).eps * tensor.grad.norm()
+
+
+@pytest.mark.parametrize("batch", [4, 120, 1000])
+def test_large_batches_are_computed_in_bfloat16_and_small_ones_are_not(batch: int) -> None:
+    torch.manual_seed(0)
+    model = DeepSpeech(DeepSpeechConfig(vocab_size=5, n_hidden=32, n_input=4, n_context=1))
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -0.2, 0.2)
+    features, lengths = torch.randn(batch, 10, 4), torch.randint(5, 11, (batch,))
+    torch.manual_seed(1)
+    exact = model.train()(features, lengths)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(features, lengths)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact) == (batch == 4)
+    exact_gradient, gradient = (torch.autograd.grad(y.square().mean(), model.lstm.weight)[0] for y in (exact, found))
+    assert (gradient - exact_gradient).norm() < 0.02 * exact_gradient.norm()

@@ -2,15 +2,14 @@
 
 Rows go time after time: first the first frame of every recording, the longest recording first, then the second frame
 of those that have one. So each time is one block of rows, no padding is computed, and every product but the two
-recurrent ones is a single one for all frames.
+recurrent ones is a single one for all frames. After the frames there are fill rows: at least one, which stands for all
+padding.
 
-Shape letters: N rows, n of one time, H units, G = 4·H gates in the order input, forget, candidate, output.
+Shape letters: N frames, R rows, n of one time, H units, G = 4·H gates in the order input, forget, candidate, output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,49 +17,93 @@ from torch import Tensor
 
 from warmstart.models.deepspeech.parameters import GATES
 from warmstart.models.layers.linear import product
+from warmstart.models.layers.rows import round_number
 
 
 class Frames:
     """Where rows and places of a batch [B, T] belong to each other.
 
-    There are as many rows as there are real frames, and after them one that stands for all padding.
+    With ``rounded`` there are as many fill rows as make a round number; see
+    :class:`~warmstart.models.layers.rows.Rows`.
 
     Attributes:
-        sizes: rows of each time.
-        place: [N + 1], the place b·T + t of each row (0 for the last).
+        sizes: frames of each time.
+        count: N.
+        place: [R], the place b·T + t of each row (0 for fill rows).
         slot: [B·T], the row at each place.
+        before: [N - frames of the first time], of every later frame the row of the one before it.
     """
 
-    def __init__(self, lengths: Tensor, width: int) -> None:
+    def __init__(self, lengths: Tensor, width: int, *, rounded: bool = False) -> None:
         self.shape, device = (len(lengths), width), lengths.device
         ordered, order = lengths.sort(descending=True, stable=True)
         real = torch.arange(width, device=device)[:, None] < ordered  # [T, B]
         time, rank = real.nonzero(as_tuple=True)
+        sizes = real.sum(1)
+        self.sizes = [size for size in sizes.tolist() if size]
+        self.count = len(time)
+        unit = round_number(self.count) if rounded else 1
+        total = (self.count // unit + 1) * unit
+        rows = torch.arange(self.count, device=device)
         place = order[rank] * width + time
-        self.sizes = [size for size in real.sum(1).tolist() if size]
-        self.place = torch.nn.functional.pad(place, (0, 1))
-        self.slot = torch.full((len(lengths) * width,), len(place), device=device)
-        self.slot[place] = torch.arange(len(place), device=device)
+        self.place = torch.nn.functional.pad(place, (0, total - self.count))
+        self.slot = torch.full((len(lengths) * width,), total - 1, device=device)
+        self.slot[place] = rows
+        later = self.sizes[0]
+        self.before = rows[later:] - sizes[time[later:] - 1]
 
     def take(self, values: Tensor) -> Tensor:
-        """The rows [N, …] of ``values`` [B, T, …], without the one for padding."""
-        return values.flatten(0, 1).index_select(0, self.place[:-1])
+        """The rows [R, …] of ``values`` [B, T, …]; fill rows are zero."""
+        rows: Tensor = _Moved.apply(values, self, False)  # type: ignore[no-untyped-call]
+        return rows
 
     def lay_out(self, rows: Tensor) -> Tensor:
-        """``rows`` [N + 1, …] as [B, T, …]."""
+        """``rows`` [R, …] as [B, T, …]; padding is zero."""
+        values: Tensor = _Moved.apply(rows, self, True)  # type: ignore[no-untyped-call]
+        return values
+
+    def filled(self, rows: Tensor) -> Tensor:
+        """``rows`` [R, …] as [B, T, …]; padding is the last fill row."""
         return rows.index_select(0, self.slot).view(*self.shape, *rows.shape[1:])
 
+    def previous(self, rows: Tensor) -> Tensor:
+        """[R, …]: of each frame what ``rows`` [R, …] has one time before; zero at the first and in fill rows."""
+        result = torch.zeros_like(rows)
+        torch.index_select(rows, 0, self.before, out=result[self.sizes[0] : self.count])
+        return result
 
-def recur(x: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
-    """What an LSTM that begins with zeros says, float32 [N, H], of ``x`` [N, H] in the order of :class:`Frames`.
+
+class _Moved(torch.autograd.Function):
+    """Rows to places or back: each is the other's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, frames: Frames, out: bool) -> Tensor:
+        ctx.frames, ctx.out = frames, out
+        return _moved(values, frames, out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _moved(gradient, ctx.frames, not ctx.out), None, None
+
+
+def _moved(values: Tensor, frames: Frames, out: bool) -> Tensor:
+    if not out:
+        rows = values.flatten(0, 1).index_select(0, frames.place)
+        rows[frames.count :] = 0.0
+        return rows
+    rows = torch.cat([values[: frames.count], values.new_zeros(len(frames.place) - frames.count, *values.shape[1:])])
+    return frames.filled(rows)
+
+
+def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
+    """What an LSTM that begins with zeros says, of the type of ``weight``, [R, H], of ``x`` [R, H]; zero in fill rows.
 
     Args:
-        weight: float32 [G, 2·H]: of ``x``, and of what was said before.
-        sizes: n of each time, none larger than the one before; their sum is N.
+        weight: [G, 2·H]: of ``x``, and of what was said before.
 
-    Products with ``x`` are computed in its type, the recurrence in float32.
+    Products with ``x`` are computed in its type, the recurrence in that of ``weight``.
     """
-    result: Tensor = _Recurrence.apply(x, weight, bias, sizes)  # type: ignore[no-untyped-call]
+    result: Tensor = _Recurrence.apply(x, weight, bias, frames)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -69,87 +112,84 @@ class _Recurrence(torch.autograd.Function):
     1997, Gers et al. 2000)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, sizes: list[int]) -> Tensor:
-        width = len(weight) // GATES
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
+        weight, bias = _inner(weight), _inner(bias)
         inputs, recurrent = weight.chunk(2, 1)
-        ahead = product(x, inputs.to(x.dtype), bias.to(x.dtype))
-        gates = weight.new_empty(GATES, len(x), width)
-        gates.copy_(ahead.view(-1, GATES, width).transpose(0, 1))
-        turned = [part.t() for part in recurrent.chunk(GATES)]
-        h, c, squashed = (gates.new_empty(len(x), width) for _ in range(3))
-        parts = (gates, gates[:2], gates[2], gates[3], gates[0], gates[1], c, squashed, h)
-        blocks = [torch.split(part, sizes, -2) for part in parts]
-        last = cell = None
-        for size, gate, switches, g, o, i, f, now, tanh, said in zip(sizes, *blocks, strict=True):
-            if last is not None:
-                for own, matrix in zip(gate, turned, strict=True):
-                    own.addmm_(last[:size], matrix)
+        inputs, turned = inputs.to(x.dtype), recurrent.t().contiguous()
+        gates = product(x, inputs, bias.to(x.dtype)).to(weight.dtype)
+        h, c, squashed = (gates.new_empty(len(x), len(weight) // GATES) for _ in range(3))
+        h[frames.count :] = 0.0
+        parts = (gates, gates[:, : -h.shape[1]], *gates.chunk(GATES, 1), c, squashed, h)
+        blocks = [torch.split(part[: frames.count], frames.sizes) for part in parts]
+        last = cell = h[:0]
+        for gate, switches, o, i, f, g, now, tanh, said in zip(*blocks, strict=True):
+            if len(gate) < len(last):
+                last, cell = last[: len(gate)], cell[: len(gate)]
+            if len(last):
+                gate.addmm_(last, turned)
             switches.sigmoid_()
             g.tanh_()
-            o.sigmoid_()
             torch.mul(i, g, out=now)
-            if cell is not None:
-                now.addcmul_(f, cell[:size])
+            if len(last):
+                now.addcmul_(f, cell)
             torch.tanh(now, out=tanh)
             torch.mul(o, tanh, out=said)
             last, cell = said, now
-        ctx.save_for_backward(x, weight, gates, c, squashed, h)
-        ctx.sizes = sizes
+        ctx.save_for_backward(x, inputs, recurrent, gates, c, squashed, h)
+        ctx.frames = frames
         return h
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, gates, c, squashed, h = ctx.saved_tensors
-        sizes, (i, f, g, o) = ctx.sizes, gates
-        inputs, recurrent = weight.chunk(2, 1)
-        matrices, previous = recurrent.chunk(GATES), _previous(sizes)
+        x, inputs, recurrent, gates, c, squashed, h = ctx.saved_tensors
+        frames: Frames = ctx.frames
+        width = h.shape[1]
         # the gradient of a gate's argument, for a gradient of 1 of the cell (for o: of the output)
         slopes = torch.empty_like(gates)
-        torch.mul(torch.addcmul(i, i, i, value=-1.0), g, out=slopes[0])
-        torch.mul(torch.addcmul(f, f, f, value=-1.0), _gather(c, previous), out=slopes[1])
-        torch.addcmul(i, i * g, g, value=-1.0, out=slopes[2])
-        torch.mul(torch.addcmul(o, o, o, value=-1.0), squashed, out=slopes[3])
+        switches, (o, i, f, g) = gates[:, :-width], gates.chunk(GATES, 1)
+        of_o, of_i, of_f, of_g = slopes.chunk(GATES, 1)
+        torch.addcmul(switches, switches, switches, value=-1.0, out=slopes[:, :-width])
+        of_o.mul_(squashed)
+        of_i.mul_(g)
+        of_f.mul_(frames.previous(c))
+        torch.addcmul(i, i * g, g, value=-1.0, out=of_g)
+        slopes[frames.count :] = 0.0
         through = torch.addcmul(o, o * squashed, squashed, value=-1.0)
-        dh, dc = gradient.clone(), gradient.new_zeros(sizes[0], h.shape[1])
-        blocks = [torch.split(part, sizes, -2) for part in (dh, through, slopes[:3], slopes[3], slopes, f)]
-        later: Tensor | None = None
-        for size, dout, slope, of_cell, of_output, dgate, forget in reversed(list(zip(sizes, *blocks, strict=True))):
-            if later is not None:
-                for own, matrix in zip(later, matrices, strict=True):
-                    dout[: later.shape[1]].addmm_(own, matrix)
-            cell = dc[:size]
-            cell.addcmul_(dout, slope)
-            of_cell.mul_(cell)
-            of_output.mul_(dout)
+        dh, dc = gradient.clone(), gradient.new_zeros(frames.sizes[0], 1, width)
+        of_cells = slopes.view(-1, GATES, width)[:, 1:]
+        parts = (dh, through, of_o, of_cells, slopes, f)
+        blocks = [torch.split(part[: frames.count], frames.sizes)[::-1] for part in parts]
+        later, cells = slopes[:0], dc[:0]
+        for said, slope, of_output, of_cell, dgate, forget in zip(*blocks, strict=True):
+            if len(later):
+                (said if len(said) == len(later) else said[: len(later)]).addmm_(later, recurrent)
+            if len(cells) < len(said):
+                cells = dc[: len(said)]
+                cell = cells[:, 0]
+            cell.addcmul_(said, slope)
+            of_cell.mul_(cells)
+            of_output.mul_(said)
             cell.mul_(forget)
             later = dgate
-        dgates = slopes.transpose(0, 1).flatten(1)
-        return *_gradients(ctx.needs_input_grad, x, inputs, _gather(h, previous), dgates), None
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        dbias = _outer(slopes.sum(0)) if needs_bias else None
+        slopes = slopes.to(x.dtype)
+        dx = torch.mm(slopes, inputs) if needs_x else None
+        if not needs_weight:
+            return dx, None, dbias, None
+        seen = torch.cat([x, frames.previous(h).to(x.dtype)], 1)
+        return dx, _outer(torch.mm(slopes.t(), seen)).to(h.dtype), dbias, None
 
 
-def _gradients(
-    needs: Sequence[bool], x: Tensor, inputs: Tensor, before: Tensor, dgates: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Of x, weight and bias."""
-    bias = dgates.sum(0) if needs[2] else None
-    dgates = dgates.to(x.dtype)
-    dx = product(dgates, inputs.to(x.dtype).t().contiguous(), None) if needs[0] else None
-    if not needs[1]:
-        return dx, None, bias
-    turned = dgates.t()
-    weight = torch.cat([torch.mm(turned, side.to(x.dtype)).to(inputs.dtype) for side in (x, before)], 1)
-    return dx, weight, bias
+def _inner(rows: Tensor) -> Tensor:
+    """``rows`` [G, …] in the order output, input, forget, candidate: the three that are switches side by side, and the
+    three that the cell's gradient goes through."""
+    i, f, g, o = rows.chunk(GATES)
+    return torch.cat([o, i, f, g])
 
 
-def _previous(sizes: list[int]) -> Tensor:
-    """[N - n of the first time], the row of the same recording one time before."""
-    starts = [0, *accumulate(sizes)]
-    blocks = [torch.arange(start, start + size) for start, size in zip(starts, sizes[1:], strict=False)]
-    return torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.long)
-
-
-def _gather(values: Tensor, previous: Tensor) -> Tensor:
-    """Of each row what ``values`` [N, H] were one time before; zero at the first."""
-    first = len(values) - len(previous)
-    return torch.cat([values.new_zeros(first, values.shape[1]), values.index_select(0, previous)])
+def _outer(rows: Tensor) -> Tensor:
+    """The inverse of :func:`_inner`."""
+    o, i, f, g = rows.chunk(GATES)
+    return torch.cat([i, f, g, o])

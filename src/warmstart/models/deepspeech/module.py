@@ -8,6 +8,7 @@ A ``vocab_size``, N real frames of a batch (and at least one more).
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -18,9 +19,10 @@ from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.lstm_torch import Frames, recur
 from warmstart.models.deepspeech.parameters import GATES
 from warmstart.models.layers.dropout import Noise, dropout, keep_probability
-from warmstart.models.layers.linear import linear
+from warmstart.models.layers.linear import product
 
-_WIDE = 256  # units from which on torch's LSTM, all float32, is slower than one whose products of the input are not
+_LARGE = 4096  # numbers in the state of one time, from which on torch's LSTM, all float32, is the slower one
+_SMALL = 32768  # activations of a layer and batch, below which bfloat16 gains less than its conversions cost
 _NORM_EPSILON = 1e-12  # of tf.contrib.layers.layer_norm
 
 State = tuple[Tensor, Tensor]
@@ -41,39 +43,55 @@ class Dense(nn.Linear):
             y = functional.linear(x, self.weight, self.bias).clamp(0.0, self.clip)
             return dropout(y if self.norm is None else self.norm(y), self.rate, noise)
         if self.norm is None:
-            return clipped(linear(x, self), self.clip, self.rate, noise)
-        y = self.norm(clipped(linear(x, self), self.clip, 0.0, noise).to(self.norm.weight.dtype))
+            return clipped(x, self.weight, self.bias, self.clip, self.rate, noise)
+        y = self.norm(clipped(x, self.weight, self.bias, self.clip, 0.0, noise).to(self.norm.weight.dtype))
         return dropout(y, self.rate, noise).to(x.dtype)
 
 
-def clipped(x: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
-    """dropout(min(relu(x), clip)), written over ``x`` [N, H]. The gradient is read off the result: it is nothing
-    where that is 0 or at the clip."""
-    kept = noise.kept(x.shape, rate) if rate else None
-    result: Tensor = _Clipped.apply(x, clip, kept, 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]
+def clipped(x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
+    """dropout(min(relu(x·Wᵀ + b), clip)) [N, H] of ``x`` [N, inputs], computed in its type."""
+    kept = noise.kept((len(x), len(weight)), rate) if rate else None
+    result: Tensor = _Clipped.apply(x, weight, bias, clip, kept, 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]
     return result
 
 
 class _Clipped(torch.autograd.Function):
-    """min(relu(x), clip)·kept·factor."""
+    """min(relu(x·Wᵀ + b), clip)·kept·factor. What the clip lets through is read off the result."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, clip: float, kept: Tensor | None, factor: float) -> Tensor:
-        nn.functional.hardtanh(x, 0.0, clip, inplace=True)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, clip: float, kept: Tensor | None, factor: float
+    ) -> Tensor:
+        own = weight.to(x.dtype)
+        y = torch.ops.aten.hardtanh_(product(x, own, bias.to(x.dtype)), 0.0, clip)
         if kept is not None:
-            x.mul_(kept.to(x.dtype).mul_(factor))
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x)
-        ctx.clip, ctx.factor = clip, factor
-        return x
+            y.mul_(kept.to(y.dtype).mul_(factor))
+        ctx.save_for_backward(x, own, y)
+        ctx.clip, ctx.factor, ctx.dtype = clip, factor, weight.dtype
+        return cast(Tensor, y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (y,) = ctx.saved_tensors
-        highest = float(y.new_full((), ctx.factor).mul_(ctx.clip))  # as rounded in the result
-        back = torch.ops.aten.hardtanh_backward(gradient, y, 0.0, highest)
-        return back if ctx.factor == 1.0 else back.mul_(ctx.factor), None, None, None
+        x, weight, y = ctx.saved_tensors
+        back = torch.ops.aten.hardtanh_backward(gradient, y, 0.0, _rounded(ctx.clip, ctx.factor, y.dtype))
+        if ctx.factor != 1.0:
+            back.mul_(ctx.factor)
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        return (
+            torch.mm(back, weight) if needs_x else None,
+            torch.mm(back.t(), x).to(ctx.dtype) if needs_weight else None,
+            back.sum(0).to(ctx.dtype) if needs_bias else None,
+            None,
+            None,
+            None,
+        )
+
+
+@cache
+def _rounded(clip: float, factor: float, dtype: torch.dtype) -> float:
+    """clip·factor as it stands in a result of ``dtype``."""
+    return float(torch.tensor(factor, dtype=dtype).mul_(clip))
 
 
 class Lstm(nn.Module):
@@ -124,23 +142,30 @@ class DeepSpeech(nn.Module):
         1 ≤ length ≤ T) frames of each utterance are real; what stands behind them does not matter.
 
         Logits behind the end are those of an LSTM that says zero, as TensorFlow's are. On a CPU, inside
-        ``torch.autocast``, everything but the LSTM and the logits is computed in its type.
+        ``torch.autocast``, everything but the LSTM and the logits is computed in its type, if the batch is large
+        enough to gain by it.
         """
         kind = features.device.type
         if kind == "cpu" and torch.is_autocast_enabled(kind):
+            small = features.shape[0] * features.shape[1] * self.config.n_hidden < _SMALL
             with torch.autocast(kind, enabled=False):
-                return self._logits(features, lengths, torch.get_autocast_dtype(kind))
-        return self._logits(features, lengths, self.lstm.bias.dtype)
+                return self._logits(features, lengths, self._dtype if small else torch.get_autocast_dtype(kind))
+        return self._logits(features, lengths, self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.lstm.bias.dtype
 
     def _logits(self, features: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
         noise = Noise() if self.training else None
-        frames = Frames(lengths, features.shape[1])
+        frames = Frames(lengths, features.shape[1], rounded=dtype == torch.bfloat16)
         x = self._below(self._windows(features.to(dtype), frames.place, lengths), noise)
-        if torch.is_grad_enabled() and dtype == torch.bfloat16 and self.config.n_hidden >= _WIDE:
-            said = recur(x[:-1], self.lstm.weight, self.lstm.bias, frames.sizes)
+        large = frames.count * self.config.n_hidden >= _LARGE * len(frames.sizes)
+        if noise is not None and dtype == torch.bfloat16 and large:
+            said = recur(x, self.lstm.weight, self.lstm.bias, frames)
         else:
             said = frames.take(self.lstm(frames.lay_out(x), self.initial_state(len(features)))[0])
-        return frames.lay_out(self._above(functional.pad(said, (0, 0, 0, 1)).to(dtype), noise))
+        return frames.filled(self._above(said.to(dtype), noise))
 
     def initial_state(self, batch: int) -> State:
         """The state before the first frame of ``batch`` utterances."""
