@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
@@ -46,21 +46,26 @@ def write_task(folder: Path, **training: Any) -> None:
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
 
 
+def spawn(script: str, place: Path, log: TextIO) -> subprocess.Popen[str]:
+    """One of the scripts beside this file that are told by lines what to do, in ``place``, with one thread."""
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name(script))],
+        cwd=place,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
 class Server:
     """Trains ``c.yaml`` of the folder ``place`` in forked children (``kill_server.py``)."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self.log = (place / "log").open("a")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("kill_server.py"))],
-            cwd=place,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self.process = spawn("kill_server.py", place, self.log)
 
     def start(self, run: str, *overrides: str, operation: int = 0) -> int:
         return self.ask("c.yaml", [f"run={run}", *overrides], operation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 from kill_server import child, preload
@@ -23,6 +24,7 @@ def serve() -> None:
             if pid == 0:
                 address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(len(ranks)), **address}
+                signal.alarm(120)  # nobody waits for a rank that hangs
                 try:
                     status = child("c.yaml", overrides, 0)
                 except BaseException as error:

@@ -8,8 +8,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from killing import contents, write_task
+from killing import contents, spawn, write_task
 from warmstart.formats.detect import open_checkpoint
 from warmstart.storage.locks import holder
 
@@ -31,15 +29,7 @@ class Servant:
 
     def __init__(self, place: Path) -> None:
         self.place, self.log = place, (place / "log").open("a")
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("rank_server.py"))],
-            cwd=place,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self.process = spawn("rank_server.py", place, self.log)
 
     def start(self, run: str, *overrides: str, size: int = 2, last: Sequence[str] = ()) -> list[int]:
         """Process numbers; ``last`` are further overrides of the last rank."""

@@ -153,6 +153,12 @@ def test_wrong_values_are_named_all_at_once(work: Path) -> None:
         assert flag in text
 
 
+def test_training_takes_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="warmstart stt config"):
+        said("train", FILES)
+
+
 def test_missing_directories_say_which() -> None:
     with pytest.raises(ConfigError, match="--save_checkpoint_dir"):
         said("config", "--train_files a.csv --dev_files b.csv")

@@ -49,7 +49,12 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart import api
     from warmstart.frontends.coqui.written import Mirror, describe, set_aside
     from warmstart.reports.rehearsal import rehearsal_text
+    from warmstart.training.ranks import alone
 
+    alone(
+        "warmstart stt train",
+        "write a configuration with `warmstart stt config`, and run `torchrun … -m warmstart train` on it",
+    )
     asked = training_config(flags)
     config, places, flags = asked.config, asked.places, asked.flags
     for line in asked.said:
