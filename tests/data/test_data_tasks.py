@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from warmstart.data.config import DataConfig, TaskConfig
 from warmstart.data.index import EncodedSplit, encode_split
 from warmstart.data.metrics import METRICS
+from warmstart.data.mixing import num_examples_rate
 from warmstart.data.preprocessors import PREPROCESSORS
-from warmstart.data.task import Example, Feature, Mixture, Task, num_examples_rate
+from warmstart.data.task import Example, Feature, Task
 from warmstart.errors import DataError
 from warmstart.vocabularies.characters import CharacterVocabulary
 
@@ -31,8 +32,6 @@ def test_rates_are_those_of_seqio() -> None:
     rates = num_examples_rate({"a": 100, "b": 300, "c": 1000}, maximum=500, temperature=2.0)
     assert {name: round(rate, 2) for name, rate in rates.items()} == {"a": 10.0, "b": 17.32, "c": 22.36}
     assert num_examples_rate({"a": 100}, scale=3.0) == {"a": 300.0}
-    mixture = Mixture("m", [make_task(("a", "b"), name=name) for name in "abc"], rates)
-    assert [round(share, 3) for share in mixture.proportions.values()] == [0.201, 0.349, 0.450]
 
 
 def test_preprocessors_run_in_order_and_may_drop_or_multiply() -> None:
@@ -80,19 +79,6 @@ def test_metrics_agree_with_jiwer_and_known_values() -> None:
     assert METRICS["chrf"](targets, targets)["chrf"] == pytest.approx(100.0)
     assert METRICS["bleu"](["a b c d e"], ["a b c d e"])["bleu"] == pytest.approx(100.0)
     assert 0 < METRICS["chrf"](targets, predictions)["chrf"] < 100
-
-
-def test_mixtures_check_rates_and_vocabularies() -> None:
-    task = make_task(("a", "b"))
-    with pytest.raises(DataError, match="positive rate"):
-        Mixture("m", [task], {"toy": 0.0})
-    with pytest.raises(DataError, match="positive rate"):
-        Mixture("m", [task], {"other": 1.0})
-    permuted = Feature(CharacterVocabulary(["</s>", "<unk>", "▁", *"bacdefghijklmnopqrstuvwxyz"]))
-    other = Task("other", task.splits, {"source": FEATURES["source"], "target": permuted})
-    with pytest.raises(DataError, match="encode target differently") as caught:
-        Mixture("m", [task, other], {"toy": 1, "other": 1})
-    assert "row 3 ('a' and 'b')" in str(caught.value.found)
 
 
 def encode(task: Task, **options: object) -> EncodedSplit:

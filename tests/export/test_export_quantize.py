@@ -11,7 +11,7 @@ from marian_models import OPTIONS, arrays, write
 from warmstart import api
 from warmstart.errors import ConfigError, FormatError
 from warmstart.export import layouts, plan, quantize
-from warmstart.export.quantize import Encoder, Storage, int8_rows, storage_of
+from warmstart.export.quantize import Encoder, Storage, storage_of
 from warmstart.formats.checkpoint import Entry
 
 
@@ -24,32 +24,39 @@ def encoded(values, storage: Storage) -> Encoder:
     return encoder
 
 
+def int8_rows(weight):
+    """Values and scales of ``weight`` in one block."""
+    encoder = Encoder("w", weight.shape, Storage("int8", "rows"))
+    encoder.block(weight, 0)
+    return encoder.values, encoder.scale
+
+
 def test_vectors():
-    values, scale = int8_rows(np.array([[-10, -3, 5, 2], [0, 0, 0, 0]], np.float32), "w")
+    values, scale = int8_rows(np.array([[-10, -3, 5, 2], [0, 0, 0, 0]], np.float32))
     assert values.tolist() == [[-127, -38, 64, 25], [0, 0, 0, 0]]
     assert scale.tolist() == pytest.approx([12.7, 1])
-    half = int8_rows(np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5]], np.float32), "w")[0]
+    half = int8_rows(np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5]], np.float32))[0]
     assert half.tolist() == [[127, 0, 2, 2, 0, -2]]
     whole = encoded([[-10, -3, 5, 2]], Storage("int16", "whole"))
     assert (whole.values.tolist(), whole.scale) == ([[-1024, -307, 512, 205]], pytest.approx(102.4))
 
 
 def test_rows_so_small_that_their_scale_would_be_infinite():
-    values, scale = int8_rows(np.full((1, 4), 1e-40, np.float32), "w")
+    values, scale = int8_rows(np.full((1, 4), 1e-40, np.float32))
     assert np.isfinite(scale).all()
     assert np.abs(values).max() <= 127
 
 
 def test_convolutions_have_a_scale_for_each_first_index():
     w = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-    values, scale = int8_rows(w, "w")
+    values, scale = int8_rows(w)
     assert (values.shape, scale.shape) == ((3, 4, 5), (3,))
-    assert np.array_equal(values, int8_rows(w.reshape(3, -1), "w")[0].reshape(3, 4, 5))
+    assert np.array_equal(values, int8_rows(w.reshape(3, -1))[0].reshape(3, 4, 5))
 
 
 def test_blocks_and_layouts_make_no_difference():
     w = np.random.default_rng(0).normal(size=(700, 130)).astype(np.float32)
-    whole = int8_rows(w, "w")
+    whole = int8_rows(w)
     encoder = Encoder("w", w.shape, Storage("int8", "rows"))
     transposed = np.ascontiguousarray(w.T).T
     for start in range(0, 700, 300):

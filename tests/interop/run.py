@@ -63,7 +63,7 @@ def main(names: list[str]) -> int:
             print(f"== {name}: {' '.join(needs)}", flush=True)
             python = environment(name, needs)
             variables = {**os.environ, "WARMSTART_INTEROP": name}
-            command = [python, "-m", "pytest", "-q", "-c", str(ROOT / "pyproject.toml"), str(path)]
+            command = [python, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(path)]
             if subprocess.run(command, check=False, env=variables, cwd=ROOT).returncode:
                 failed.append(name)
     print(f"failed: {', '.join(failed)}" if failed else "all passed")

@@ -1,11 +1,9 @@
-"""The weights of tasks in a mixture, whatever their examples are."""
+"""The weights of tasks in a mixture, whatever their examples are, with the semantics of SeqIO."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Protocol
-
-from warmstart.data.task import num_examples_rate
 
 
 class Mixing(Protocol):
@@ -29,6 +27,22 @@ def check_mixing(config: Mixing) -> None:
         raise ValueError(f"rates must name every task: {', '.join(sorted(config.tasks))}")
     if config.temperature is not None or config.maximum is not None:
         raise ValueError("temperature and maximum change nothing beside rates: give one or the other")
+
+
+def num_examples_rate(
+    sizes: Mapping[str, int], maximum: int | None = None, scale: float = 1.0, temperature: float = 1.0
+) -> dict[str, float]:
+    """Mixing rates by size: n·scale, at most ``maximum``, to the power 1/temperature.
+
+    Source: ``seqio.mixing_rate_num_examples``.
+    """
+    rates: dict[str, float] = {}
+    for name, size in sizes.items():
+        rate = size * scale
+        if maximum is not None:
+            rate = min(rate, maximum)
+        rates[name] = rate ** (1.0 / temperature) if temperature != 1.0 else rate
+    return rates
 
 
 def mixing_rates(config: Mixing, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Tasks and mixtures, with the semantics of SeqIO (Raffel et al. 2020; Roberts et al. 2022)."""
+"""Tasks, with the semantics of SeqIO (Raffel et al. 2020; Roberts et al. 2022)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from warmstart.data.text import ParallelFiles, read_parallel
 from warmstart.errors import DataError
-from warmstart.vocabularies.load import difference
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
@@ -100,57 +99,6 @@ class Task:
                 raise DataError(f"two metrics of task {self.name} report {', '.join(twice)}")
             result |= reported
         return result
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Tasks with sampling weights (any positive scale). All tasks share their features' vocabularies."""
-
-    name: str
-    tasks: Sequence[Task]
-    rates: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        names = [task.name for task in self.tasks]
-        if not names or sorted(names) != sorted(self.rates) or any(not rate > 0 for rate in self.rates.values()):
-            raise DataError(
-                f"mixture {self.name} needs one positive rate for each task",
-                expected=", ".join(sorted(names)),
-                found=", ".join(f"{name}: {rate}" for name, rate in self.rates.items()),
-            )
-        first = self.tasks[0]
-        for task in self.tasks[1:]:
-            if set(task.features) != set(first.features):
-                raise DataError(f"tasks {first.name} and {task.name} of a mixture have different features")
-            for name, feature in task.features.items():
-                ours = first.features[name]
-                if ours.vocabulary.fingerprint != feature.vocabulary.fingerprint or ours.add_eos != feature.add_eos:
-                    raise DataError(
-                        f"tasks {first.name} and {task.name} of a mixture encode {name} differently",
-                        found=difference(ours.vocabulary, feature.vocabulary),
-                    )
-
-    @property
-    def proportions(self) -> dict[str, float]:
-        """The share of each task; they sum to 1."""
-        total = sum(self.rates.values())
-        return {task.name: self.rates[task.name] / total for task in self.tasks}
-
-
-def num_examples_rate(
-    sizes: Mapping[str, int], maximum: int | None = None, scale: float = 1.0, temperature: float = 1.0
-) -> dict[str, float]:
-    """Mixing rates by size: n·scale, at most ``maximum``, to the power 1/temperature.
-
-    Source: ``seqio.mixing_rate_num_examples``.
-    """
-    rates: dict[str, float] = {}
-    for name, size in sizes.items():
-        rate = size * scale
-        if maximum is not None:
-            rate = min(rate, maximum)
-        rates[name] = rate ** (1.0 / temperature) if temperature != 1.0 else rate
-    return rates
 
 
 def _file_examples(files: ParallelFiles) -> Iterator[Example]:

@@ -205,15 +205,3 @@ def _copy(array: Array, out: Array) -> None:
         source, target = array[r : r + rows], out[r : r + rows]
         for c in range(0, array.shape[1], columns):
             target[:, c : c + columns] = source[:, c : c + columns]
-
-
-def int8_rows(weight: Array, name: str) -> tuple[Array, Array]:
-    """``weight`` [rows, ...] as int8 with one float32 scale a row.
-
-    Raises:
-        FormatError: the weight is not finite, or not a matrix.
-    """
-    encoder = Encoder(name, weight.shape, Storage("int8", "rows"))
-    encoder.block(weight, 0)
-    assert encoder.scale is not None
-    return encoder.values, encoder.scale

@@ -101,18 +101,6 @@ class BundleCheckpoint(Checkpoint):
     def read_slot(self, parameter: str, slot: str) -> Array:
         return self._bundle.array(self.slot_names[parameter, slot])
 
-    def read_strings(self, name: str) -> Array:
-        """The texts of a tensor of strings, as an array of ``bytes`` objects; their checksum is verified.
-
-        Raises:
-            KeyError: no such tensor of strings.
-            SourceError: the data file that holds it is missing.
-            CorruptCheckpoint: the bytes are not what the header says.
-        """
-        if self._bundle.tensors[name].dtype != "string":
-            raise KeyError(name)
-        return self._bundle.strings(name)
-
     def verify(self, name: str) -> None:
         """Compares the array's CRC-32C with that of the index. ``name`` may be that of any tensor of the file.
 
