@@ -24,6 +24,7 @@ from warmstart.frontends.coqui.auto_input import sample_size
 from warmstart.frontends.coqui.commands import run
 from warmstart.frontends.coqui.flags import FLAGS, flags_of, parse
 from warmstart.frontends.coqui.recordings import recordings
+from warmstart.vocabularies.alphabet import Alphabet
 
 pytest.importorskip("torch")
 pytest.importorskip("soundfile")
@@ -240,6 +241,17 @@ def test_a_split_dataset_is_trained_and_tested_on(work: Path) -> None:
     assert again[0].startswith("Test on all/test.csv - WER: ")
 
 
+def test_another_alphabet_than_the_checkpoints_asks_for_a_layer_to_be_dropped(work: Path) -> None:
+    arguments = f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out"
+    (work / "other.txt").write_text("".join(f"{label}\n" for label in "abcdefg"))
+    for alphabet in ("--alphabet_config_path other.txt", "--bytes_output_mode true"):
+        with pytest.raises(ConfigError, match=r"not the checkpoint's(?s:.*)--drop_source_layers 1") as error:
+            configured(f"{arguments} {alphabet}")
+        assert f"leave out {alphabet.split()[0]}" in str(error.value)
+        assert configured(f"{arguments} {alphabet} --drop_source_layers 1")["start"]["drop_last"] == 1
+    assert "start" in configured(f"{arguments} --alphabet source/alphabet.txt")
+
+
 def test_auto_tries_best_then_last_then_begins_afresh(work: Path) -> None:
     arguments = f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out"
     assert configured(arguments)["start"] == {"source": "source@best", "mode": "continue", "data": "start"}
@@ -365,9 +377,24 @@ def test_the_same_command_goes_on_and_drops_nothing_again(work: Path) -> None:
 def test_one_directory_loads_saves_and_stays_readable(work: Path) -> None:
     """``--checkpoint_dir``: what was there stays, the state files name what is new."""
     shutil.copytree(work / "source", work / "both")
-    said("train", f"{FILES} {QUIET} --checkpoint_dir both --epochs 1")
+    _, remarks = said("train", f"{FILES} {QUIET} --checkpoint_dir both --epochs 1")
+    assert remarks[0] == "Loading best validating checkpoint from both@best"
     assert open_checkpoint("both@last").step == 12 + 4
     assert (work / "both" / "best_dev-12.index").is_file()
+
+
+def test_bytes_are_learnt_and_resumed(work: Path) -> None:
+    """Once in the same directory, as the run that it holds, and once from its TensorFlow files alone."""
+    new = "--bytes_output_mode true --n_hidden 8 --audio_sample_rate 8000"
+    said("train", f"{FILES} {QUIET} --checkpoint_dir bytes {new} --epochs 1")
+    said("train", f"{FILES} {QUIET} --checkpoint_dir bytes --epochs 1")
+    assert open_checkpoint("bytes@last").step == 8
+    said(
+        "train", f"{FILES} {QUIET} --load_train last --load_checkpoint_dir bytes --save_checkpoint_dir more --epochs 1"
+    )
+    model = open_model("more@last")
+    assert (model.checkpoint.step, len(model.vocabularies["text"])) == (12, 256)
+    assert model.vocabularies["text"].fingerprint == Alphabet.of_bytes().fingerprint
 
 
 def test_evaluate_reports_each_file(work: Path) -> None:

@@ -7,6 +7,7 @@ from its arrays. Each is said once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from warmstart.errors import ConfigError
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
+from warmstart.models.deepspeech.parameters import VOCABULARY
+from warmstart.vocabularies.alphabet import Alphabet
+from warmstart.vocabularies.load import difference, load_alphabet
 
 TASK, METRICS = "speech", "metrics"
 DAY = 86_400.0  # seconds: upstream has no longest recording
@@ -125,6 +129,8 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
         lines.append(line)
     drop = flags["drop_source_layers"]
     start: dict[str, Any] = {}
+    if source is not None and not drop:
+        _check_alphabet(alphabet, source)
     if source is not None:
         start = {"source": places.source, "mode": "transfer", "drop_last": drop}
         if drop:
@@ -149,6 +155,26 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
     model, more = _model(flags, source)
     vocabularies = {} if alphabet is None else {"text": alphabet}
     return {"model": model, "vocabularies": vocabularies, "start": start}, [*lines, *more]
+
+
+def _check_alphabet(given: Mapping[str, Any] | None, source: Model) -> None:
+    """Whether the alphabet that flags name, if any, is that of a checkpoint of which nothing is dropped.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    held = source.vocabularies.get(VOCABULARY)
+    if given is None or held is None:
+        return
+    wanted = Alphabet.of_bytes() if given["type"] == "bytes" else load_alphabet(Path(given["path"]))
+    if wanted.fingerprint != held.fingerprint:
+        flag = "--bytes_output_mode" if given["type"] == "bytes" else "--alphabet_config_path"
+        raise ConfigError(
+            "the alphabet is not the checkpoint's",
+            where=source.path,
+            found=difference(wanted, held),
+            todo=f"add --drop_source_layers 1, which begins only the output layer afresh, or leave out {flag}",
+        )
 
 
 def _model(flags: Flags, source: Model | None) -> tuple[dict[str, Any], list[str]]:
