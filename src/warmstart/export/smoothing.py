@@ -6,6 +6,7 @@ input is multiplied by √(largest activation / largest weight), and the norm di
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from warmstart.bundle.model import Model
 from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.views import View
 from warmstart.models.registry import dialect
 
 _SMALLEST = 1e-5
@@ -47,20 +49,19 @@ def _width(checkpoint: Checkpoint, group: tuple[tuple[str, ...], tuple[str, ...]
     return checkpoint.entries[group[0][0]].shape[0]
 
 
-class Smoothed(Checkpoint):
+class Smoothed(View):
     """``original`` with its norms divided and its weights multiplied. ``groups``: name of the scales → (arrays of the
     norm, weights that read it)."""
 
     def __init__(
         self, original: Checkpoint, scales: Checkpoint, groups: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     ) -> None:
-        self.original, self._scales, self._groups = original, scales, groups
+        self._scales, self._groups = scales, groups
         self._of = {name: key for key, (norm, weights) in groups.items() for name in (*norm, *weights)}
-        o = original
-        super().__init__(o.path, o.format, o.entries, o.metadata, files=o.files, ties=o.ties)
+        super().__init__(original)
 
-    def read(self, name: str) -> Array:
-        array, key = self.original.read(name), self._of.get(name)
+    def seen(self, name: str, read: Callable[[str], Array]) -> Array:
+        array, key = super().seen(name, read), self._of.get(name)
         if key is None:
             return array
         factor = self._factor(key)

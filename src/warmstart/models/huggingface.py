@@ -7,7 +7,7 @@ tokenizer or model is code of its own (``auto_map``) is read by its data, or ref
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
+from warmstart.formats.views import View
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER_FILES = (
@@ -173,7 +174,7 @@ class Options:
             raise DialectError(f"this {what} is not supported", where=self.where, problems=self.problems)
 
 
-class Loaded(Checkpoint):
+class Loaded(View):
     """Arrays as ``from_pretrained`` gives them: floats in the dtype that config.json says.
 
     ``metadata`` holds the parsed ``config``, ``generation`` and the bytes of the tokenizer's files (``tokenizer``).
@@ -186,7 +187,6 @@ class Loaded(Checkpoint):
         self.dtype = wanted if wanted in FLOATS else next(
             (e.dtype for e in checkpoint.entries.values() if e.dtype in FLOATS), "float32"
         )  # fmt: skip
-        self.original = checkpoint
         there = {
             name: Entry(name, e.shape, self.dtype) if e.dtype in FLOATS else e for name, e in checkpoint.entries.items()
         }
@@ -198,10 +198,10 @@ class Loaded(Checkpoint):
             "tokenizer": {name: (folder / name).read_bytes() for name in beside if name in TOKENIZER_FILES},
         }
         files = [*checkpoint.files, *(Path(name) for name in beside)]
-        super().__init__(checkpoint.path, checkpoint.format, there, metadata, files=files, ties=checkpoint.ties)
+        super().__init__(checkpoint, entries=there, metadata=metadata, files=files)
 
-    def read(self, name: str) -> Array:
-        array = self.original.read(name)
+    def seen(self, name: str, read: Callable[[str], Array]) -> Array:
+        array = super().seen(name, read)
         if array.dtype.name == self.entries[name].dtype:
             return array
         return np.asarray(array, dtype_of(self.entries[name].dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ import numpy as np
 from warmstart.errors import VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
+from warmstart.formats.views import View
 from warmstart.models.family import Dialect
 from warmstart.spec.templates import match, rename
 from warmstart.vocabularies.load import load_vocabulary
@@ -50,52 +51,39 @@ def specification_of(checkpoint: Checkpoint) -> str:
     return "TransformerSpec" if name in ("", "TransformerBase", "TransformerBig") else name
 
 
-class Upgraded(Checkpoint):
+class Upgraded(View):
     """A ``model.bin`` of any version with the names and the attributes of version 6; arrays as they are stored.
 
     Scales of int16 that older versions left out (1000) are entries here.
     """
 
+    original: CTranslate2Checkpoint
+
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.original = cast(CTranslate2Checkpoint, checkpoint)
         meta = checkpoint.metadata
-        self._names: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._made: dict[str, Array] = {}
         self.rounded = meta["binary_version"] >= ROUNDED_SINCE
         transformer = specification_of(checkpoint) == "TransformerSpec"
         for name in checkpoint.entries:
-            self._names[_today(name, meta["binary_version"], meta["revision"]) if transformer else name] = name
+            self.names[_today(name, meta["binary_version"], meta["revision"]) if transformer else name] = name
         if transformer and meta["revision"] < 7:
             self._attributes(str(meta["specification"]), meta["revision"])
-        entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self._names.items()}
+        entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self.names.items()}
         texts = [n for n in entries if n.rpartition("/")[2] in _MOVED and "/" not in n]
-        self.moved = {n: self._text(self._names[n]) for n in texts}  # to config.json since version 6
+        self.moved = {n: self._text(self.names[n]) for n in texts}  # to config.json since version 6
         for name in texts:
             del entries[name]
         for name, entry in list(entries.items()):
             if entry.dtype == "int16" and entry.shape and f"{name}_scale" not in entries and quantizable(name):
                 self._made[f"{name}_scale"] = np.float32(1000) * np.ones((), np.float32)
         entries.update({n: Entry(n, a.shape, a.dtype.name) for n, a in self._made.items()})
-        backwards = {old: new for new, old in self._names.items()}
-        super().__init__(
-            checkpoint.path,
-            checkpoint.format,
-            entries,
-            checkpoint.metadata,
-            files=checkpoint.files,
-            ties={backwards[a]: backwards[b] for a, b in checkpoint.ties.items()},
-        )
+        super().__init__(self.original, self.names, entries=entries)
 
-    def read(self, name: str) -> Array:
+    def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         made = self._made.get(name)
-        return self.original.read(self._names[name]) if made is None else made
-
-    def raw(self, name: str) -> Array:
-        made = self._made.get(name)
-        return self.original.raw(self._names[name]) if made is None else made
-
-    def peek(self, name: str) -> Array:
-        return self.raw(name)
+        return super().seen(name, read) if made is None else made
 
     def vocabulary(self, name: str) -> list[str]:
         """Tokens of one of the vocabularies beside the file."""
@@ -122,11 +110,11 @@ class Upgraded(Checkpoint):
             "alignment_heads",
             "embeddings_merge",
         ):
-            old = self._names.pop(attribute, None)
+            old = self.names.pop(attribute, None)
             value = defaults.get(attribute) if old is None else self.original.read(old)
             sides = {"alignment_layer": ("decoder",), "alignment_heads": ("decoder",), "embeddings_merge": ("encoder",)}
             for side in sides.get(attribute, ("encoder", "decoder")):
-                if value is not None and f"{side}/{attribute}" not in self._names:
+                if value is not None and f"{side}/{attribute}" not in self.names:
                     self._made[f"{side}/{attribute}"] = np.asarray(value)
 
 
@@ -169,7 +157,7 @@ def _first_name(name: str) -> str:
     return f"{side}/{layer}/{block}/{part}/{ {'kernel': 'weight'}.get(what, what) }"
 
 
-class Floats(Checkpoint):
+class Floats(View):
     """A ``model.bin`` whose integers are read as the float32 that they stand for: q / scale.
 
     ``dequantized`` says for each such array how far the original value may have been.
@@ -188,14 +176,7 @@ class Floats(Checkpoint):
                 far = "half a step" if self.stored.rounded else "one step"
                 self.dequantized[name] = f"dequantized from {entry.dtype}: at most {far} of 1/scale from the original"
                 entries[name] = replace(entry, dtype="float32")
-        s = self.stored
-        super().__init__(s.path, s.format, entries, s.metadata, files=s.files, ties=s.ties)
-
-    def raw(self, name: str) -> Array:
-        return self.read(name) if name in self.dequantized else self.stored.raw(name)
-
-    def peek(self, name: str) -> Array:
-        return self.raw(name)
+        super().__init__(self.stored, entries=entries)
 
     def vocabulary(self, name: str) -> list[str]:
         """Tokens of one of the vocabularies beside the file."""
@@ -206,8 +187,8 @@ class Floats(Checkpoint):
         target = self.stored.ties.get(name, name)
         return entry.dtype in ("int8", "int16") and f"{target}_scale" in self.stored.entries
 
-    def read(self, name: str) -> Array:
-        array = self.stored.read(name)
+    def seen(self, name: str, read: Callable[[str], Array]) -> Array:
+        array = super().seen(name, read)
         if name not in self.dequantized:
             return array
         scale = self.stored.read(f"{self.stored.ties.get(name, name)}_scale")

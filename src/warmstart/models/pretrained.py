@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError, VocabularyError
-from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.views import View
 from warmstart.models.family import Dialect, Facts
 from warmstart.models.huggingface import CONFIG, GENERATION, Loaded, Options, folder_of, json_file, model_type
 from warmstart.spec.mapping import Rule, rule
@@ -32,35 +32,23 @@ SIDE = "text"
 Config = TypeVar("Config", bound=BaseModel)
 
 
-class Renamed(Checkpoint):
+class Renamed(View):
     """Arrays as ``from_pretrained`` gives them, under the names that ``rename`` makes of those in the file."""
 
     def __init__(self, checkpoint: Checkpoint, rename: Callable[[str], str]) -> None:
         loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)
-        self.original = loaded
-        self._names: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name in loaded.entries:
             new = rename(name)
-            if new in self._names:
+            if new in names:
                 raise DialectError(
                     "two arrays have one name in today's version of the library",
                     where=loaded.path,
                     expected=new,
-                    found=f"{self._names[new]} and {name}",
+                    found=f"{names[new]} and {name}",
                 )
-            self._names[new] = name
-        back = {old: new for new, old in self._names.items()}
-        super().__init__(
-            loaded.path,
-            loaded.format,
-            {new: replace(loaded.entries[old], name=new) for new, old in self._names.items()},
-            loaded.metadata,
-            files=loaded.files,
-            ties={back[a]: back[b] for a, b in loaded.ties.items()},
-        )
-
-    def read(self, name: str) -> Array:
-        return self.original.read(self._names[name])
+            names[new] = name
+        super().__init__(loaded, names)
 
 
 class PretrainedDialect(Dialect):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from warmstart.errors import DialectError
-from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.views import View
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.architectures import ARCHITECTURES, Architecture
 from warmstart.models.decoder.dialects.packing import read_packing, write_packing
@@ -96,27 +96,14 @@ def _ids(vocabulary: Vocabulary) -> dict[str, int | None]:
     return {f"{role}_token_id": vocabulary.index.get(special.get(role, "")) for role in ("bos", "eos", "pad")}
 
 
-class Today(Checkpoint):
+class Today(View):
     """The arrays with the names that today's version gives them: older names renamed, the base model's prefix put
     before the names of a checkpoint that was saved without its head."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         loaded = Loaded(checkpoint)
         architecture = _BY_NAME[loaded.metadata["config"]["model_type"]]
-        self.original = loaded
-        self._names = {_today(name, architecture, loaded.entries): name for name in loaded.entries}
-        back = {old: new for new, old in self._names.items()}
-        super().__init__(
-            loaded.path,
-            loaded.format,
-            {new: replace(loaded.entries[old], name=new) for new, old in self._names.items()},
-            loaded.metadata,
-            files=loaded.files,
-            ties={back[a]: back[b] for a, b in loaded.ties.items()},
-        )
-
-    def read(self, name: str) -> Array:
-        return self.original.read(self._names[name])
+        super().__init__(loaded, {_today(name, architecture, loaded.entries): name for name in loaded.entries})
 
 
 def _today(name: str, a: Architecture, there: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.formats.views import View
 from warmstart.models.deepspeech.dialects.flags import NAME, read_flags
 from warmstart.spec.lstm import CudnnLstm
 from warmstart.spec.ops import PermuteBlocks
@@ -27,7 +28,7 @@ def folder_of(checkpoint: Checkpoint) -> Path:
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
 
 
-class CoquiCheckpoint(Checkpoint):
+class CoquiCheckpoint(View):
     """The same arrays. ``metadata["coqui"]`` has the prefix, and the files beside it: flags, text of the alphabet.
 
     Raises:
@@ -35,7 +36,6 @@ class CoquiCheckpoint(Checkpoint):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self._original = checkpoint
         folder = folder_of(checkpoint)
         beside = [Path(name) for name in (NAME, ALPHABET) if (folder / name).is_file()]
         coqui: dict[str, Any] = {"flags": read_flags(folder)}
@@ -43,28 +43,13 @@ class CoquiCheckpoint(Checkpoint):
         if (folder / ALPHABET).is_file():
             coqui["alphabet"] = (folder / ALPHABET).read_bytes().decode("utf-8", "replace")
         super().__init__(
-            checkpoint.path,
-            checkpoint.format,
-            checkpoint.entries,
-            {**checkpoint.metadata, "coqui": coqui},
-            checkpoint.slots,
-            checkpoint.step,
-            checkpoint.optimizer,
-            [*checkpoint.files, *(name for name in beside if name not in checkpoint.files)],
-            checkpoint.ties,
+            checkpoint,
+            metadata={**checkpoint.metadata, "coqui": coqui},
+            slots=checkpoint.slots,
+            step=checkpoint.step,
+            optimizer=checkpoint.optimizer,
+            files=[*checkpoint.files, *(name for name in beside if name not in checkpoint.files)],
         )
-
-    def read(self, name: str) -> Array:
-        return self._original.read(name)
-
-    def read_checked(self, name: str) -> Array:
-        return self._original.read_checked(name)
-
-    def verify(self, name: str) -> None:
-        self._original.verify(name)
-
-    def read_slot(self, parameter: str, slot: str) -> Array:
-        return self._original.read_slot(parameter, slot)
 
 
 class CudnnCheckpoint(CoquiCheckpoint):

@@ -4,12 +4,13 @@ them) and one pair of languages of ``multilingual_transformer``."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.errors import DialectError, Problem, VocabularyError
-from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.formats.checkpoint import Checkpoint
+from warmstart.formats.views import View
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.torch_files import layers_of, require
@@ -171,7 +172,7 @@ class FairseqDialect(Dialect):
         }
 
 
-class _Pair(Checkpoint):
+class _Pair(View):
     """One pair of languages of a ``multilingual_transformer``, under the names of a model of its own."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -184,18 +185,9 @@ class _Pair(Checkpoint):
                 "the file holds several pairs of languages, and does not say which is meant",
                 where=checkpoint.path, expected=", ".join(pairs), found=wanted,
             )  # fmt: skip
-        self._original = checkpoint
         start = f"model.models.{chosen}."
-        self._names = {f"model.{n.removeprefix(start)}" if n.startswith(start) else n: n for n in checkpoint.entries}
-        entries = {new: replace(checkpoint.entries[old], name=new) for new, old in self._names.items()}
-        backwards = {old: new for new, old in self._names.items()}
-        ties = {backwards[a]: backwards[b] for a, b in checkpoint.ties.items()}
-        super().__init__(
-            checkpoint.path, checkpoint.format, entries, checkpoint.metadata, files=checkpoint.files, ties=ties
-        )
-
-    def read(self, name: str) -> Array:
-        return self._original.read(self._names[name])
+        names = {f"model.{n.removeprefix(start)}" if n.startswith(start) else n: n for n in checkpoint.entries}
+        super().__init__(checkpoint, names)
 
 
 def _args(checkpoint: Checkpoint) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,8 +48,8 @@ class Wide(Renamed):
             if name.startswith(_POSITIONS) and entry.dtype in ("float16", "bfloat16"):
                 self.entries = {**self.entries, name: replace(entry, dtype="float32")}
 
-    def read(self, name: str) -> Array:
-        array = super().read(name)
+    def seen(self, name: str, read: Callable[[str], Array]) -> Array:
+        array = super().seen(name, read)
         return np.asarray(array, np.float32) if name.startswith(_POSITIONS) else array
 
 
