@@ -21,9 +21,7 @@ _OTHERS = {"int16": "float32", **{q: q.removeprefix("int8_") for q in QUANTIZATI
 _TILE = (128, 32)  # rows and columns that are transposed at once: what fits beside each other into a core's cache
 
 _KEPT = threading.local()
-_SHORT = (
-    16  # elements: with numpy's usual buffers rows times scales take three times as long, since it fills them first
-)
+_SHORT = 16  # elements of numpy's buffer: it fills longer ones with a row's scale, which costs more than multiplying
 
 Scale = Literal["none", "rows", "whole"]
 

@@ -69,11 +69,13 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
-    for folder, _, names in os.walk(directory, topdown=False):
-        for name in names:
-            file = Path(folder, name)
-            if not file.is_symlink():
-                _sync(file)
+    from concurrent.futures import ThreadPoolExecutor
+
+    tree = list(os.walk(directory, topdown=False))
+    files = [Path(folder, name) for folder, _, names in tree for name in names]
+    with ThreadPoolExecutor(8) as pool:  # a file system writes its journal once for all who wait for it
+        list(pool.map(_sync, (file for file in files if not file.is_symlink())))
+    for folder, _, _ in tree:
         _sync(Path(folder))
 
 
