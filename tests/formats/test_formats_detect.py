@@ -16,7 +16,7 @@ import torch
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
 from warmstart.formats.checkpoint import Entry
-from warmstart.formats.detect import formats, open_checkpoint, possible, split_choice
+from warmstart.formats.detect import find_candidates, formats, open_checkpoint, possible, split_choice
 from warmstart.formats.looks import looks_like
 from warmstart.formats.safetensors import write_safetensors
 
@@ -220,3 +220,25 @@ def test_truncated_is_corrupt_not_unknown(tmp_path: Path) -> None:
         (tmp_path / "x").write_bytes(data[:length])
         with pytest.raises(CorruptCheckpoint):
             open_checkpoint(tmp_path / "x")
+
+
+def test_a_directory_of_usual_names_is_told_by_few_formats(tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", Wemb=np.ones((2, 3), "f4"))
+    (tmp_path / "vocab.yml").write_text("a: 0\n")
+    code = (
+        "import sys; from warmstart.formats.detect import open_checkpoint\n"
+        "print(open_checkpoint(sys.argv[1]).path.name, 'warmstart.formats.tensorflow' in sys.modules)\n"
+    )
+
+    def run() -> str:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert run() == "model.npz False\n"
+    (tmp_path / "checkpoints").mkdir()
+    assert run() == "model.npz True\n"
+
+
+def test_a_checkpoint_under_an_odd_name_is_found_in_a_directory(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "model.txt")
+    assert [candidate.name for candidate in find_candidates(tmp_path)] == ["model.txt"]

@@ -41,6 +41,8 @@ DIRECTORIES = {
     "orbax": (),
     "t5x": (),
 }  # of these, those that a directory can be, and of which one of these names must be in it, if any
+PLAIN = (".safetensors", ".npz", ".json", ".yml", ".yaml", ".txt", ".spm", ".md")  # names of what usually ships …
+OF_PLAIN = ("safetensors", "safetensors_index", "marian")  # … and the formats whose checkpoints are called so
 PREFIXES = ("tensorflow",)  # those whose path may be what the names of several files begin with
 BEGINNINGS = {
     b"PK\x03\x04": ("marian", "npz", "torch_file", "keras_hdf5"),
@@ -66,11 +68,23 @@ def recognised(path: Path) -> Format | None:
 def possible(path: Path) -> Sequence[str]:
     """The formats worth asking, in their order: all but those that what is there, or how it begins, rules out."""
     if path.is_dir():
+        if _plain(path):
+            return ()
         return [name for name, of in DIRECTORIES.items() if not of or any((path / part).exists() for part in of)]
     if not path.is_file():
         return PREFIXES
     start = head(path, 8)
     return next((names for beginning, names in BEGINNINGS.items() if start.startswith(beginning)), FORMATS)
+
+
+def _plain(directory: Path) -> bool:
+    """Whether nothing but files of ``PLAIN`` names is in ``directory``: then it is no checkpoint itself, and what is in
+    it is told by few formats."""
+    with contextlib.suppress(OSError):
+        paths = list(directory.iterdir())
+        usual = all(path.name.endswith(PLAIN) and not path.name.endswith(".bin.index.json") for path in paths)
+        return usual and all(path.is_file() for path in paths)
+    return False
 
 
 def open_checkpoint(source: str | Path, arrived: tuple[Path, str | None] | None = None) -> Checkpoint:
@@ -132,14 +146,17 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
 def find_candidates(directory: Path) -> list[Candidate]:
     """Every checkpoint in ``directory``, of all formats; plain npz files, which are data as often, where there is no
     other."""
-    found: dict[Path, Candidate] = {}
-    for module in formats():
-        for candidate in module.candidates(directory) if module.FORMAT != "npz" else ():
-            found.setdefault(candidate.path, candidate)
+    found = _candidates(directory, OF_PLAIN) if _plain(directory) else []
     if not found:
-        from warmstart.formats import npz
+        found = _candidates(directory, [name for name in FORMATS if name != "npz"])
+    return found or _candidates(directory, ["npz"])
 
-        return npz.candidates(directory)
+
+def _candidates(directory: Path, names: Sequence[str]) -> list[Candidate]:
+    found: dict[Path, Candidate] = {}
+    for module in formats(names):
+        for candidate in module.candidates(directory):
+            found.setdefault(candidate.path, candidate)
     return list(found.values())
 
 
