@@ -42,9 +42,12 @@ class MarianVocabulary(Vocabulary):
     def parse(cls, text: str, where: object = None) -> Self:
         """The vocabulary in ``text``, where every row from 0 up has one token. Keys are taken literally: a
         token ``no``, ``1``, ``~`` or ``null`` is that string."""
+        usual = _USUAL.findall(text)
+        if _spelt(usual) == text and len({*usual}) == len(usual):
+            return cls(usual)
         pairs = _pairs(text, where)
-        tokens, values = zip(*pairs, strict=True) if pairs else ((), ())
-        if values == tuple(map(str, range(len(pairs)))) and len({*tokens}) == len(tokens):
+        tokens = [token for token, _ in pairs]
+        if [value for _, value in pairs] == list(map(str, range(len(pairs)))) and len({*tokens}) == len(tokens):
             return cls(tokens)
         problems: list[Problem] = []
         rows: dict[int, str] = {}
@@ -100,8 +103,7 @@ class MarianVocabulary(Vocabulary):
     def file(self) -> tuple[str, bytes]:
         joined = "".join(self.tokens)
         plain = joined.isprintable() and '"' not in joined and "\\" not in joined
-        quoted = [f'"{token}"' for token in self.tokens] if plain else map(_quoted, self.tokens)
-        return ".yml", "".join([f"{token}: {row}\n" for row, token in enumerate(quoted)]).encode("utf-8")
+        return ".yml", _spelt(self.tokens if plain else [_quoted(token)[1:-1] for token in self.tokens]).encode("utf-8")
 
 
 # A line that stands for itself: a key in double quotes without escapes but \" and \\, in single quotes, or plain; or
@@ -114,17 +116,18 @@ _LINES = re.compile(
 )
 
 
-_USUAL = re.compile(rf"""(?m:^)"([^"\\{_ODD}]++)": (\d+)(?m:$)""")  # of these lines, those with nothing to undo
+_USUAL = re.compile(rf"""(?m:^)"([^"\\{_ODD}]++)": \d+(?m:$)""")  # of these lines, those with nothing to undo
+
+
+def _spelt(tokens: Sequence[str]) -> str:
+    """The file of ``tokens`` in whose spelling there is nothing to escape."""
+    return "".join([f'"{token}": {row}\n' for row, token in enumerate(tokens)])
 
 
 def _line_by_line(text: str) -> list[tuple[str, str]] | None:
     """What ``_pairs`` gives, a hundred times faster; None where a line is not as simple as Marian writes it."""
-    lines = text.rstrip("\n").count("\n") + 1
-    usual: list[tuple[str, str]] = _USUAL.findall(text)
-    if len(usual) == lines:
-        return usual
     found = _LINES.findall(text)
-    if len(found) != lines:
+    if len(found) != text.rstrip("\n").count("\n") + 1:
         return None
     pairs = []
     for double, single, plain, escaped, row in found:
