@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,9 @@ def linear(x: Tensor, *layers: nn.Linear, relu: bool = False) -> Tensor:
     if x.device.type == "cpu":
         adapters = [_adapter(layer) for layer in layers]
         weights = [_weight(layer, adapter) for layer, adapter in zip(layers, adapters, strict=True)]
-        factors = [None if a is None else getattr(a, name) for name in ("lora_a", "lora_b") for a in adapters]
+        factors: list[Tensor | None] = []
+        if any(adapters):
+            factors = [None if a is None else getattr(a, name) for name in ("lora_a", "lora_b") for a in adapters]
         scales = [1.0 if a is None else a.scale for a in adapters]
         result: Tensor = _Linear.apply(x, scales, relu, *weights, *biases, *factors)  # type: ignore[no-untyped-call]
         return result
@@ -68,14 +70,14 @@ def _weight(layer: nn.Linear, adapter: LowRank | None) -> Tensor:
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scales: list[float], relu: bool, *tensors: Tensor | None) -> Tensor:
-        """``tensors``: weights, biases, and A and B of adapters whose sum with them the weights are already."""
+        """``tensors``: weights, biases, and of adapters, whose sum with them the weights are already, A and B."""
         count = len(scales)
         weight = _joined(tensors[:count], x.dtype)
         bias = _joined(tensors[count : 2 * count], x.dtype)
         y = product(x, weight, bias, relu)
         ctx.save_for_backward(x, weight, y if relu else None, *tensors[2 * count :])
         ctx.scales = scales
-        ctx.sizes = [len(cast(Tensor, w)) for w in tensors[:count]]
+        ctx.sizes = [cast(Tensor, w).shape[0] for w in tensors[:count]]
         ctx.dtype = cast(Tensor, tensors[0]).dtype
         return y
 
@@ -87,22 +89,19 @@ class _Linear(torch.autograd.Function):
             gradient = torch.ops.aten.threshold_backward.default(gradient, positive, 0)
         count, (needs_x, _, _, *needs) = len(ctx.sizes), ctx.needs_input_grad
         pieces = _pieces(x)
-        back = torch.empty_like(x) if needs_x else None
-        if back is not None:
-            for rows in pieces:
-                torch.mm(gradient[rows], weight, out=back[rows])
-        weights: tuple[Tensor | None, ...] = (None,) * count
+        back = _times(gradient, weight, pieces) if needs_x else None
+        weights: Sequence[Tensor | None] = (None,) * count
         biases = weights
         if any(needs[:count]):
             turned = _turned(gradient, x)
             whole = torch.mm(turned[:, pieces[0]], x[pieces[0]])
             for rows in pieces[1:]:
                 whole.addmm_(turned[:, rows], x[rows])
-            weights = torch.split(whole.to(ctx.dtype), ctx.sizes)
+            weights = _parts(whole.to(ctx.dtype), ctx.sizes)
         if any(needs[count : 2 * count]):
-            biases = torch.split(gradient.sum(0).to(ctx.dtype), ctx.sizes)
-        adapted: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * count
-        if any(needs[2 * count :]):
+            biases = _parts(gradient.sum(0).to(ctx.dtype), ctx.sizes)
+        adapted: Sequence[tuple[Tensor | None, Tensor | None]] = ()
+        if factors:
             gradients = torch.split(gradient, ctx.sizes, 1)
             adapted = [
                 (None, None) if a is None else _adapter_gradients(x, g, a, b, scale)
@@ -110,6 +109,16 @@ class _Linear(torch.autograd.Function):
             ]
         found = zip((*weights, *biases, *(a for a, _ in adapted), *(b for _, b in adapted)), needs, strict=True)
         return back, None, None, *(g if needed else None for g, needed in found)
+
+
+def _times(x: Tensor, weight: Tensor, pieces: list[slice]) -> Tensor:
+    """x·W, one piece of the rows after the other."""
+    if len(pieces) == 1:
+        return torch.mm(x, weight)
+    y = x.new_empty(x.shape[0], weight.shape[1])
+    for rows in pieces:
+        torch.mm(x[rows], weight, out=y[rows])
+    return y
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
@@ -160,7 +169,11 @@ def _joined(parts: tuple[Tensor | None, ...], dtype: torch.dtype) -> Any:
     tensors = [cast(Tensor, part) for part in parts]
     if len(tensors) == 1:
         return tensors[0].detach().to(dtype)
-    whole = tensors[0].new_empty((sum(map(len, tensors)), *tensors[0].shape[1:]), dtype=dtype)
-    for end, part in zip(accumulate(map(len, tensors)), tensors, strict=True):
-        whole[end - len(part) : end] = part.detach()
+    sizes = [part.shape[0] for part in tensors]
+    whole = tensors[0].new_empty((sum(sizes), *tensors[0].shape[1:]), dtype=dtype)
+    torch._foreach_copy_(torch.split(whole, sizes), [part.detach() for part in tensors])
     return whole
+
+
+def _parts(whole: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    return (whole,) if len(sizes) == 1 else torch.split(whole, sizes)

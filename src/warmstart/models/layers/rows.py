@@ -62,7 +62,7 @@ class Rows:
         """The inverse of :meth:`spread`; fill rows become zero."""
         parts, num_heads = len(heads), heads.shape[1] // self.size
         rows = heads.flatten(0, 2).index_select(0, self._index(parts, num_heads)[1]).view(self.total, -1)
-        rows[self.count :] = 0.0
+        rows[self.count :].zero_()
         return rows
 
     def padding(self, dtype: torch.dtype, num_heads: int, queries: int) -> Tensor:
