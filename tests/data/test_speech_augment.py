@@ -253,6 +253,7 @@ def test_errors_name_the_key_and_what_is_allowed(text: str, message: str) -> Non
 
 
 def test_all_errors_come_at_once() -> None:
+    parse_augmentations(["add[p=0.1,domain=signal,stddev=0~0.5]"])  # from Coqui's manual
     with pytest.raises(ConfigError) as caught:
         parse_augmentations(["volum", "add[a=1,b=2]", "reverb"])
     assert len(caught.value.problems) == 3

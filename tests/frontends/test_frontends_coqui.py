@@ -72,7 +72,8 @@ def test_lists_booleans_and_shortened_names() -> None:
     text = (
         "--train_files a.csv b.csv --early_stop true --alphabet x.txt --scorer s --augment volume[p=0.1] --augment add"
     )
-    flags = parse("train", "", text.split())
+    flags = parse("train", "", [*text.split(), "--lm_alpha_max", "0.92"])
+    assert flags["lm_alpha_max"] == 0.92
     assert flags["train_files"] == ["a.csv", "b.csv"]
     assert flags["early_stop"] is True
     assert (flags["alphabet_config_path"], flags["scorer_path"]) == ("x.txt", "s")
@@ -374,6 +375,18 @@ def test_the_same_command_goes_on_and_drops_nothing_again(work: Path) -> None:
     assert 0 < change < 8 * 2e-3  # eight updates of Adam at 0.001, not other random numbers
 
 
+def test_a_run_that_was_stopped_early_goes_on_when_asked_to(work: Path) -> None:
+    arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out"
+    _, remarks = said("train", f"{arguments} --epochs 9 --early_stop true --es_epochs 2 --es_min_delta 1000")
+    assert any(line.startswith("stopped early") for line in remarks)
+    stopped = open_checkpoint("out@last").step
+    assert stopped is not None
+    assert stopped < 12 + 9 * 4
+    _, remarks = said("train", f"{arguments} --epochs 2")
+    assert "it was finished, and goes on for 2 epochs" in remarks
+    assert open_checkpoint("out@last").step == stopped + 2 * 4
+
+
 def test_one_directory_loads_saves_and_stays_readable(work: Path) -> None:
     """``--checkpoint_dir``: what was there stays, the state files name what is new."""
     shutil.copytree(work / "source", work / "both")
@@ -403,6 +416,16 @@ def test_evaluate_reports_each_file(work: Path) -> None:
     assert remarks == ["Loading best validating checkpoint from source@best"]
     out, _ = said("evaluate", f"--checkpoint_dir source --one_shot_infer test/0.wav {QUIET}")
     assert len(out) == 1
+
+
+def test_train_without_training_does_the_other_steps(work: Path) -> None:
+    """As upstream's ``train.py --test_files test.csv --checkpoint_dir DIR``."""
+    arguments = f"--checkpoint_dir source {QUIET} --report_count 1"
+    out, remarks = said("train", f"{arguments} --test_files test.csv --export_dir exported --export_tflite false")
+    assert remarks[0] == "there are no --train_files, and nothing is trained"
+    assert out[:1] == said("evaluate", f"{arguments} --test_files test.csv")[0]
+    assert (work / "exported" / "model.onnx").is_file()
+    assert not (work / "source" / "config.yaml").exists()
 
 
 def test_transcribe_writes_utterances(work: Path) -> None:
@@ -481,5 +504,7 @@ def test_lm_optimize_finds_weights(work: Path) -> None:
 def test_the_command_line_has_them() -> None:
     result = CliRunner().invoke(app, ["stt", "train", "--help"])
     assert "--drop_source_layers" in result.stdout
+    for name in coqui.ALIASES:
+        assert "--one_shot_infer" in CliRunner().invoke(app, ["stt", name, "--help"]).stdout
     wrong = CliRunner().invoke(app, ["stt", "train", "--load_train", "transfer"])
     assert isinstance(wrong.exception, ConfigError)

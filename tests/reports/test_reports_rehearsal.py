@@ -36,7 +36,7 @@ def test_every_figure_is_said() -> None:
         "in all        1 d 6 h 3 min: 200,000 updates, 41 evaluations",
         "checkpoint    13.9 MB; 77.3 GB are free",
         "note: too little of something",
-        "nothing was trained, nothing was written",
+        "nothing was trained, and no run was begun or changed",
     ]
 
 

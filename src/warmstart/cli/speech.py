@@ -11,7 +11,7 @@ import typer
 
 from warmstart.cli.options import AS_IT_IS
 from warmstart.errors import ConfigError, DataError
-from warmstart.frontends.coqui import COMMANDS
+from warmstart.frontends.coqui import ALIASES, COMMANDS
 
 if TYPE_CHECKING:
     from warmstart.inference.speech.transcriber import Transcriber
@@ -141,8 +141,8 @@ def lm_tune(
 stt = typer.Typer(no_args_is_help=True, help="Coqui STT's commands, with its own flags.")
 
 
-def _declare(command: str, text: str) -> None:
-    @stt.command(command, help=text, context_settings=AS_IT_IS)
+def _declare(command: str, text: str, name: str = "") -> None:
+    @stt.command(name or command, help=text, context_settings=AS_IT_IS, hidden=bool(name))
     def run_command(context: typer.Context) -> None:
         from warmstart.frontends.coqui.commands import run
 
@@ -151,3 +151,5 @@ def _declare(command: str, text: str) -> None:
 
 for _command, _text in COMMANDS.items():
     _declare(_command, _text)
+for _name, _command in ALIASES.items():
+    _declare(_command, COMMANDS[_command], _name)

@@ -27,7 +27,7 @@ def rehearsal_text(facts: Mapping[str, Any]) -> str:
         f"checkpoint    {readable_size(facts['checkpoint_bytes'])}; {readable_size(facts['disk_free'])} are free",
     ]
     lines += [f"note: {note}" for note in facts["notes"]]
-    return "\n".join([*lines, "nothing was trained, nothing was written"]) + "\n"
+    return "\n".join([*lines, "nothing was trained, and no run was begun or changed"]) + "\n"
 
 
 def _seconds(seconds: float) -> str:

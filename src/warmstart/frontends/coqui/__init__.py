@@ -8,3 +8,5 @@ COMMANDS = {
     "lm-optimize": "choose the weights of a scorer",
     "config": "print the native configuration that the flags of train stand for",
 }
+ALIASES = {"lm_optimizer": "lm-optimize", "lm_optimize": "lm-optimize", "training_graph_inference": "evaluate"}
+"""Names of upstream's modules that are spelt otherwise here."""

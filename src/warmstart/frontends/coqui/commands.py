@@ -55,6 +55,11 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
         "warmstart stt train",
         "write a configuration with `warmstart stt config`, and run `torchrun … -m warmstart train` on it",
     )
+    if not flags["train_files"] and not flags["auto_input_dataset"] and _other_steps(flags):
+        remark("there are no --train_files, and nothing is trained")
+        for step in _other_steps(flags):
+            step(flags, out, remark)
+        return
     asked = training_config(flags)
     config, places, flags = asked.config, asked.places, asked.flags
     for line in asked.said:
@@ -78,6 +83,12 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
         _report(str(places.save), flags, out)
     if flags["export_dir"]:
         _export_model(str(places.save), flags, out)
+
+
+def _other_steps(flags: Flags) -> list[Callable[[Flags, Say, Say], None]]:
+    """What upstream's train does, too: a command of ours each."""
+    evaluates = flags["test_files"] or flags["one_shot_infer"]
+    return [*([_evaluate] if evaluates else []), *([_export] if flags["export_dir"] else [])]
 
 
 def _evaluate(flags: Flags, out: Say, remark: Say) -> None:

@@ -31,12 +31,12 @@ class Flag:
     help: str
     idle: str = ""
     refused: str = ""
-    kind: type = str
+    kind: type | None = None
 
     @property
     def type(self) -> type:
         """``list``, ``bool``, ``int``, ``float`` or ``str``."""
-        return self.kind if self.default is None else type(self.default)
+        return self.kind or type(self.default)
 
 
 _THREADS = "torch has one pool of threads: `training.threads` of the native configuration sets it"
@@ -197,9 +197,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("lm_beta", 1.1834137581510284, "weight of a word"),
     Flag("cutoff_prob", 1.0, "probability mass of the characters that are tried; 1.0 is all"),
     Flag("cutoff_top_n", 300, "characters that are tried at each step, at most"),
-    Flag("one_shot_infer", None, "transcribe this file and do nothing else"),
-    Flag("lm_alpha_max", 5, "largest --lm_alpha that lm-optimize tries"),
-    Flag("lm_beta_max", 5, "largest --lm_beta that lm-optimize tries"),
+    Flag("one_shot_infer", None, "transcribe this file and do nothing else", kind=str),
+    Flag("lm_alpha_max", 5, "largest --lm_alpha that lm-optimize tries", kind=float),
+    Flag("lm_beta_max", 5, "largest --lm_beta that lm-optimize tries", kind=float),
     Flag("n_trials", 2400, "pairs that lm-optimize tries"),
 )
 

@@ -7,6 +7,7 @@ from its arrays. Each is said once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,9 +117,18 @@ def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tu
     newest = latest(save)
     assert newest is not None
     state, planned = read_state(newest), int(stored["training"]["steps"])
-    if state.step < planned or not (save / "model").is_dir():
+    if not _is_finished(save, state.step):
         return planned, f"it was stopped at step {state.step} of {planned}"
     return state.step + epochs * per_epoch, f"it was finished, and goes on for {epochs} epochs"
+
+
+def _is_finished(save: Path, step: int) -> bool:
+    """Whether the run's model was written when its last checkpoint was: at the last step, or stopped early."""
+    try:
+        lineage = json.loads((save / "model" / "lineage.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(lineage.get("trained") == step)
 
 
 def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[str, Any], list[str]]:

@@ -58,7 +58,7 @@ class Add(Augmentation):
     """Adds normal noise of standard deviation ``stddev``."""
 
     name: ClassVar[str] = "add"
-    limits: ClassVar = {"stddev": (0, 1e9)}
+    limits: ClassVar = {"stddev": (-1e9, 1e9)}  # Coqui's manual has 0~0.5; the sign changes nothing
 
     domain: Domain = "features"
     stddev: Numbers = Numbers(5.0, 5.0)
@@ -73,7 +73,7 @@ class Multiply(Augmentation):
     """Multiplies by normal factors of mean 1 and standard deviation ``stddev``."""
 
     name: ClassVar[str] = "multiply"
-    limits: ClassVar = {"stddev": (0, 1e9)}
+    limits: ClassVar = {"stddev": (-1e9, 1e9)}  # Coqui's manual has 0~0.5; the sign changes nothing
 
     domain: Domain = "features"
     stddev: Numbers = Numbers(5.0, 5.0)
