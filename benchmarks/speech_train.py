@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from warmstart.training.memory import keep_freed_memory
+    from warmstart.memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(given.threads)
