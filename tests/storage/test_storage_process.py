@@ -104,6 +104,7 @@ def test_rank_and_world_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert (rank(), world_size()) == (0, 1)
     monkeypatch.setenv("RANK", "2")
+    assert (rank(), world_size()) == (0, 1)  # numbered by somebody else, for something else
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert (rank(), world_size()) == (2, 4)
     monkeypatch.setenv("RANK", "two")

@@ -22,8 +22,8 @@ def _number(name: str, default: int) -> int:
 
 
 def rank() -> int:
-    """This process's number, from 0 (the environment variable ``RANK``; 0 if unset)."""
-    return _number("RANK", 0)
+    """This process's number, from 0 (the environment variable ``RANK``; 0 if unset, and where there is only one)."""
+    return _number("RANK", 0) if world_size() > 1 else 0
 
 
 def world_size() -> int:
