@@ -35,6 +35,7 @@ ORDER = [
         "training",
         "export",
         "reports",
+        "kinds",
         "config",
         "setting",
         "trainings",

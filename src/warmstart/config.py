@@ -8,26 +8,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from warmstart.bootstrap.start import StartConfig
-from warmstart.data.config import DataConfig
-from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.errors import ConfigError, Problem, SourceError
 from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
+from warmstart.kinds import Data
 from warmstart.sources.config import SourcesConfig
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
-
-
-def _kind_of_data(value: object) -> str:
-    return str(value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", "text"))
-
-
-Data = Annotated[
-    Annotated[DataConfig, Tag("text")] | Annotated[SpeechDataConfig, Tag("speech")],
-    Discriminator(_kind_of_data, "unknown_kind", "there is no such type of data: text or speech"),
-]
 
 
 class DecodingConfig(BaseModel):

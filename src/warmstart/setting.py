@@ -13,16 +13,15 @@ from pydantic import ValidationError
 from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
 from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, read_as
-from warmstart.config import Change, Data, RunConfig, changes, load_config
+from warmstart.config import Change, RunConfig, changes, load_config
 from warmstart.errors import ConfigError, Problem, validation_problems
 from warmstart.keys import IDENTITY
+from warmstart.kinds import Data
 from warmstart.models.family import Family
 from warmstart.models.registry import dialect, family
 from warmstart.sources.policy import using
 from warmstart.vocabularies.load import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
-
-_MADE = {"text": "alphabet"}  # side → the type of vocabulary to be made from the data, where it is not characters
 
 
 @dataclass
@@ -151,9 +150,10 @@ def _found_vocabularies(config: RunConfig, of: Family, models: Sequence[Model]) 
         piece = config.vocabularies.get(side)
         if piece is None or piece.type == "inherit":
             if side not in inherited:
+                kind = next(iter(config.data.vocabulary_kinds if config.data else ()), "characters")
                 raise ConfigError(
                     f"there is no {side} vocabulary",
-                    todo=f"add `vocabularies: {{{side}: {{type: {_MADE.get(side, 'characters')}}}}}`, or `start.files` "
+                    todo=f"add `vocabularies: {{{side}: {{type: {kind}}}}}`, or `start.files` "
                     "where the source does not name its own",
                 )
             out[side] = inherited[side]

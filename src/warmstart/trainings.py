@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import ConfigError, Problem
+from warmstart.kinds import kind_of
 from warmstart.setting import Setting, changes_of_run, open_setting
 from warmstart.sources.uri import shown
 
@@ -48,6 +49,7 @@ def job_of(setting: Setting) -> Job:
         setting.plan,
         setting.models,
         c.data,
+        kind_of(c.data).workload,
         training,
         SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize),
         c.seed,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from warmstart.errors import ConfigError, DataError, Problem
+from warmstart.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from warmstart.data.config import DataConfig
-    from warmstart.data.speech.config import SpeechDataConfig
-    from warmstart.inference.ctc import SpeechSearch, Tuning
+    from warmstart.inference.ctc import Tuning
+    from warmstart.kinds import Data
 
 
 def translate(
@@ -32,42 +30,9 @@ def translate(
         precision: of the native engine's matrix products, ``float32`` or ``bfloat16``.
         search: keys of ``inference.search.SearchConfig`` (beam_size, normalize, nbest, …).
     """
-    from pydantic import ValidationError
+    from warmstart.inference.translate import translate as translated
 
-    from warmstart.bundle.model import open_model
-    from warmstart.formats.detect import arrive
-    from warmstart.inference.search import SearchConfig
-    from warmstart.inference.translate import CTranslate2Model, is_ctranslate2, translate_native
-
-    try:
-        config = SearchConfig(**search)
-    except ValidationError as error:
-        raise ConfigError(
-            "these search options are not valid",
-            problems=[Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ")) for e in error.errors()],
-        ) from None
-    paths = [arrive(m)[0] for m in models]
-    exported = [is_ctranslate2(p) for p in paths]
-    chosen = engine or ("ctranslate2" if any(exported) else "native")
-    if chosen not in ("native", "ctranslate2"):
-        raise ConfigError(f"there is no engine {chosen!r}", expected="native or ctranslate2")
-    if precision not in ("float32", "bfloat16") or (chosen == "ctranslate2" and precision != "float32"):
-        raise ConfigError(
-            f"precision {precision!r} is not for the {chosen} engine",
-            expected="float32 or bfloat16, of the native engine",
-            todo="choose the precision of an exported model when it is converted: --quantize",
-        )
-    if chosen == "ctranslate2":
-        if not all(exported) or len(paths) != 1:
-            raise ConfigError(
-                "the ctranslate2 engine needs one exported model",
-                found=", ".join(map(str, paths)),
-                todo="run `warmstart convert MODEL DIR --to ctranslate2` first",
-            )
-        found = CTranslate2Model(paths[0]).translate(lines, config)
-    else:
-        opened = [open_model(m, vocabularies=vocabularies) for m in models]
-        found = translate_native(opened, lines, config, precision=precision)
+    found = translated(models, lines, engine=engine, precision=precision, vocabularies=vocabularies, **search)
     return [[(t.text, t.score) for t in best] for best in found]
 
 
@@ -90,11 +55,12 @@ def transcribe(
         WarmstartError: the model or the scorer cannot be opened, or options do not go together.
     """
     from warmstart.errors import WarmstartError
+    from warmstart.inference.ctc import SpeechSearch
     from warmstart.inference.speech.acoustic import open_acoustic
     from warmstart.inference.speech.transcriber import Transcriber
     from warmstart.storage.progress import Progress
 
-    transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocabularies)), _speech_search(search))
+    transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocabularies)), SpeechSearch.of(search))
     found: list[dict[str, Any]] = [{"file": str(file)} for file in files]
     with Progress("transcribing", len(files), "files") as bar:
         for number, heard in transcriber.files([Path(file) for file in files]):
@@ -134,15 +100,6 @@ def lm_tune(
     )  # fmt: skip
 
 
-def _speech_search(options: dict[str, Any]) -> SpeechSearch:
-    from warmstart.inference.ctc import SpeechSearch
-
-    options = {key: value for key, value in options.items() if value is not None}
-    unknown = sorted(set(options) - {field.name for field in fields(SpeechSearch)})
-    _require_none("hearing speech", dict.fromkeys(unknown, True))
-    return SpeechSearch(**options)
-
-
 def evaluate(
     model: str | Path,
     data: str | Path | Sequence[str | Path] = (),
@@ -167,43 +124,33 @@ def evaluate(
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
         report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
     """
-    from warmstart.data.config import DataConfig
+    from warmstart.inference.asked import Asked
+    from warmstart.kinds import kind_of
 
     files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
-    pieces = _data_to_evaluate(model, files, split)
-    search = {key: value for key, value in search.items() if value is not None}
-    if isinstance(pieces, DataConfig):
-        _require_none("evaluating texts", {"output": output})
-        out = _evaluate_texts(model, pieces, split, engine, vocabularies, search)
-        if not out:
-            raise DataError(f"no task has a split {split!r}", found=", ".join(pieces.tasks))
-        return out
-    _require_none("evaluating speech", {"engine": engine})
-    return _evaluate_speech(model, pieces, split, vocabularies, output, report, report_count, progress, search)
+    found = _data_to_evaluate(model, files, split)
+    asked = Asked(
+        model, split, engine, vocabularies, None if output is None else Path(output), report, report_count, progress,
+        {key: value for key, value in search.items() if value is not None},
+    )  # fmt: skip
+    return kind_of(found).evaluate(found, asked)
 
 
-def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> DataConfig | SpeechDataConfig:
+def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> Data:
     """What ``files`` are, or the configuration of the run ``model``."""
     from warmstart.config import load_config
-    from warmstart.data.config import DataConfig, SplitConfig, TaskConfig
-    from warmstart.data.speech.config import SpeechDataConfig, SpeechSplitConfig, SpeechTaskConfig
-    from warmstart.data.speech.read import is_list
     from warmstart.formats.detect import split_choice
+    from warmstart.kinds import KINDS
     from warmstart.setting import data_of
     from warmstart.sources.uri import resolve
 
     missing = [Problem("there is no such file", str(file)) for file in files if not file.is_file()]
     if missing:
         raise ConfigError("what to evaluate on is not there", problems=missing)
-    if files and all(is_list(file) for file in files):
-        speech = {str(file): SpeechTaskConfig(splits={split: SpeechSplitConfig(files=(file,))}) for file in files}
-        return SpeechDataConfig(tasks=speech)
-    if files and all(file.suffix.lower() == ".tsv" for file in files):
-        return DataConfig(tasks={str(file): TaskConfig(splits={split: SplitConfig(tsv=file)}) for file in files})
-    if len(files) == 2:
-        pair = SplitConfig(source=files[0], target=files[1])
-        return DataConfig(tasks={files[1].name: TaskConfig(splits={split: pair})})
-    if len(files) > 2:
+    for kind in KINDS if files else ():
+        if (found := kind.of_files(files, split)) is not None:
+            return found
+    if len(files) > 1:
         raise ConfigError(
             "these files do not go together",
             found=", ".join(map(str, files)),
@@ -217,58 +164,3 @@ def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> D
             todo="give the data or a configuration that names the tasks: --data FILE",
         )
     return data_of(load_config(source))
-
-
-def _require_none(doing: str, given: dict[str, Any]) -> None:
-    problems = [Problem(f"{key} changes nothing when {doing}") for key, value in given.items() if value is not None]
-    if problems:
-        raise ConfigError("these options are for another kind of model", problems=problems)
-
-
-def _evaluate_texts(
-    model: str | Path,
-    data: DataConfig,
-    split: str,
-    engine: str | None,
-    vocabularies: Sequence[str],
-    search: dict[str, Any],
-) -> dict[str, dict[str, float]]:
-    from warmstart.data.config import build_task
-
-    out: dict[str, dict[str, float]] = {}
-    for name, piece in data.tasks.items():
-        if split not in piece.splits:
-            continue
-        task = build_task(name, piece, {})
-        examples = list(task.examples(split))
-        found = translate(
-            [model], [str(e["source"]) for e in examples], engine=engine, vocabularies=vocabularies, **search
-        )
-        predictions = [task.postprocess(best[0][0], dict(e)) for best, e in zip(found, examples, strict=True)]
-        out[name] = task.score([e["target"] for e in examples], predictions)
-    return out
-
-
-def _evaluate_speech(
-    model: str | Path,
-    data: SpeechDataConfig,
-    split: str,
-    vocabularies: Sequence[str],
-    output: str | Path | None,
-    report: Callable[[str], object] | None,
-    report_count: int,
-    progress: bool,
-    search: dict[str, Any],
-) -> dict[str, dict[str, float]]:
-    from warmstart.bundle.model import open_model
-    from warmstart.inference.ctc import write_samples
-    from warmstart.inference.evaluate_speech import evaluate_speech
-
-    opened = open_model(model, vocabularies=vocabularies)
-    found = evaluate_speech(opened, data, split, _speech_search(search), progress=progress)
-    if output is not None:
-        write_samples([sample for one in found.values() for sample in one.samples], Path(output))
-    for name, one in found.items():
-        if report is not None:
-            report(one.text(name, report_count))
-    return {name: {"loss": one.loss, "wer": 100 * one.wer, "cer": 100 * one.cer} for name, one in found.items()}

@@ -10,18 +10,37 @@ from typing import Any
 
 import torch
 
-from warmstart.bundle.model import Model
+from warmstart.bundle.model import Model, open_model
 from warmstart.data.speech.batches import SpeechBatch, sequential_speech
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import DataError
-from warmstart.inference.ctc import Report, SpeechSearch, error_report
+from warmstart.inference.asked import Asked, require_none
+from warmstart.inference.ctc import Report, SpeechSearch, error_report, write_samples
 from warmstart.inference.load import load_module
 from warmstart.inference.recognition import Decode, Floats, recognise
 from warmstart.inference.speech.acoustic import alphabet_of
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.vocabularies.alphabet import Alphabet
+
+
+def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]]:
+    """Loss and error rates (in percent) of every task that has the split.
+
+    Raises:
+        ConfigError: options that change nothing for speech.
+        DataError: the recordings cannot be used, or no task has the split.
+    """
+    require_none("evaluating speech", {"engine": asked.engine})
+    model = open_model(asked.model, vocabularies=asked.vocabularies)
+    found = evaluate_speech(model, data, asked.split, SpeechSearch.of(asked.search or {}), progress=asked.progress)
+    if asked.output is not None:
+        write_samples([sample for one in found.values() for sample in one.samples], asked.output)
+    for name, one in found.items():
+        if asked.report is not None:
+            asked.report(one.text(name, asked.report_count))
+    return {name: {"loss": one.loss, "wer": 100 * one.wer, "cer": 100 * one.cer} for name, one in found.items()}
 
 
 def evaluate_speech(

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
-from warmstart.bundle.model import Model
-from warmstart.errors import ConfigError, DialectError, MissingExtra, VocabularyError
+from warmstart.bundle.model import Model, open_model
+from warmstart.errors import ConfigError, DialectError, MissingExtra, Problem, VocabularyError
+from warmstart.formats.detect import arrive
 from warmstart.inference.load import load_module
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -21,6 +24,50 @@ class Translation:
 
     text: str
     score: float
+
+
+def translate(
+    models: Sequence[str | Path],
+    lines: Sequence[str],
+    *,
+    engine: str | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    vocabularies: Sequence[str] = (),
+    **search: Any,
+) -> list[list[Translation]]:
+    """See :func:`warmstart.api.translate`.
+
+    Raises:
+        ConfigError: options that are not valid, or not for the engine.
+    """
+    try:
+        config = SearchConfig(**search)
+    except ValidationError as error:
+        raise ConfigError(
+            "these search options are not valid",
+            problems=[Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ")) for e in error.errors()],
+        ) from None
+    paths = [arrive(m)[0] for m in models]
+    exported = [is_ctranslate2(p) for p in paths]
+    chosen = engine or ("ctranslate2" if any(exported) else "native")
+    if chosen not in ("native", "ctranslate2"):
+        raise ConfigError(f"there is no engine {chosen!r}", expected="native or ctranslate2")
+    if precision not in ("float32", "bfloat16") or (chosen == "ctranslate2" and precision != "float32"):
+        raise ConfigError(
+            f"precision {precision!r} is not for the {chosen} engine",
+            expected="float32 or bfloat16, of the native engine",
+            todo="choose the precision of an exported model when it is converted: --quantize",
+        )
+    if chosen == "ctranslate2":
+        if not all(exported) or len(paths) != 1:
+            raise ConfigError(
+                "the ctranslate2 engine needs one exported model",
+                found=", ".join(map(str, paths)),
+                todo="run `warmstart convert MODEL DIR --to ctranslate2` first",
+            )
+        return CTranslate2Model(paths[0]).translate(lines, config)
+    opened = [open_model(m, vocabularies=vocabularies) for m in models]
+    return translate_native(opened, lines, config, precision=precision)
 
 
 def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:

@@ -31,17 +31,13 @@ from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.ranks import Ranks, check_share, in_turn
 from warmstart.training.rehearsal import Rehearsal, rehearse
-from warmstart.training.speech_task import speech_workload
 from warmstart.training.standing import Standing
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
-from warmstart.training.text_task import text_workload
 from warmstart.training.workload import Job, Workload
 
 OnCheckpoint = Callable[[Model, int], None]
 """Is given a complete checkpoint, opened, and the step at which the run began; called in the thread that writes."""
-
-WORKLOADS: Mapping[str, Callable[..., Workload]] = {"text": text_workload, "speech": speech_workload}
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
         VocabularyError: a teacher has other vocabularies.
     """
     ranks = ranks or Ranks()
-    workload = in_turn(ranks, lambda: WORKLOADS[job.data.type](job, write=write, progress=progress))
+    workload = in_turn(ranks, lambda: job.workload(job, write=write, progress=progress))
     with torch.device("meta"):
         module = job.family.build(job.model_config)
     first = ranks.share(latest(job.run)) is None

@@ -1,7 +1,7 @@
 """The seam between the loop and kinds of task: what is to be trained, and what one kind brings to a training.
 
 A kind of task (text pairs, speech) is one module that makes a :class:`Workload` from a :class:`Job`;
-``training.run`` lists them by ``data.type``. Nothing else in this room knows of kinds.
+``warmstart.kinds`` lists them. Nothing else in this room knows of kinds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from warmstart.training.terms import BatchStream, Evaluate, Measured, Objective
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
+class MakeWorkload(Protocol):
+    """Makes of a :class:`Job` what is trained. ``write``: whether what is made once for a run may be written into its
+    directory now."""
+
+    def __call__(self, job: Job, *, write: bool, progress: bool) -> Workload: ...
+
+
 @dataclass(frozen=True)
 class Job:
     """A training to be done: its directory, the planned model, data and settings.
 
-    ``data`` is the configuration of one kind of task, which its ``type`` names; ``search`` is how validation is
-    decoded where outputs are searched for.
+    ``data`` is the configuration of one kind of task, of which ``workload`` makes what is trained; ``search`` is how
+    validation is decoded where outputs are searched for.
     """
 
     run: Path
@@ -37,6 +44,7 @@ class Job:
     plan: Plan
     models: Sequence[Model]
     data: Any
+    workload: MakeWorkload
     training: TrainingConfig
     search: SearchConfig | None
     seed: int

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self
 
 from warmstart.errors import ConfigError, Problem
+from warmstart.inference.asked import require_none
 from warmstart.inference.ctc.beam import DecoderStream
 from warmstart.inference.ctc.flashlight import Collected, FlashlightDecoder
 from warmstart.inference.ctc.greedy import GreedyStream
@@ -39,6 +41,18 @@ class SpeechSearch:
     cutoff_prob: float = 1.0
     cutoff_top_n: int | None = None
     flashlight: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """With ``options`` that are not None.
+
+        Raises:
+            ConfigError: one is not for speech.
+        """
+        given = {key: value for key, value in options.items() if value is not None}
+        unknown = sorted(set(given) - {field.name for field in fields(cls)})
+        require_none("hearing speech", dict.fromkeys(unknown, True))
+        return cls(**given)
 
     @property
     def is_greedy(self) -> bool:
