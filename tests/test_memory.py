@@ -53,20 +53,26 @@ for line in open("/proc/self/smaps"):
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 
 
-def faults(program: str) -> int:
+def printed(program: str) -> int:
     return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
 
 
 def test_pages_are_not_asked_for_again() -> None:
-    assert faults(COUNT + "count()") > 10_000
-    assert faults(COUNT + KEEP + "count()") < 1_000
+    assert printed(COUNT + "count()") > 10_000
+    assert printed(COUNT + KEEP + "count()") < 1_000
 
 
 def test_a_command_that_decodes_keeps_its_memory() -> None:
-    assert faults(COUNT + TRANSLATE) < 1_000
+    assert printed(COUNT + TRANSLATE) < 1_000
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="the system has no large pages")
 def test_large_pages_are_asked_for_and_none_is_used_before_something_is_written_there() -> None:
     done = subprocess.run([sys.executable, "-c", KEEP + ADVISED], capture_output=True, check=True, text=True)
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_process_with_few_addresses_keeps_them() -> None:
+    limited = f"import resource\nresource.setrlimit(resource.RLIMIT_AS, ({2 << 30}, {2 << 30}))\n"
+    size = "print(int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize())"
+    assert printed(limited + KEEP + size) < 1 << 30

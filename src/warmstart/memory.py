@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from pathlib import Path
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; see mallopt(3)
@@ -28,9 +29,21 @@ def keep_freed_memory() -> bool:
         kept = library.mallopt(M_MMAP_THRESHOLD, LARGE) and library.mallopt(M_TRIM_THRESHOLD, -1)  # -1: never
     except (OSError, AttributeError):  # another C library
         return False
-    if kept:
+    if kept and _addresses_are_free():
         _prefer_large_pages(library)
     return bool(kept)
+
+
+def _addresses_are_free() -> bool:
+    """Whether neither the system nor a limit of this process counts addresses where nothing is written."""
+    import resource  # which Windows has not
+
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    try:
+        strict = Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        strict = True
+    return not strict and all(limit == resource.RLIM_INFINITY for limit in limits)
 
 
 def _prefer_large_pages(library: Any) -> None:
