@@ -258,3 +258,11 @@ def test_a_dry_run_finds_what_would_fail(workplace: Path, overrides: list[str], 
     with pytest.raises(WarmstartError, match=message):
         api.dry_run("c.yaml", overrides, progress=False)
     assert tree(workplace) == before
+
+
+def test_a_gpu_that_is_not_used_is_said(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert api.dry_run("c.yaml", progress=False)["device"] == "cpu"
+    assert "trains on the CPU alone" in caplog.text

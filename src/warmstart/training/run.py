@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ from warmstart.training.standing import Standing
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.workload import Job, Workload
+
+logger = logging.getLogger(__name__)
 
 OnCheckpoint = Callable[[Model, int], None]
 """Is given a complete checkpoint, opened, and the step at which the run began; called in the thread that writes."""
@@ -70,6 +73,8 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
         VocabularyError: a teacher has other vocabularies.
     """
     ranks = ranks or Ranks()
+    if torch.cuda.is_available():
+        logger.warning("there is a GPU, but this version trains on the CPU alone")
     workload = in_turn(ranks, lambda: job.workload(job, write=write, progress=progress))
     with torch.device("meta"):
         module = job.family.build(job.model_config)
