@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmstart.models.family import Parameter
+from warmstart.models.parameters import layer_norm, linear
 from warmstart.models.transformer.config import TransformerConfig
 
 STAGES = ("source_embedding", "encoder", "target_embedding", "decoder", "output")
@@ -29,11 +30,11 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         own = "encoder.positions.weight" if c.positions_per_side else "positions.weight"
         yield Parameter(own, (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
     if c.layernorm_embedding:
-        yield from _norm("encoder.embedding_norm", "encoder", d)
+        yield from layer_norm("encoder.embedding_norm", "encoder", d)
     for i in range(c.encoder_layers):
         yield from _layer(c, f"encoder.layers.{i}", "encoder", c.d_ff, ("self_attention",))
     if c.norm == "pre":
-        yield from _norm("encoder.norm", "encoder", d)
+        yield from layer_norm("encoder.norm", "encoder", d)
     yield Parameter(
         "decoder.embedding.weight", (c.target_vocab_size, d), target, "target_embedding", "embedding", shared
     )
@@ -41,12 +42,12 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         table = (c.decoder_max_positions or c.max_positions, d)
         yield Parameter("decoder.positions.weight", table, ("positions", "d_model"), "decoder", "embedding")
     if c.layernorm_embedding:
-        yield from _norm("decoder.embedding_norm", "decoder", d)
+        yield from layer_norm("decoder.embedding_norm", "decoder", d)
     for i in range(c.decoder_layers):
         attentions = ("self_attention", "cross_attention")
         yield from _layer(c, f"decoder.layers.{i}", "decoder", c.decoder_d_ff or c.d_ff, attentions)
     if c.norm == "pre":
-        yield from _norm("decoder.norm", "decoder", d)
+        yield from layer_norm("decoder.norm", "decoder", d)
     tied = shared if c.tied_embeddings in ("target", "all") else ""
     yield Parameter("decoder.output.weight", (c.target_vocab_size, d), target, "output", "glorot", tied)
     if c.output_bias:
@@ -60,28 +61,15 @@ def _layer(
     for attention in attentions:
         for part in ("query", "key", "value", "output"):
             name = f"{prefix}.{attention}.{part}"
-            yield from _linear(name, stage, (d, d), ("d_model", "d_model"), c.attention_bias)
+            yield from linear(name, stage, (d, d), ("d_model", "d_model"), c.attention_bias)
         if c.max_relative_positions is not None and attention == "self_attention":
             keys, values = (f"{prefix}.{attention}.relative_{part}" for part in ("keys", "values"))
             shape, axes = (2 * c.max_relative_positions + 1, d // c.num_heads), ("distances", "d_head")
             yield Parameter(keys, shape, axes, stage, "glorot")
             yield Parameter(values, shape, axes, stage, "glorot", keys if c.relative_tables == "one" else "")
-        yield from _norm(f"{prefix}.{attention}_norm", stage, d)
+        yield from layer_norm(f"{prefix}.{attention}_norm", stage, d)
     if c.gated:
-        yield from _linear(f"{prefix}.ffn.gate", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
-    yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
-    yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"), c.ffn_bias)
-    yield from _norm(f"{prefix}.ffn_norm", stage, d)
-
-
-def _linear(
-    name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str], bias: bool = True
-) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", shape, axes, stage, "glorot")
-    if bias:
-        yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
-
-
-def _norm(name: str, stage: str, d: int) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (d,), ("d_model",), stage, "ones")
-    yield Parameter(f"{name}.bias", (d,), ("d_model",), stage, "zeros")
+        yield from linear(f"{prefix}.ffn.gate", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
+    yield from linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
+    yield from linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"), c.ffn_bias)
+    yield from layer_norm(f"{prefix}.ffn_norm", stage, d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmstart.models.family import Parameter
+from warmstart.models.parameters import layer_norm, linear
 from warmstart.models.wav2vec2.config import POSITION_GROUPS, POSITION_WIDTH, Wav2Vec2Config
 
 STAGES = ("features", "projection", "encoder", "output")
@@ -21,10 +22,10 @@ def _parameters(c: Wav2Vec2Config) -> Iterator[Parameter]:
         name, axes = f"features.{i}.conv", ("channels", "channels", "width")
         yield Parameter(f"{name}.weight", (channels, before, width), axes, "features", "glorot")
         yield Parameter(f"{name}.bias", (channels,), axes[:1], "features", "zeros")
-        yield from _norm(f"features.{i}.norm", "features", channels, "channels")
+        yield from layer_norm(f"features.{i}.norm", "features", channels, "channels")
         before = channels
-    yield from _norm("projection_norm", "projection", before, "channels")
-    yield from _linear("projection", "projection", (d, before), ("d_model", "channels"))
+    yield from layer_norm("projection_norm", "projection", before, "channels")
+    yield from linear("projection", "projection", (d, before), ("d_model", "channels"))
     axes = ("d_model", "group", "width")
     yield Parameter("positions.scale", (1, 1, POSITION_WIDTH), ("one", "one", "width"), "encoder", "ones")
     yield Parameter("positions.direction", (d, d // POSITION_GROUPS, POSITION_WIDTH), axes, "encoder", "glorot")
@@ -32,21 +33,11 @@ def _parameters(c: Wav2Vec2Config) -> Iterator[Parameter]:
     for i in range(c.num_layers):
         layer = f"layers.{i}"
         for part in ("query", "key", "value", "output"):
-            yield from _linear(f"{layer}.self_attention.{part}", "encoder", (d, d), ("d_model", "d_model"))
-        yield from _norm(f"{layer}.self_attention_norm", "encoder", d)
-        yield from _linear(f"{layer}.ffn.up", "encoder", (c.d_ff, d), ("d_ff", "d_model"))
-        yield from _linear(f"{layer}.ffn.down", "encoder", (d, c.d_ff), ("d_model", "d_ff"))
-        yield from _norm(f"{layer}.ffn_norm", "encoder", d)
-    yield from _norm("norm", "encoder", d)
+            yield from linear(f"{layer}.self_attention.{part}", "encoder", (d, d), ("d_model", "d_model"))
+        yield from layer_norm(f"{layer}.self_attention_norm", "encoder", d)
+        yield from linear(f"{layer}.ffn.up", "encoder", (c.d_ff, d), ("d_ff", "d_model"))
+        yield from linear(f"{layer}.ffn.down", "encoder", (d, c.d_ff), ("d_model", "d_ff"))
+        yield from layer_norm(f"{layer}.ffn_norm", "encoder", d)
+    yield from layer_norm("norm", "encoder", d)
     if c.head:
-        yield from _linear("output", "output", (c.vocab_size, d), ("vocabulary:text", "d_model"))
-
-
-def _linear(name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str]) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", shape, axes, stage, "glorot")
-    yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
-
-
-def _norm(name: str, stage: str, width: int, axis: str = "d_model") -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (width,), (axis,), stage, "ones")
-    yield Parameter(f"{name}.bias", (width,), (axis,), stage, "zeros")
+        yield from linear("output", "output", (c.vocab_size, d), ("vocabulary:text", "d_model"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from warmstart.models.family import Parameter
+from warmstart.models.parameters import layer_norm, linear
 from warmstart.models.whisper.config import WhisperConfig
 
 STAGES = ("features", "encoder", "embedding", "decoder", "output")
@@ -24,13 +25,13 @@ def _parameters(c: WhisperConfig) -> Iterator[Parameter]:
     yield _table("encoder.positions.weight", c.max_source_positions, d, "positions", "encoder")
     for i in range(c.encoder_layers):
         yield from _layer(f"encoder.layers.{i}", "encoder", d, c.encoder_d_ff, ("self_attention",))
-    yield from _norm("encoder.norm", "encoder", d)
+    yield from layer_norm("encoder.norm", "encoder", d)
     yield _table("decoder.embedding.weight", c.vocab_size, d, "vocabulary:text", "embedding")
     yield _table("decoder.positions.weight", c.max_target_positions, d, "positions", "decoder")
     for i in range(c.decoder_layers):
         attentions = ("self_attention", "cross_attention")
         yield from _layer(f"decoder.layers.{i}", "decoder", d, c.decoder_d_ff, attentions)
-    yield from _norm("decoder.norm", "decoder", d)
+    yield from layer_norm("decoder.norm", "decoder", d)
     tied = "decoder.embedding.weight" if c.tied_output else ""
     rows = ("vocabulary:text", "d_model")
     yield Parameter("decoder.output.weight", (c.vocab_size, d), rows, "output", "embedding", tied)
@@ -44,21 +45,8 @@ def _layer(prefix: str, stage: str, d: int, d_ff: int, attentions: tuple[str, ..
     for attention in attentions:
         for part in ("query", "key", "value", "output"):
             name = f"{prefix}.{attention}.{part}"
-            yield from _linear(name, stage, (d, d), ("d_model", "d_model"), bias=part != "key")
-        yield from _norm(f"{prefix}.{attention}_norm", stage, d)
-    yield from _linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"))
-    yield from _linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"))
-    yield from _norm(f"{prefix}.ffn_norm", stage, d)
-
-
-def _linear(
-    name: str, stage: str, shape: tuple[int, int], axes: tuple[str, str], bias: bool = True
-) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", shape, axes, stage, "glorot")
-    if bias:
-        yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
-
-
-def _norm(name: str, stage: str, d: int) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (d,), ("d_model",), stage, "ones")
-    yield Parameter(f"{name}.bias", (d,), ("d_model",), stage, "zeros")
+            yield from linear(name, stage, (d, d), ("d_model", "d_model"), bias=part != "key")
+        yield from layer_norm(f"{prefix}.{attention}_norm", stage, d)
+    yield from linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"))
+    yield from linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"))
+    yield from layer_norm(f"{prefix}.ffn_norm", stage, d)
