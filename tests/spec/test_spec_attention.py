@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from warmstart.spec.attention import Beside, Cut, RotaryHalves, SkipRows, WithZeros
-from warmstart.spec.ops import Chain, Identity, Op, Reshape, ShapeMismatch, SlotLost, Transpose
+from warmstart.spec.op import Op, ShapeMismatch, SlotLost
+from warmstart.spec.ops import Chain, Identity, Reshape, Transpose
 
 RNG = np.random.default_rng(0)
 GROUPED = Chain((Reshape((-1, 5), (2, 4, 3, 5)), Cut((2, 1, 1), 1), Reshape((2, -1, 3, 5), (-1, 5))))

@@ -12,18 +12,8 @@ from hypothesis import strategies as st
 from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, SlotEntry
 from warmstart.spec.mapping import expand, read_through, rule, write_through
-from warmstart.spec.ops import (
-    Chain,
-    Generated,
-    PermuteBlocks,
-    Reshape,
-    ShapeMismatch,
-    SlotLost,
-    Split,
-    Sum,
-    Transpose,
-    Unstack,
-)
+from warmstart.spec.op import ShapeMismatch, SlotLost
+from warmstart.spec.ops import Chain, Generated, PermuteBlocks, Reshape, Split, Sum, Transpose, Unstack
 from warmstart.spec.templates import matches, problem_with_rename, rename
 
 

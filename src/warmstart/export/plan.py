@@ -16,7 +16,8 @@ from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
 from warmstart.models.family import Dialect, Facts, Family
 from warmstart.spec.mapping import Link, Reading, expand
-from warmstart.spec.ops import Chain, Generated, Op, Shape, ShapeMismatch
+from warmstart.spec.op import Op, Shape, ShapeMismatch
+from warmstart.spec.ops import Chain, Generated
 from warmstart.spec.templates import matches
 
 

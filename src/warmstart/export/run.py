@@ -24,7 +24,7 @@ from warmstart.export.slots import compute_slot
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import PutAside, forget, is_mapped
 from warmstart.spec.mapping import Link, Reading
-from warmstart.spec.ops import ShapeMismatch
+from warmstart.spec.op import ShapeMismatch
 from warmstart.storage.progress import Progress
 
 _BLOCK = 2**17  # elements that one thread encodes at a time, within its cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from warmstart.formats.checkpoint import Array
 from warmstart.spec.mapping import Link, Reading
-from warmstart.spec.ops import Op, Shape, SlotLost
+from warmstart.spec.op import Op, Shape, SlotLost
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from warmstart.formats.views import View
 from warmstart.models.family import Dialect, Facts
 from warmstart.models.huggingface import CONFIG, GENERATION, Loaded, Options, folder_of, json_file, model_type
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Op
+from warmstart.spec.op import Op
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary

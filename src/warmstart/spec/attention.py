@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from warmstart.spec.ops import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
+from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 
 @dataclass(frozen=True)

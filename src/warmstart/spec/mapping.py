@@ -12,7 +12,8 @@ import numpy as np
 
 from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint
-from warmstart.spec.ops import Chain, Identity, Op, Shape, ShapeMismatch, SlotLost
+from warmstart.spec.op import Op, Shape, ShapeMismatch, SlotLost
+from warmstart.spec.ops import Chain, Identity
 from warmstart.spec.templates import fill, variables
 
 

@@ -14,7 +14,8 @@ from warmstart.models.family import Dialect
 from warmstart.models.huggingface import Options, folder_of, json_file, read_json, read_tokenizer
 from warmstart.spec.attention import Cut
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Chain, Identity, Op, Reshape, Transpose
+from warmstart.spec.op import Op
+from warmstart.spec.ops import Chain, Identity, Reshape, Transpose
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary

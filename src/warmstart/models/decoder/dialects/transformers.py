@@ -18,7 +18,8 @@ from warmstart.models.family import Dialect, Facts
 from warmstart.models.huggingface import CONFIG, Loaded, Options, folder_of, json_file, model_type
 from warmstart.spec.attention import SkipRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Identity, Op, Transpose
+from warmstart.spec.op import Op
+from warmstart.spec.ops import Identity, Transpose
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary

@@ -19,7 +19,8 @@ from warmstart.models.t5.dialects.google import (
 from warmstart.models.t5.gin import gin_beside, gin_text
 from warmstart.models.t5.parameters import EMBEDDING
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Identity, Op, Transpose
+from warmstart.spec.op import Op
+from warmstart.spec.ops import Identity, Transpose
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 GIN = "operative_config.gin"

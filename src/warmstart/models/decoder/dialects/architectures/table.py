@@ -15,7 +15,8 @@ from warmstart.models.decoder.dialects.rotary import Rotary
 from warmstart.models.decoder.dialects.tokenizers import Padding
 from warmstart.models.huggingface import Options
 from warmstart.spec.attention import Beside, Cut, RotaryHalves
-from warmstart.spec.ops import Chain, Identity, Op, PermuteBlocks, Reshape, Transpose
+from warmstart.spec.op import Op
+from warmstart.spec.ops import Chain, Identity, PermuteBlocks, Reshape, Transpose
 
 Values = dict[str, Any]
 OpOf = Callable[[DecoderConfig, str], Op]
