@@ -65,7 +65,7 @@ class _Clipped(torch.autograd.Function):
         own = weight.to(x.dtype)
         y = torch.ops.aten.hardtanh_(product(x, own, bias.to(x.dtype)), 0.0, clip)
         if kept is not None:
-            y.mul_(kept.to(y.dtype).mul_(factor))
+            torch.addcmul(y.new_zeros(()), y, kept.to(y.dtype), value=factor, out=y)
         ctx.save_for_backward(x, own, y)
         ctx.clip, ctx.factor, ctx.dtype = clip, factor, weight.dtype
         return cast(Tensor, y)
@@ -91,7 +91,7 @@ class _Clipped(torch.autograd.Function):
 @cache
 def _rounded(clip: float, factor: float, dtype: torch.dtype) -> float:
     """clip·factor as it stands in a result of ``dtype``."""
-    return float(torch.tensor(factor, dtype=dtype).mul_(clip))
+    return float(torch.tensor(clip, dtype=dtype).mul_(factor))
 
 
 class Lstm(nn.Module):
