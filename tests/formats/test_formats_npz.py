@@ -19,6 +19,7 @@ from contract import FormatContract
 from warmstart.errors import CorruptCheckpoint, FormatError, WarmstartError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.mapped import is_mapped
 from warmstart.formats.npz import write_npz
 from warmstart.formats.safetensors import write_safetensors
 
@@ -270,3 +271,15 @@ def test_a_directory_with_one_npz_opens(tmp_path: Path) -> None:
     np.savez(tmp_path / "model/data.npz", a=np.ones(2))
     write_safetensors(tmp_path / "model/model.safetensors", [Entry("a", (2,), "float32")], [np.ones(2, "f4")])
     assert open_checkpoint(tmp_path / "model").format == "safetensors"
+
+
+def test_reading_takes_bytes_into_memory_wherever_they_lie_and_raw_leaves_them(tmp_path: Path) -> None:
+    """What the length of a name decides decides nothing: a view would be gone through again after its checksum."""
+    arrays = {"a" * length: np.arange(100, dtype="f4") for length in range(1, 9)}
+    np.savez(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    checkpoint = open_checkpoint(tmp_path / "m.npz")
+    assert {checkpoint.raw(name).ctypes.data % 4 for name in arrays} == {0, 1, 2, 3}
+    for name, array in arrays.items():
+        assert np.array_equal(checkpoint.read(name), array)
+        assert not is_mapped(checkpoint.read(name))
+        assert is_mapped(checkpoint.raw(name))
