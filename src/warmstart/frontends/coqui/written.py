@@ -27,9 +27,9 @@ class Mirror:
     """Keeps a run's checkpoints also as Coqui's, beside it: the latest ``--max_to_keep`` as ``train-N``, the best as
     ``best_dev-N``, with Adam's state, ``flags.txt`` and ``alphabet.txt``.
 
-    Called with each checkpoint that is complete. A TensorFlow checkpoint is complete or has no index; the state files
-    are written last, so that what they named before is found until then. What was in the directory before the run
-    began is left there.
+    Called with each checkpoint that is complete; what a process that was killed did not come to is made up for. A
+    TensorFlow checkpoint is complete or has no index; the state files are written last, so that what they named before
+    is found until then. What was in the directory before the run began is left there.
     """
 
     flags: Flags
@@ -46,20 +46,14 @@ class Mirror:
         mine = [number for number in saved_steps(run) if number != start]
         kept = mine[-self.flags["max_to_keep"] :]
         best = next((int(one["step"]) for one in model.state["best"]), None)
-        temporary = run / _TEMPORARY
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        try:
-            self._write(model, run / f"train-{step}", temporary)
-            if best is not None and not _is_written(run, best):
-                of_best = checkpoint_path(run, best)
-                if best != step:
-                    family, config, _ = model.require()
-                    model = open_run_checkpoint(of_best, family, config, model.vocabularies)
-                self._write(model, run / f"best_dev-{best}", temporary)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        named = [f"train-{number}" for number in kept if (run / f"train-{number}.index").is_file()]
-        write_state(run / STATE_FILES["last"], named[-1], named[:-1])
+        latest = [f"train-{number}" for number in kept]
+        wanted = dict(zip(latest, kept, strict=True)) | ({} if best is None else {f"best_dev-{best}": best})
+        shutil.rmtree(run / _TEMPORARY, ignore_errors=True)  # of a process that was killed
+        for name, number in wanted.items():
+            if not _is_written(run, name, number):
+                self._write(model if number == step else _of_step(model, number), run / name)
+        shutil.rmtree(run / _TEMPORARY, ignore_errors=True)
+        write_state(run / STATE_FILES["last"], latest[-1], latest[:-1])
         if best is not None:
             write_state(run / STATE_FILES["best"], f"best_dev-{best}")
         for number in mine:
@@ -68,23 +62,29 @@ class Mirror:
             if number != best:
                 _remove(run, f"best_dev-{number}")
 
-    def _write(self, model: Model, prefix: Path, temporary: Path) -> None:
+    def _write(self, model: Model, prefix: Path) -> None:
         """The files of ``model`` under the name ``prefix``, and what stands beside them."""
-        temporary.mkdir(exist_ok=True)
-        write_in_dialect(model, temporary, "coqui")
+        run, temporary = prefix.parent, prefix.parent / _TEMPORARY / prefix.name
+        with atomic.new_directory(temporary) as folder:
+            write_in_dialect(model, folder, "coqui")
         known: dict[str, Any] = json.loads((temporary / NAME).read_text("utf-8"))
-        atomic.write_text(prefix.parent / NAME, json.dumps({**self.flags.values, **known}, indent=2))
+        atomic.write_text(run / NAME, json.dumps({**self.flags.values, **known}, indent=2))
         if (temporary / ALPHABET).is_file():
-            atomic.write_text(prefix.parent / ALPHABET, (temporary / ALPHABET).read_text("utf-8"))
-        _remove(prefix.parent, prefix.name)
-        files = sorted(temporary.glob("*-*.*"), key=lambda file: file.suffix == ".index")  # the index last
-        for file in files:
-            file.replace(prefix.parent / f"{prefix.name}.{file.name.partition('.')[2]}")
+            atomic.write_text(run / ALPHABET, (temporary / ALPHABET).read_text("utf-8"))
+        _remove(run, prefix.name)
+        for file in sorted(temporary.glob("*-*.*"), key=lambda file: file.suffix == ".index"):  # the index last
+            file.replace(run / f"{prefix.name}.{file.name.partition('.')[2]}")
 
 
-def _is_written(run: Path, best: int) -> bool:
-    """Whether ``best_dev-N`` is of this run's checkpoint: another may have had the name before."""
-    index, state = run / f"best_dev-{best}.index", checkpoint_path(run, best) / "state.json"
+def _of_step(model: Model, step: int) -> Model:
+    """Another checkpoint of the run."""
+    family, config, _ = model.require()
+    return open_run_checkpoint(checkpoint_path(model.path, step), family, config, model.vocabularies)
+
+
+def _is_written(run: Path, name: str, step: int) -> bool:
+    """Whether ``name`` is of this run's checkpoint after ``step`` updates: another may have had the name before."""
+    index, state = run / f"{name}.index", checkpoint_path(run, step) / "state.json"
     return index.is_file() and index.stat().st_mtime_ns >= state.stat().st_mtime_ns
 
 
