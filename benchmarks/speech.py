@@ -2,7 +2,7 @@
 
 python benchmarks/speech.py decode --scorer FILE.scorer --alphabet alphabet.txt [--coqui PYTHON]
 python benchmarks/speech.py train LIST.csv --audio FOLDER
-python benchmarks/speech.py transcribe LIST.csv --audio FOLDER --model DIR@best
+python benchmarks/speech.py transcribe LIST.csv --audio FOLDER --model DIR@best [--coqui PYTHON [--tflite FILE]]
 """
 
 from __future__ import annotations

@@ -40,7 +40,8 @@ def opened(path: Path) -> Any:
 
 def outputs(interpreter: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     places = {tensor["name"]: tensor["index"] for tensor in interpreter.get_input_details()}
-    for name, value in inputs.items():
+    zeros = {tensor["name"]: np.zeros(tensor["shape"], np.float32) for tensor in interpreter.get_input_details()}
+    for name, value in (zeros | inputs).items():
         interpreter.set_tensor(places[name], value)
     interpreter.invoke()
     return {t["name"]: interpreter.get_tensor(t["index"]) for t in interpreter.get_output_details()}
