@@ -48,18 +48,23 @@ def test_the_example_from_spoken_words_to_its_table(
     api.train(here / "parent.yaml", BUDGET, progress=False)
     plan = api.plan(here / "transfer.yaml", BUDGET)
     assert {row.stage for row in plan.rows if row.action == "initialise"} == {"layer_6"}
-    for kind in ("scratch", "transfer"):
+    kept = next(row for row in api.plan(here / "rows.yaml", BUDGET).rows if row.target == "layer_6.weight")
+    assert kept.rows is not None
+    assert kept.rows[-1] == Alphabet.of(prepare.ENGLISH).blank_id  # the blank's; no letter is in both alphabets
+    assert set(kept.rows[:-1]) == {-1}
+    for kind in ("scratch", "transfer", "rows"):
         api.train(here / f"{kind}.yaml", [*BUDGET, f"run=examples/digits/runs/{kind}-1"], progress=False)
     found = api.evaluate(here / "runs/transfer-1", split="validation")
     assert set(found["digits"]) == {"loss", "wer", "cer"}
     said = subprocess.run([sys.executable, here / "report.py"], capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in said.splitlines()][:3] == ["CER", "scratch", "transfer"]
+    assert [line.split()[0] for line in said.splitlines()][:4] == ["CER", "scratch", "transfer", "rows"]
     assert (here / "runs/cer.png").stat().st_size > 10_000
 
 
-def test_both_children_are_told_apart_by_their_start_alone() -> None:
-    scratch, transfer = (yaml.safe_load((DIGITS / f"{kind}.yaml").read_text()) for kind in ("scratch", "transfer"))
-    differing = {key for key in scratch.keys() | transfer.keys() if scratch.get(key) != transfer.get(key)}
+@pytest.mark.parametrize("warm", ["transfer", "rows"])
+def test_children_are_told_apart_by_their_start_alone(warm: str) -> None:
+    scratch, child = (yaml.safe_load((DIGITS / f"{kind}.yaml").read_text()) for kind in ("scratch", warm))
+    differing = {key for key in scratch.keys() | child.keys() if scratch.get(key) != child.get(key)}
     assert differing == {"run", "model", "start"}
 
 

@@ -9,7 +9,7 @@ from statistics import mean
 
 from warmstart.training.metrics import read_metrics
 
-KINDS = {"scratch": "#0072B2", "transfer": "#D55E00"}
+KINDS = {"scratch": "#0072B2", "transfer": "#D55E00", "rows": "#009E73"}
 METRIC = "validation/cer"
 
 

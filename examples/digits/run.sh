@@ -1,5 +1,5 @@
 #!/bin/sh
-# English digits, then the digits of another language: from scratch and with the warm start, over three seeds.
+# English digits, then the digits of another language: from scratch and with two warm starts, over three seeds.
 #   sh examples/digits/run.sh                                            voices of eSpeak NG, English and Ukrainian
 #   sh examples/digits/run.sh FSDD_FOLDER ARABIC_FOLDER                  recordings of people, English and Arabic
 #   sh examples/digits/run.sh FSDD_FOLDER ARABIC_FOLDER CHECKPOINT       the parent is a checkpoint of Coqui STT
@@ -21,10 +21,11 @@ else
 fi
 say "2. the plan of the child"
 warmstart plan $here/transfer.yaml "start.source=$parent" "$model"
-say "3. the child, six times: from scratch and with the warm start, the same data and budget, three seeds"
+say "3. the child, nine times: from scratch and with both warm starts, the same data and budget, three seeds"
 for seed in 1 2 3; do
   warmstart train $here/scratch.yaml "seed=$seed" "run=$here/runs/scratch-$seed"
   warmstart train $here/transfer.yaml "start.source=$parent" "$model" "seed=$seed" "run=$here/runs/transfer-$seed"
+  warmstart train $here/rows.yaml "start.source=$parent" "$model" "seed=$seed" "run=$here/runs/rows-$seed"
 done
 say "4. what the warm start gained"
 python $here/report.py
