@@ -31,22 +31,30 @@ _NEVER = -np.inf
 
 @dataclass
 class _Beam:
-    """K prefixes, of each: its node, last label, parent's node, natural logarithms of the probability of all paths that
-    end in a blank or in its last label, the node of its times, the lexicon's state, and in byte mode how many bytes its
-    last character has and how many of them are there."""
+    """K prefixes; every array has one entry for each."""
 
-    node: Ints
-    label: Ints
-    parent: Ints
-    blank: Floats
-    nonblank: Floats
-    times: Ints
-    state: Ints
-    length: Ints
+    node: Ints  # in the history of prefixes
+    label: Ints  # the last; -1 of the empty prefix
+    parent: Ints  # the node without the last label; -1 where there is none
+    blank: Floats  # ln P of all paths that end in a blank
+    nonblank: Floats  # ln P of all paths that end in the last label
+    times: Ints  # the node in the history of times
+    state: Ints  # of the lexicon
+    length: Ints  # bytes of the last character, and how many of them are there (byte mode)
     seen: Ints
+
+    @classmethod
+    def empty(cls, state: int) -> _Beam:
+        """The empty prefix, where the lexicon is in ``state``."""
+        none, zero = np.array([-1]), np.array([0])
+        return cls(
+            node=zero, label=none, parent=none, blank=np.array([0.0]), nonblank=np.array([_NEVER]), times=zero,
+            state=np.array([state]), length=zero, seen=zero,
+        )  # fmt: skip
 
     @property
     def score(self) -> Floats:
+        """ln P of the prefixes."""
         return np.logaddexp(self.blank, self.nonblank)
 
 
@@ -71,11 +79,7 @@ class DecoderStream:
             self._units = Units(scorer, labels, dict(self._options.hot_words), self._prefixes)
         self._lexicon = scorer.lexicon if scorer else None
         self._space = space_label(labels)
-        start = self._lexicon.start if self._lexicon else 0
-        none, zero = np.array([-1]), np.array([0])
-        self._beam = _Beam(
-            zero, none, none, np.array([0.0]), np.array([_NEVER]), zero, np.array([start]), zero.copy(), zero.copy()
-        )
+        self._beam = _Beam.empty(self._lexicon.start if self._lexicon else 0)
         self._frame, self._begun, self._ended = 0, False, False
         self._clean_at = _ROOM
 
@@ -242,7 +246,8 @@ class DecoderStream:
         times[later] = self._times.children(beam.times[parent[old[later]]].tolist(), [frame] * len(later))
         began = self._times.children(beam.times[source].tolist(), [frame] * len(source))
         nodes = self._prefixes.children(beam.node[source].tolist(), label.tolist())
-        length, seen = self._bytes(source, label) if self._labels.utf8 else (source, source)
+        none = np.zeros_like(source)
+        length, seen = self._bytes(source, label) if self._labels.utf8 else (none, none)
         return _Beam(
             node=np.append(beam.node[old], nodes).astype(np.int64),
             label=np.append(beam.label[old], label),
