@@ -66,8 +66,8 @@ VALUES = [
 ]
 
 OTHERS = {
-    "lm/kenlm-test.arpa": "text",
-    "lm/pruned_lm.scorer": "binary data",
+    "lm/kenlm-test.arpa": "language model",
+    "lm/pruned_lm.scorer": "language model",
     "marian-en-de-spm/vocab.spm": "binary data",
     "stt-smoke/LDC93S1.wav": "binary data",
     "t5x/seqio_golden.json": "JSON",
