@@ -115,7 +115,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
         weight, bias = _inner(weight), _inner(bias)
         inputs, recurrent = weight.chunk(2, 1)
-        inputs, turned = inputs.to(x.dtype), recurrent.t().contiguous()
+        inputs, turned = inputs.to(x.dtype), recurrent.t()
         gates = product(x, inputs, bias.to(x.dtype)).to(weight.dtype)
         h, c, squashed = (gates.new_empty(len(x), len(weight) // GATES) for _ in range(3))
         h[frames.count :] = 0.0
