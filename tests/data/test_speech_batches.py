@@ -241,7 +241,7 @@ def test_configuration(tmp_path: Path) -> None:
         ({"batch_seconds": 10}, "max_seconds 60 is more than batch_seconds 10"),
         ({"rates": {"other": 1.0}}, "rates must name every task"),
         ({"batch_sizes": 3}, "Extra inputs"),
-        ({"tasks": {"a": {"splits": {"train": {"files": "a.mp3"}}}}}, "listed in .csv, .sdb or .tar"),
+        ({"tasks": {"a": {"splits": {"train": {"files": "a.mp3"}}}}}, "listed in files called"),
     ],
 )
 def test_configurations_that_contradict_themselves(options: dict[str, object], message: str) -> None:
