@@ -11,13 +11,13 @@ from pathlib import Path
 
 from warmstart.errors import Interrupted, MissingExtra, WarmstartError
 
-SPINS_ALONE, SPINS = 10_000, 3_000
+SPINS_ALONE, SPINS = 30_000, 3_000
 LIBRARIES = dict.fromkeys(("torch", "tensorboard", "matplotlib", "sacrebleu", "jiwer"), "train")  # → extra
 
 
 def wait_briefly() -> None:
     """Let OpenMP's threads spin between two pieces of work, and then sleep: for about a tenth of a millisecond, or
-    three tenths on a machine that does nothing else when the command begins.
+    a whole one on a machine that does nothing else when the command begins (libgomp's own default is ten).
 
     Threads that sleep at once take as long to wake as a small model's products take, those that spin for long keep
     other processes, and each other, from a core that they need (docs/decisions/0011). Without effect once torch is
