@@ -176,7 +176,7 @@ def test_errors_cannot_steer_the_terminal(call: Call, two: None) -> None:
 @pytest.mark.parametrize(
     ("given", "alone", "expected"),
     [
-        ({}, True, "10000"),
+        ({}, True, "30000"),
         ({}, False, "3000"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, True, None),
         ({"GOMP_SPINCOUNT": "7"}, True, "7"),
