@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from warmstart.models.deepspeech import lstm_torch
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.lstm_torch import Frames, recur
 from warmstart.models.deepspeech.module import DeepSpeech, clipped
@@ -70,6 +71,22 @@ def test_outputs_and_gradients_are_those_of_packed_sequences(rounded: bool) -> N
     torch.testing.assert_close(x.grad, gradient)
     torch.testing.assert_close(weight.grad, torch.cat([peer.weight_ih_l0.grad, peer.weight_hh_l0.grad], 1))
     torch.testing.assert_close(bias.grad, peer.bias_ih_l0.grad)
+
+
+def test_many_recurrent_weights_are_multiplied_in_the_type_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(64, 32).requires_grad_(), torch.randn(64).requires_grad_()
+    frames = Frames(LENGTHS, 7)
+    x = frames.take(torch.randn(5, 7, 16).bfloat16()).requires_grad_()
+    factors = torch.randn(len(x), 16)
+    results = {}
+    for limit in (2**20, 0):
+        monkeypatch.setattr(lstm_torch, "LOW_FROM", limit)
+        said = recur(x, weight, bias, frames)
+        results[limit] = [said, *torch.autograd.grad((said * factors).sum(), (x, weight, bias))]
+    for exact, found in zip(*results.values(), strict=True):
+        assert found.dtype == exact.dtype
+        assert 0 < (found - exact).norm() < 0.02 * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -19,6 +19,8 @@ from warmstart.models.deepspeech.parameters import GATES
 from warmstart.models.layers.linear import product
 from warmstart.models.layers.rows import round_number
 
+LOW_FROM = 2**20  # recurrent weights (512 units) that no longer fit a processor's own cache in float32
+
 
 class Frames:
     """Where rows and places of a batch [B, T] belong to each other.
@@ -101,7 +103,8 @@ def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
     Args:
         weight: [G, 2·H]: of ``x``, and of what was said before.
 
-    Products with ``x`` are computed in its type, the recurrence in that of ``weight``.
+    Products with ``x`` are computed in its type, the recurrence in that of ``weight``; from ``LOW_FROM`` recurrent
+    weights on, its products are in the type of ``x``, too: each time reads them all anew.
     """
     result: Tensor = _Recurrence.apply(x, weight, bias, frames)  # type: ignore[no-untyped-call]
     return result
@@ -115,7 +118,10 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
         weight, bias = _inner(weight), _inner(bias)
         inputs, recurrent = weight.chunk(2, 1)
-        inputs, turned = inputs.to(x.dtype), recurrent.t()
+        inputs = inputs.to(x.dtype)
+        if recurrent.numel() >= LOW_FROM:
+            recurrent = recurrent.to(x.dtype)
+        turned = recurrent.t()
         gates = product(x, inputs, bias.to(x.dtype)).to(weight.dtype)
         h, c, squashed = (gates.new_empty(len(x), len(weight) // GATES) for _ in range(3))
         h[frames.count :] = 0.0
@@ -126,7 +132,7 @@ class _Recurrence(torch.autograd.Function):
             if len(gate) < len(last):
                 last, cell = last[: len(gate)], cell[: len(gate)]
             if len(last):
-                gate.addmm_(last, turned)
+                _add_product(gate, last, turned)
             switches.sigmoid_()
             g.tanh_()
             torch.mul(i, g, out=now)
@@ -163,7 +169,7 @@ class _Recurrence(torch.autograd.Function):
         later, cells = slopes[:0], dc[:0]
         for said, slope, of_output, of_cell, dgate, forget in zip(*blocks, strict=True):
             if len(later):
-                (said if len(said) == len(later) else said[: len(later)]).addmm_(later, recurrent)
+                _add_product(said if len(said) == len(later) else said[: len(later)], later, recurrent)
             if len(cells) < len(said):
                 cells = dc[: len(said)]
                 cell = cells[:, 0]
@@ -180,6 +186,14 @@ class _Recurrence(torch.autograd.Function):
             return dx, None, dbias, None
         seen = torch.cat([x, frames.previous(h).to(x.dtype)], 1)
         return dx, _outer(torch.mm(slopes.t(), seen)).to(h.dtype), dbias, None
+
+
+def _add_product(result: Tensor, rows: Tensor, matrix: Tensor) -> None:
+    """``result`` += ``rows`` · ``matrix``, multiplied in the type of ``matrix``."""
+    if matrix.dtype == result.dtype:
+        result.addmm_(rows, matrix)
+    else:
+        result.add_(torch.mm(rows.to(matrix.dtype), matrix))
 
 
 def _inner(rows: Tensor) -> Tensor:
