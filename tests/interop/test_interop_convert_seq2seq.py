@@ -31,7 +31,7 @@ from warmstart import api
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 
-REQUIRES = ["ctranslate2==4.8.5", "transformers==5.23.0", "torch==2.13.0", "sentencepiece"]
+REQUIRES = ["ctranslate2==4.8.5", "transformers==5.23.0", "torch==2.13.0", "sentencepiece", "protobuf"]
 RECORD = Path(__file__).resolve().parents[1] / "golden" / "ctranslate2-converters"
 QUANTIZED = [None if q == "none" else q for q in QUANTIZATIONS]
 TORCH_POSITIONS = ("m2m", "nllb")  # torch's float32 sine differs by processor, in the last bit
