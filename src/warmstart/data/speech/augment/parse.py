@@ -11,8 +11,9 @@ from typing import Any, get_type_hints
 
 from warmstart.data.speech.augment.anywhere import ANYWHERE
 from warmstart.data.speech.augment.base import DOMAINS, Augmentation, Domain
+from warmstart.data.speech.augment.codec import Codec
 from warmstart.data.speech.augment.ranges import Numbers
-from warmstart.data.speech.augment.signal import Codec, Overlay, Resample, Reverb, Volume
+from warmstart.data.speech.augment.signal import Overlay, Resample, Reverb, Volume
 from warmstart.data.speech.augment.spectrogram import FrequencyMask, Pitch, Tempo, Warp
 from warmstart.errors import ConfigError, Problem
 
@@ -70,9 +71,7 @@ def _parse(text: str, problems: list[Problem]) -> Augmentation | None:
                 problems.append(Problem(f"{key} of {name}: {error}", text))
     for key, field in keys.items():
         if field.default is MISSING and key not in values and len(problems) == before:
-            limits = kind.limits.get(key)
-            expected = None if limits is None else f"{limits[0]:g} to {limits[1]:g}"
-            problems.append(Problem(f"{name} needs {key}=…", text, expected=expected))
+            problems.append(Problem(f"{name} needs {key}=…", text))
     return None if len(problems) > before else kind(**values)
 
 

@@ -1,8 +1,7 @@
-"""Augmentations of samples. Source: Coqui STT 1.4.0, ``util/augmentations.py`` and ``util/audio.py``."""
+"""Augmentations of samples, but for ``codec``. Source: Coqui STT 1.4.0, ``util/augmentations.py``."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from warmstart.data.speech.audio import audio_blocks, libraries, read_audio
+from warmstart.data.speech.audio import audio_blocks, libraries
 from warmstart.data.speech.augment.base import Augmentation, Moment, Values, fitted, normalized, peak_dbfs, ratio
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
 from warmstart.data.speech.example import SpeechExample
-from warmstart.data.speech.opus import RATES as OPUS_RATES
 from warmstart.data.speech.read import read_examples
 from warmstart.errors import DataError, Problem
 from warmstart.models.deepspeech.mfcc import Mfcc
 
-OPUS_BITRATES = (6_000, 256_000)  # what libsndfile's compression levels 1 and 0 mean
 PRIMES = (17, 19, 23, 29, 31)  # delays in these proportions interfere little
 SHORTEST_DELAY = 16
 
@@ -80,33 +77,6 @@ class Overlay(Augmentation):
                     break
             start = 0.0
         return layer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Codec(Augmentation):
-    """Through Opus at ``bitrate`` bits a second and back.
-
-    Coqui's default is 3,200; libsndfile's encoder begins at 6,000, so there is none here.
-    """
-
-    name: ClassVar[str] = "codec"
-    limits: ClassVar = {"bitrate": OPUS_BITRATES}
-
-    bitrate: Wholes
-
-    def apply(self, values: Values, moment: Moment) -> Values:
-        if not len(values):
-            return values
-        soundfile, soxr = libraries()
-        rate = moment.mfcc.sample_rate
-        lowest, highest = OPUS_BITRATES
-        level = 1.0 - (self.bitrate.count(moment.clock, moment.random) - lowest) / (highest - lowest)
-        opus_rate = rate if rate in OPUS_RATES else OPUS_RATES[-1]
-        samples = values if opus_rate == rate else soxr.resample(values, rate, opus_rate)
-        file = io.BytesIO()
-        clipped = np.clip(samples, -1.0, 1.0)
-        soundfile.write(file, clipped, opus_rate, format="OGG", subtype="OPUS", compression_level=level)
-        return fitted(read_audio(file.getvalue(), rate), len(values))
 
 
 @dataclass(frozen=True, kw_only=True)
