@@ -7,9 +7,11 @@ a time (features) never holds the whole.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from errno import EISDIR
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from warmstart.data.speech.example import AudioSource, unreadable
 from warmstart.data.speech.opus import ogg_of_packed
+from warmstart.data.speech.whole import check_whole
 from warmstart.errors import DataError, MissingExtra
 
 Samples = NDArray[np.float32]
@@ -109,17 +112,29 @@ def _decoded(soundfile: Any, file: Any, where: object, start: float) -> Iterator
 
 
 def _opened(audio: AudioSource | Path | bytes) -> Any:
-    if isinstance(audio, bytes):
-        return io.BytesIO(audio)
+    """What libsndfile opens. Raises ``OSError``, and ``DataError`` where the file is cut off."""
     if isinstance(audio, AudioSource):
         if audio.length is not None:
             data = audio.read()
-            return io.BytesIO(ogg_of_packed(data, audio) if audio.packed else data)
+            return _in_memory(ogg_of_packed(data, audio) if audio.packed else data, audio)
         audio = audio.path
-    if audio.is_dir():
+    if isinstance(audio, bytes):
+        return _in_memory(audio, "audio in memory")
+    status = os.stat(audio)
+    if S_ISDIR(status.st_mode):
         raise IsADirectoryError(EISDIR, "a directory, not a file", str(audio))
-    audio.stat()  # names what is wrong with the path better than libsndfile does
+    if S_ISREG(status.st_mode):  # a pipe can be read once only
+        opened = os.open(audio, os.O_RDONLY)
+        try:
+            check_whole(lambda at, count: os.pread(opened, count, at), status.st_size, audio)
+        finally:
+            os.close(opened)
     return str(audio)
+
+
+def _in_memory(data: bytes, where: object) -> io.BytesIO:
+    check_whole(lambda at, count: data[at : at + count], len(data), where)
+    return io.BytesIO(data)
 
 
 def _reason(error: Exception) -> str:
