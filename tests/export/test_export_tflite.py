@@ -11,7 +11,7 @@ import torch
 
 from speech_models import ALPHABET, CONFIG, write_audio, write_model
 from warmstart import api
-from warmstart.errors import BundleError, FormatError
+from warmstart.errors import BundleError, ConfigError, FormatError
 from warmstart.export import tflite
 from warmstart.inference.speech.acoustic import open_acoustic
 from warmstart.inference.speech.transcriber import Transcriber
@@ -94,6 +94,20 @@ def test_coquis_client_finds_what_it_looks_for(tmp_path: Path) -> None:
     assert all(place in makers for place in places.values())
     assert makers[places["metadata_alphabet"]] == len(made) - 1
     assert {"AudioSpectrogram", "Mfcc"} <= {op for _, op in made}
+
+
+@pytest.mark.parametrize(("given", "named"), [({"beam_size": 64}, 64), ({"beam_size": None}, 500)])
+def test_it_names_the_beams_that_were_asked_for(tmp_path: Path, given: dict[str, int | None], named: int) -> None:
+    facts = outputs(opened(convert(tmp_path, **given)), {})
+    assert facts["metadata_beam_width"].tolist() == [named]
+
+
+@pytest.mark.parametrize(("to", "beams"), [("onnx", 64), ("coqui", 64), ("tflite", 0), ("tflite", 2**31)])
+def test_beams_that_no_file_can_name(tmp_path: Path, to: str, beams: int) -> None:
+    write_model(tmp_path / "model", CONFIG, ALPHABET)
+    with pytest.raises(ConfigError, match="TensorFlow Lite only"):
+        api.convert(tmp_path / "model", tmp_path / "out", to, beam_size=beams)
+    assert not (tmp_path / "out").exists()
 
 
 def test_alphabets_of_bytes_and_of_other_letters() -> None:

@@ -449,6 +449,18 @@ def test_transcribe_writes_utterances(work: Path) -> None:
         said("transcribe", f"--checkpoint_dir source {QUIET}")
 
 
+def test_an_exported_file_names_the_beams_that_were_asked_for(work: Path) -> None:
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    for given, named in (("", 500), ("--export_beam_width 32", 32)):
+        out, _ = said("export", f"--checkpoint_dir source --export_dir exported --remove_export true {given}")
+        assert out == ["exported to exported/model.tflite"]
+        interpreter = interpreters.Interpreter("exported/model.tflite")
+        places = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+        assert interpreter.get_tensor(places["beam_width"]).tolist() == [named]
+    with pytest.raises(ConfigError, match="--export_beam_width must be at least 1"):
+        said("export", "--checkpoint_dir source --export_dir exported --export_beam_width 0")
+
+
 NO_CATALOGS = ("", "[" * 100_000, '"text"', "[1]", '[{"audio": 1, "tlog": 2}]', '[{"audio": "a"}]')
 
 

@@ -27,6 +27,7 @@ def convert(
     strict: bool = True,
     requantize: bool = False,
     report: bool = False,
+    beam_size: int | None = None,
     verify: bool = False,
     inputs: str | Path | None = None,
     progress: bool = False,
@@ -45,6 +46,7 @@ def convert(
         strict: refuse arrays that nothing explains, instead of listing them.
         requantize: what is quantized already may be rounded again.
         report: measure how far every stored array is from its source.
+        beam_size: for ``tflite``: the beams that the file names to Coqui's client (500, as Coqui's export).
         verify: run source and output on the lines of ``inputs``, or on random ones, as :func:`verify` does, before
             the output takes its place.
 
@@ -79,7 +81,7 @@ def convert(
 
         facts = convert_model(
             model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
-            report=report, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
+            report=report, beams=beam_size, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
             check=check if verify else None,
         )  # fmt: skip
     return {**facts, **verified}

@@ -23,6 +23,9 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
     strict: Annotated[bool, typer.Option(help="refuse what nothing explains")] = True,
     report: Annotated[bool, typer.Option("--report", help="show what was lost, array by array")] = False,
+    beam_size: Annotated[
+        int | None, typer.Option("--beam-size", help="beams that a tflite file names to its client; 500")
+    ] = None,
     requantize: Annotated[bool, typer.Option("--requantize", help="round again what is quantized")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="run both; write it if the answers are the same")] = False,
     inputs: Inputs = None,
@@ -37,6 +40,7 @@ def convert(
     facts = api.convert(
         source, destination, to, quantize=quantize, from_=from_, vocabularies=vocab or (),
         copy_files=copy_files or (), vmap=vmap, force=force, strict=strict, report=report, requantize=requantize,
+        beam_size=beam_size,
         verify=verify, inputs=inputs, progress=True,
     )  # fmt: skip
     print_json(facts) if as_json else typer.echo(conversion_text(facts), nl=False)

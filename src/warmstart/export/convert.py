@@ -29,6 +29,7 @@ from warmstart.storage.atomic import new_directory
 from warmstart.storage.hashing import Digests
 
 MANIFEST = "conversion.json"
+MOST_BEAMS = 2**31 - 1  # what 32 bits of a TensorFlow Lite file hold
 
 
 def dialects() -> tuple[str, ...]:
@@ -88,6 +89,7 @@ def convert_model(
     strict: bool = True,
     requantize: bool = False,
     report: bool = False,
+    beams: int | None = None,
     copy_files: Sequence[str] = (),
     vmap: str | Path | None = None,
     progress: bool = False,
@@ -115,8 +117,14 @@ def convert_model(
             f"--to {to} keeps every array as it is, and makes no model whose answers could be compared",
             todo="leave out --verify; `warmstart diff` compares the arrays",
         )
+    if beams is not None and not (own is not None and own.names_beams and 0 < beams <= MOST_BEAMS):
+        raise ConfigError(
+            "a number of beams goes with TensorFlow Lite only, whose files name one",
+            expected=f"1 to {MOST_BEAMS}, with --to tflite",
+            found=f"{beams}, with --to {to}",
+        )
     _refuse_replacing(model, destination, vmap)
-    options = Options(quantize or "none", strict, requantize, report)
+    options = Options(quantize or "none", strict, requantize, report, beams)
     extras = Extras.of(model.path, copy_files, vmap)
     job = _planned(model, to, options)
     layout = job.conversion.layout
@@ -191,7 +199,7 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     updates = max(model.state.get("optimizer_steps", {}).values(), default=None)
     facts = Facts(
         origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots),
-        model.state.get("betas"), updates, model.vocabularies,
+        model.state.get("betas"), updates, model.vocabularies, options.beams,
     )  # fmt: skip
     conversion = plan_conversion(family, config, reading, source, target, options, facts)
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))

@@ -30,12 +30,14 @@ class Options:
         strict: arrays and options that nothing explains are refused rather than listed.
         requantize: what is rounded already may be rounded again.
         report: measure how far every stored array is from its source.
+        beams: that an exported speech model names to its client; None: as many as its framework's own exporter does.
     """
 
     quantization: str = "none"
     strict: bool = True
     requantize: bool = False
     report: bool = False
+    beams: int | None = None
 
 
 @dataclass(frozen=True)

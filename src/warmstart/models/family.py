@@ -64,6 +64,7 @@ class Facts:
         betas: the decays of Adam's moments, where the source is a run with them.
         updates: how many updates these hold, if that is known; else ``step`` says it.
         vocabularies: of the model, by side.
+        beams: that the model shall name to its client, where a person said how many.
     """
 
     dialect: str = "warmstart"
@@ -75,6 +76,7 @@ class Facts:
     betas: Sequence[float] | None = None
     updates: int | None = None
     vocabularies: Mapping[str, Vocabulary] = field(default_factory=dict)
+    beams: int | None = None
 
 
 class Dialect(ABC):
@@ -91,6 +93,7 @@ class Dialect(ABC):
             a source may lack them.
         keeps_slots: whether its layout has a place for optimizer state.
         quantizations: what ``--quantize`` may ask of a layout other than ``model.bin``.
+        names_beams: whether what is written says how many beams a search shall have.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Dialect(ABC):
     needs_vocabularies: bool = True
     keeps_slots: bool = False
     quantizations: tuple[str, ...] = ()
+    names_beams: bool = False
 
     @property
     def writable(self) -> bool:

@@ -247,7 +247,6 @@ def _heard(source: str, files: Sequence[str], flags: Flags) -> list[str]:
 
 def _export_model(source: str, flags: Flags, out: Say) -> None:
     from warmstart import api
-    from warmstart.models.deepspeech.dialects.tflite import BEAMS
 
     dialect = "tflite" if flags["export_tflite"] else "onnx"
     quantize = "int8" if flags["export_quantize"] else None
@@ -255,11 +254,9 @@ def _export_model(source: str, flags: Flags, out: Say) -> None:
     folder = Path(flags["export_dir"])
     api.convert(
         source, folder, dialect, quantize=quantize, force=flags["remove_export"] or _empty(folder),
-        vocabularies=vocabularies,
+        vocabularies=vocabularies, beam_size=flags["export_beam_width"] if flags["export_tflite"] else None,
     )  # fmt: skip
     out(f"exported to {folder / f'model.{dialect}'}")
-    if dialect == "tflite" and flags["export_beam_width"] != BEAMS:
-        out(f"the file names {BEAMS} beams, whatever --export_beam_width says; a client may set others")
 
 
 def _empty(folder: Path) -> bool:

@@ -158,7 +158,11 @@ FLAGS: tuple[Flag, ...] = (
         "name of the exported file",
         idle="the file is model.tflite or model.onnx, by which it is known when it is opened",
     ),
-    Flag("export_beam_width", 500, "beams of evaluate, lm-optimize and transcribe"),
+    Flag(
+        "export_beam_width",
+        500,
+        "beams of evaluate, lm-optimize and transcribe, and of the exported file",
+    ),
     *(
         Flag(f"export_{name}", default, "description of the exported model", idle=_PAGE)
         for name, default in (

@@ -41,12 +41,13 @@ class TfliteDialect(Dialect):
     layout: str = "tflite"
     readable: bool = False
     quantizations: tuple[str, ...] = ("int8",)
+    names_beams: bool = True
 
     def rules(self, config: DeepSpeechConfig) -> list[Rule]:
         return [rule(p.name, p.name) for p in parameters(config)]
 
     def header(self, config: DeepSpeechConfig, facts: Facts) -> Mapping[str, str]:
-        return {"graph": json.dumps(graph(config, alphabet_of(facts.vocabularies)))}
+        return {"graph": json.dumps(graph(config, alphabet_of(facts.vocabularies), facts.beams or BEAMS))}
 
     def files(
         self, config: DeepSpeechConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
@@ -54,7 +55,7 @@ class TfliteDialect(Dialect):
         return config_file(config, vocabularies, frames=FRAMES)
 
 
-def graph(config: DeepSpeechConfig, alphabet: Alphabet) -> dict[str, Any]:
+def graph(config: DeepSpeechConfig, alphabet: Alphabet, beams: int = BEAMS) -> dict[str, Any]:
     """The model without its arrays, which are those of :meth:`TfliteDialect.rules`.
 
     ``tensors`` are shapes by name, float32 but for those of ``types``; ``constants`` are int32 (lists), float32 or
@@ -63,7 +64,7 @@ def graph(config: DeepSpeechConfig, alphabet: Alphabet) -> dict[str, Any]:
     nodes = _Nodes()
     _features(nodes, config)
     _acoustic(nodes, config)
-    _metadata(nodes, config, alphabet)
+    _metadata(nodes, config, alphabet, beams)
     said = [name for name in nodes.tensors if name.startswith("metadata_")]
     return {**vars(nodes), "outputs": ["logits", "new_state_c", "new_state_h", "mfccs", *said]}
 
@@ -174,11 +175,11 @@ def _normed(nodes: _Nodes, stage: str, x: str, width: int) -> str:
     return one("ADD", "out", one("MUL", "weighted", x, f"{stage}.norm.weight"), f"{stage}.norm.bias")
 
 
-def _metadata(nodes: _Nodes, c: DeepSpeechConfig, alphabet: Alphabet) -> None:
+def _metadata(nodes: _Nodes, c: DeepSpeechConfig, alphabet: Alphabet, beams: int) -> None:
     """Facts that the client reads. It asks for the node that makes each, which a constant does not have; the string
     is last, because memory is planned up to the first tensor whose size is not known."""
     facts = {"version": VERSION, "sample_rate": c.sample_rate, "feature_win_len": c.win_ms}
-    facts |= {"feature_win_step": c.step_ms, "beam_width": BEAMS}
+    facts |= {"feature_win_step": c.step_ms, "beam_width": beams}
     for name, value in facts.items():
         nodes.types[f"metadata_{name}"] = "INT32"
         nodes.reshape(nodes.constant(name, [value]), f"metadata_{name}", 1)
