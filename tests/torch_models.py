@@ -247,7 +247,7 @@ def write_fairseq(folder: Path, kind: str) -> Path:
     return folder / "model.pt"
 
 
-EOLE_KINDS = ("usual", "biases", "shared", "gated")
+EOLE_KINDS = ("usual", "biases", "shared", "gated", "relative", "relative half")
 
 
 def write_eole(folder: Path, kind: str) -> Path:
@@ -268,26 +268,35 @@ def write_eole(folder: Path, kind: str) -> Path:
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
     vocabulary = {"src": source, "tgt": target, "decoder_start_token": "<s>", "specials": special}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=2, ensure_ascii=False), "utf-8")
+    positions: dict[str, object] = {"position_encoding_type": "SinusoidalInterleaved", "word_vec_size": D}
+    if kind.startswith("relative"):
+        positions |= {"position_encoding_type": "Relative", "n_positions": DISTANCE}
+    heads = eole_heads(kind)
     model = {
-        "architecture": "transformer", "hidden_size": D, "heads": HEADS, "norm_eps": 1e-6,
+        "architecture": "transformer", "hidden_size": D, "heads": heads, "norm_eps": 1e-6,
         "mlp_activation_fn": "gated-silu" if kind == "gated" else "gelu",
         "encoder": {"encoder_type": "transformer", "layers": LAYERS},
         "decoder": {"decoder_type": "transformer", "layers": DECODER_LAYERS},
-        "embeddings": {"position_encoding_type": "SinusoidalInterleaved", "word_vec_size": D},
+        "embeddings": positions,
         "share_embeddings": kind == "shared", "share_decoder_embeddings": kind == "shared",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps({"model": model, "training": {"batch_size": 64}}), "utf-8")
     return folder
 
 
+def eole_heads(kind: str) -> int:
+    """Such that √d_head is 2, or, where products by it are rounded, √8."""
+    return 2 if kind.startswith("relative") else HEADS
+
+
 def eole_arrays(kind: str) -> dict[str, np.ndarray]:
     """The state of an EOLE model, tied arrays under each of their names."""
     random = np.random.default_rng(200 + len(kind))
-    biases, shared = kind == "biases", kind == "shared"
+    biases, shared, relative = kind == "biases", kind == "shared", kind.startswith("relative")
     arrays: dict[str, np.ndarray] = {}
 
     def normal(*shape: int) -> np.ndarray:
-        return (random.standard_normal(shape) * 0.1).astype(np.float32)
+        return (random.standard_normal(shape) * 0.1).astype(np.float16 if kind.endswith("half") else np.float32)
 
     def linear(name: str, out: int, width: int, bias: bool = biases) -> None:
         arrays[f"{name}.weight"] = normal(out, width)
@@ -301,7 +310,8 @@ def eole_arrays(kind: str) -> dict[str, np.ndarray]:
     for place, rows in (("src_emb", ROWS), ("tgt_emb", target_rows)):
         first = arrays.get("src_emb.embeddings.weight")
         arrays[f"{place}.embeddings.weight"] = first if shared and first is not None else normal(rows, D)
-        arrays[f"{place}.pe.pe"] = np.sin(np.arange(50 * D, dtype=np.float32)).reshape(50, 1, D)
+        if not relative:
+            arrays[f"{place}.pe.pe"] = np.sin(np.arange(50 * D, dtype=np.float32)).reshape(50, 1, D)
     for side, layers, inner in (("encoder", LAYERS, FF), ("decoder", DECODER_LAYERS, DECODER_FF)):
         norm(f"{side}.layer_norm")
         for i in range(layers):
@@ -309,6 +319,9 @@ def eole_arrays(kind: str) -> dict[str, np.ndarray]:
             for attention in ("self_attn", "context_attn")[: 1 + (side == "decoder")]:
                 for part in ("linear_keys", "linear_values", "linear_query", "final_linear"):
                     linear(f"{at}.{attention}.{part}", D, D)
+            if relative:
+                distances = normal(2 * DISTANCE + 1, D // eole_heads(kind))
+                arrays[f"{at}.self_attn.relative_positions_embeddings.weight"] = distances
             for name in ("input_layernorm", "post_attention_layernorm", "precontext_layernorm")[
                 : 2 + (side == "decoder")
             ]:

@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_models import EOLE_KINDS, FAIRSEQ_KINDS, ONMT_KINDS, torchtext, write_eole, write_fairseq, write_onmt
+from torch_models import (
+    EOLE_KINDS,
+    FAIRSEQ_KINDS,
+    ONMT_KINDS,
+    eole_arrays,
+    torchtext,
+    write_eole,
+    write_fairseq,
+    write_onmt,
+)
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
+from warmstart.formats.detect import open_checkpoint
 
 # Of ctranslate2 4.8.5, for the files of torch_models.py; recorded and compared again by
 # tests/interop/test_interop_convert_seq2seq.py. Sinusoids are ours (last bit), norms' epsilon is the truth.
@@ -51,6 +61,10 @@ def test_eole_as_its_converter_writes_it(kind, tmp_path):
         ({"mlp_activation_fn": "gated-gelu"}, "mlp_activation_fn: 'gated-gelu' is not supported"),
         ({"layer_norm": "rms"}, "model.layer_norm: 'rms' is not supported"),
         ({"heads_kv": 2}, "heads_kv: 2 is not supported"),
+        ({"position_encoding_type": "Learned"}, "model.position_encoding_type: 'Learned' is not supported"),
+        ({"embeddings": {"position_encoding_type": "Alibi"}}, "embeddings.position_encoding_type: 'Alibi' is not"),
+        ({"embeddings": {"position_encoding_type": "Relative"}}, "self_attn.relative_positions_embeddings.weight is m"),
+        ({"encoder": {"position_encoding_type": "Relative"}}, "position_encoding_type differs: "),
         ({"encoder_layer_style": "postnorm"}, "encoder_layer_style: 'postnorm' is not supported"),
     ],
 )
@@ -63,6 +77,28 @@ def test_options_of_eole_are_understood_or_refused(values, found, tmp_path):
         open_model(folder)
 
 
+def test_vectors_of_distances_of_eole_fit_what_it_says_and_return_as_one_table(tmp_path):
+    """The engine divides by √d_head what EOLE adds to scores as it is: keys are written times that, values as they are,
+    so that no bit is lost even where the product is rounded."""
+    folder = write_eole(tmp_path / "source", "relative")
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+    there = open_checkpoint(tmp_path / "ct2/model.bin")
+    table = eole_arrays("relative")["decoder.transformer_layers.1.self_attn.relative_positions_embeddings.weight"]
+    keys, values = (
+        there.read(f"decoder/layer_1/self_attention/relative_position_{what}") for what in ("keys", "values")
+    )
+    assert values.tobytes() == table.tobytes()
+    assert keys.tobytes() == (torch.from_numpy(table) * 8**0.5).numpy().tobytes()
+    (tmp_path / "ct2/warmstart.json").unlink()
+    config = open_model(tmp_path / "ct2").config
+    assert (config.max_relative_positions, config.relative_tables, config.relative_scaled) == (3, "one", False)
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["embeddings"]["n_positions"] = 4
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DialectError, match=r"relative_positions_embeddings.weight has another shape"):
+        api.convert(folder, tmp_path / "no", "ctranslate2")
+
+
 @pytest.mark.parametrize("way", ["warmstart", "ctranslate2"])
 def test_both_return_from_their_copies_unchanged(way, tmp_path):
     for name, source in (
@@ -70,6 +106,7 @@ def test_both_return_from_their_copies_unchanged(way, tmp_path):
         ("fairseq", write_fairseq(tmp_path / "source", "pre-norm")),
         ("relative", write_onmt(tmp_path / "relative.pt", "relative")),
         ("gated", write_eole(tmp_path / "eole", "gated")),
+        ("unscaled", write_eole(tmp_path / "unscaled", "relative")),
         ("features", write_onmt(tmp_path / "features.pt", "features")),
         ("added", write_onmt(tmp_path / "added.pt", "features added")),
     ):

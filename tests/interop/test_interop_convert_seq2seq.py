@@ -131,8 +131,9 @@ def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     model = json.loads((source / "config.json").read_text())["model"]
     vocabulary = json.loads((source / "vocab.json").read_text())
+    relative = 1 if model["embeddings"]["position_encoding_type"] == "Relative" else None
     config = SimpleNamespace(
-        embeddings=SimpleNamespace(position_encoding_type=None), mlp_activation_fn=model["mlp_activation_fn"],
+        embeddings=SimpleNamespace(position_encoding_type=relative), mlp_activation_fn=model["mlp_activation_fn"],
         layer_norm="standard",
         encoder=SimpleNamespace(**model["encoder"]), decoder=SimpleNamespace(**model["decoder"], heads=model["heads"]),
     )  # fmt: skip

@@ -34,6 +34,9 @@ class TestContract(FamilyContract):
         TransformerConfig(
             **SIZES, norm="pre", positions="learned", max_positions=7, features=((3, 4),), feature_merge="sum"
         ),
+        TransformerConfig(
+            **SIZES, **RELATIVE, norm="pre", relative_tables="one", relative_scaled=False, scale_embeddings=False
+        ),
         # OpenNMT-tf: positions are computed, learned, or vectors of distances
         TransformerConfig(**SIZES, sinusoids="from_one", tied_embeddings="inputs", attention_bias=False),
         TransformerConfig(**SIZES, **RELATIVE, norm="pre"),
@@ -99,6 +102,7 @@ _SINES = {"positions": "sinusoidal", "positions_per_side": False}
 _RELATIVE = {
     "positions": "relative", "max_relative_positions": 2, "max_positions": None, "layernorm_embedding": False,
 }  # fmt: skip
+_UNSCALED = {**_RELATIVE, "relative_tables": "one", "relative_scaled": False}
 _FEATURES = {"features": ((3, 1), (2, 1)), "d_model": 6, "tied_embeddings": "target"}
 _HF = {**_START, "decoder_start": "eos", "tied_embeddings": "all"}
 FIXED = {
@@ -126,7 +130,7 @@ FIXED = {
         {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
          "attention_bias": bias, "ffn_bias": not bias, "gated": not bias}
         for bias in (True, False)
-    ],
+    ] + [{**_START, **_UNSCALED, "scale_embeddings": False, "norm": "pre"}],
     "opennmt-tf": [
         {**_START, **_TABLES, "layernorm_embedding": False, "attention_bias": False},
         {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False},
@@ -142,6 +146,7 @@ FIXED = {
         {**_START, **_SINES, "sinusoids": "fairseq", "decoder_max_positions": 6, "ffn_bias": False},
         {**_START, **_SINES, "gated": True},
         {**_START, **_RELATIVE, "relative_tables": "one"},
+        {**_START, **_UNSCALED},
         {**_START, **_RELATIVE, **_FEATURES, "gated": True},
     ],
 }  # fmt: skip

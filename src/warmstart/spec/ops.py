@@ -293,6 +293,42 @@ class Sum(Op):
 
 
 @dataclass(frozen=True)
+class WithMultiple(Op):
+    """Two foreign arrays are the canonical one and, behind it, the same times ``factor``, which is not read again.
+
+    Whether a file keeps to that is for its dialect to see (:meth:`holds`) before it calls the model so.
+    """
+
+    kind: ClassVar[Kind] = "many"
+    factor: float
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise ShapeMismatch(f"two equal shapes are needed, not {[list(s) for s in shapes]}")
+        return [shapes[0]]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [shapes[0]] * 2
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [arrays[0]]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        """The product is rounded once, from float32, as torch does it."""
+        (array,) = arrays
+        wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+        return [array, (wide * wide.dtype.type(self.factor)).astype(array.dtype)]
+
+    def holds(self, array: Array, multiple: Array) -> bool:
+        """Whether ``multiple`` is what :meth:`backward` makes of ``array``, bit for bit."""
+        made = self.backward([array])[1]
+        return (made.shape, made.dtype) == (multiple.shape, multiple.dtype) and made.tobytes() == multiple.tobytes()
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("the state of one array in two places is that of neither")
+
+
+@dataclass(frozen=True)
 class ExtraRows(Op):
     """Lossy: foreign rows before and behind the canonical ones that nothing is computed with; written as zeros."""
 

@@ -22,7 +22,8 @@ class TransformerConfig(BaseModel):
     sinusoids, the length of the table that the model came with; ``positions_per_side`` gives each side a table of
     its own, whose lengths may differ (``decoder_max_positions``).
     ``positions: relative`` (Shaw et al. 2018) adds to keys and values of self-attention a vector for each distance, up
-    to ``max_relative_positions`` to either side; ``relative_tables`` says whether a layer has one table for both.
+    to ``max_relative_positions`` to either side; ``relative_tables`` says whether a layer has one table for both, and
+    ``relative_scaled`` whether what it adds to scores is divided by √d_head as they are.
     ``features`` are further words at each source position: (rows, width) of their tables, which are joined with the
     word's embedding to d_model columns (``feature_merge: concat``) or added to it.
     ``gated`` multiplies the activated half of the feed-forward layer by a linear one (Shazeer 2020).
@@ -55,6 +56,7 @@ class TransformerConfig(BaseModel):
     positions: Literal["sinusoidal", "learned", "relative"] = "sinusoidal"
     max_relative_positions: Positive | None = None
     relative_tables: Literal["one", "two"] = "two"
+    relative_scaled: bool = True
     features: tuple[tuple[Positive, Positive], ...] = ()
     feature_merge: Literal["concat", "sum"] = "concat"
     max_positions: Positive | None = None
@@ -99,6 +101,8 @@ class TransformerConfig(BaseModel):
             raise ValueError("positions_per_side goes with positions: learned")
         if (self.positions == "relative") != (self.max_relative_positions is not None):
             raise ValueError("max_relative_positions goes with positions: relative")
+        if not self.relative_scaled and (self.positions, self.relative_tables) != ("relative", "one"):
+            raise ValueError("relative_scaled: false goes with positions: relative and relative_tables: one")
         if self.features and self.tied_embeddings in ("all", "inputs"):
             raise ValueError("a source with features has a table of words of its own")
         if self.source_width < 1:

@@ -16,7 +16,14 @@ from warmstart.models.transformer.parameters import STAGES, parameters
 
 _BEHAVIOUR = (
     *("num_heads", "activation", "norm", "normalize_keys", "positions", "sinusoids", "scale_embeddings"),
-    *("max_relative_positions", "feature_merge", "positions_per_side", "layernorm_embedding", "decoder_start"),
+    *(
+        "max_relative_positions",
+        "relative_scaled",
+        "feature_merge",
+        "positions_per_side",
+        "layernorm_embedding",
+        "decoder_start",
+    ),
     *("source_bos", "source_eos"),
 )
 _COMPUTED = {
@@ -46,8 +53,9 @@ class TransformerFamily:
     """Encoder-decoder Transformer. Its stages have names but no order: encoder and decoder are two roads."""
 
     name: str = "transformer"
-    # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features
-    revision: int = 3
+    # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features;
+    # 4: relative_scaled
+    revision: int = 4
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None

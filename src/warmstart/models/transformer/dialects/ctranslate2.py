@@ -17,7 +17,7 @@ from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, re
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Generated, Split, constant
+from warmstart.spec.ops import Generated, Split, WithMultiple, constant
 from warmstart.spec.templates import match
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -112,9 +112,14 @@ class CTranslate2Dialect(ModelBin):
         for what in ("weight", "bias")[: 1 + c.ffn_bias]:
             for linear, part in {**inner, "linear_1": "down"}.items():
                 rules.append(rule(f"{theirs}/ffn/{linear}/{what}", f"{ours}.ffn.{part}.{what}", each=each))
-        for what in ("keys", "values") if c.positions == "relative" else ():
-            table = f"{theirs}/self_attention/relative_position_{what}"
-            rules.append(rule(table, f"{own}.relative_{what}", each=each))
+        if c.positions == "relative":
+            names = [f"{theirs}/self_attention/relative_position_{what}" for what in ("values", "keys")]
+            if c.relative_scaled:
+                rules += [rule(n, f"{own}.relative_{n.rpartition('_')[2]}", each=each) for n in names]
+            else:  # the engine divides by √d_head what it adds to scores
+                rules.append(
+                    rule(names, f"{own}.relative_keys", WithMultiple(_root(c.d_model // c.num_heads)), each=each)
+                )
         rules += _norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
         rules += _norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
         if side == "decoder":
@@ -185,6 +190,10 @@ def _computed(table: Array, formula: str) -> bool:
 def _tolerance(formula: str) -> float:
     """How far a table may be from ours: fairseq's and M2M100's are torch's float32, which differs by processor."""
     return 2e-4 if formula == "fairseq" else 0.0
+
+
+def _root(d_head: int) -> float:
+    return float(np.float32(math.sqrt(d_head)))
 
 
 def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
@@ -318,11 +327,9 @@ class _Reader:
         return {"features": tables, "feature_merge": "sum" if merge == 1 else "concat"}
 
     def _positions(self, d_model: int) -> dict[str, Any]:
-        keys, values = (f"encoder/layer_0/self_attention/relative_position_{what}" for what in ("keys", "values"))
-        if keys in self.stored.entries:
-            tables = "one" if self.stored.ties.get(values) == keys else "two"
-            distance = (self.stored.entries[keys].shape[0] - 1) // 2
-            return {"positions": "relative", "max_relative_positions": distance, "relative_tables": tables}
+        keys = sorted(n for n in self.stored.entries if n.endswith("/relative_position_keys"))
+        if keys:
+            return {"positions": "relative", **self._distances(keys)}
         there = [name in self.stored.entries for name in _ENCODINGS]
         self._expect(all(there) or not any(there), "one side alone brings a table of positions")
         if not all(there):
@@ -336,6 +343,18 @@ class _Reader:
         if not np.array_equal(target, source):
             return {"positions": "learned", "max_positions": len(source), "positions_per_side": True, **longer}
         return {"positions": "learned", "max_positions": len(source)}
+
+    def _distances(self, keys: Sequence[str]) -> dict[str, Any]:
+        """How vectors of distances lie in all layers: one table for both, one and its multiple for keys, or two."""
+        rows, width = self.stored.entries[keys[0]].shape
+        found = {"max_relative_positions": (rows - 1) // 2}
+        pairs = [(name, f"{name.removesuffix('keys')}values") for name in keys]
+        if all(self.stored.ties.get(values) == name for name, values in pairs):
+            return {**found, "relative_tables": "one"}
+        multiple = WithMultiple(_root(width))
+        if all(multiple.holds(self.stored.read(values), self.stored.read(name)) for name, values in pairs):
+            return {**found, "relative_tables": "one", "relative_scaled": False}
+        return {**found, "relative_tables": "two"}
 
     def _tokens(self) -> dict[str, Any]:
         """config.json, or before version 6 what stood among the variables; the engine's own defaults."""

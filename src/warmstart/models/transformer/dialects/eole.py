@@ -22,6 +22,8 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh", "ga
 VOCABULARY = "vocab.json"
 _SIDES = {"encoder": "encoder.transformer_layers.{i}", "decoder": "decoder.transformer_layers.{i}"}
 _EMBEDDINGS = {"encoder": "src_emb", "decoder": "tgt_emb"}
+_TABLE = "src_emb.pe.pe"
+_DISTANCES = "{layer}.self_attn.relative_positions_embeddings.weight"
 
 # What the model's part of config.json, or its encoder's and decoder's, must say; the first value is EOLE's default.
 _ALLOWED: dict[str, tuple[object, ...]] = {
@@ -30,7 +32,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "layer_norm": ("standard", "standardFP32"),
     "encoder_layer_style": ("standard",),
     "final_encoder_layer_norm": (True,),
-    "position_encoding_type": ("SinusoidalInterleaved", "SinusoidalConcat"),
+    "position_encoding_type": ("SinusoidalInterleaved", "SinusoidalConcat", "Relative"),
     "embedding_type": ("standard",),
     "embedding_layer_norm": (False,),
     "normalize": (False, None),
@@ -94,7 +96,12 @@ class EoleDialect(Dialect):
         if len(set(attention)) > 1:
             problems.append(Problem("some of the attention's linear layers have biases, some have none"))
         needed = [_SIDES[side].format(i=0) + ".mlp.gate_up_proj.weight" for side in _SIDES]
-        problems += [Problem(f"{name} is missing") for name in (*needed, "src_emb.pe.pe") if name not in entries]
+        kinds = {part["position_encoding_type"] for part in parts.values() if "position_encoding_type" in part}
+        if len(kinds) > 1:
+            problems.append(Problem(f"position_encoding_type differs: {', '.join(sorted(map(repr, kinds)))}"))
+        relative = kinds == {"Relative"}
+        positions = _DISTANCES.format(layer=first) if relative else _TABLE
+        problems += [Problem(f"{name} is missing") for name in (*needed, positions) if name not in entries]
         start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(_vocabulary(folder).get("decoder_start_token", "<s>"))
         if start is None:
             problems.append(Problem("decoder_start_token is neither the start nor the end token"))
@@ -105,6 +112,7 @@ class EoleDialect(Dialect):
         inner, decoder_inner = (entries[name].shape[0] for name in needed)
         shared, output = target is None, "generator.weight" not in entries
         aligned = bool(said("lambda_align", 0))
+        rows = entries[positions].shape[0]
         try:
             return TransformerConfig.model_validate(
                 {
@@ -125,8 +133,7 @@ class EoleDialect(Dialect):
                     "output_bias": "generator" in biases,
                     "attention_bias": attention[0],
                     "ffn_bias": f"{first}.mlp.gate_up_proj" in biases,
-                    "positions": "learned",
-                    "max_positions": entries["src_emb.pe.pe"].shape[0],
+                    **(_distances(said("n_positions", None, "embeddings"), rows) if relative else _table(rows)),
                     "decoder_start": start,
                     "source_eos": False,
                     "alignment_layer": said("alignment_layer", -1) if aligned else -1,
@@ -140,8 +147,9 @@ class EoleDialect(Dialect):
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
         require(
-            c, "EOLE", norm=("pre",), normalize_keys=(True,), positions=("learned",), positions_per_side=(False,),
-            layernorm_embedding=(False,), features=((),),
+            c, "EOLE", norm=("pre",), normalize_keys=(True,), positions=("learned", "relative"),
+            positions_per_side=(False,), layernorm_embedding=(False,), features=((),),
+            scale_embeddings=(c.positions == "learned",), relative_scaled=(c.positions == "learned",),
         )  # fmt: skip
         tied = {"decoder": c.tied_embeddings in ("all", "inputs"), "encoder": False}
         rules = [
@@ -152,8 +160,9 @@ class EoleDialect(Dialect):
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             place = _EMBEDDINGS[side]
             rules.append(rule(f"{place}.embeddings.weight", f"{side}.embedding.weight", alternative=tied[side]))
-            table = Reshape((-1, 1, c.d_model), (-1, c.d_model))
-            rules.append(rule(f"{place}.pe.pe", "positions.weight", table, copy=side == "decoder"))
+            if c.positions == "learned":
+                table = Reshape((-1, 1, c.d_model), (-1, c.d_model))
+                rules.append(rule(f"{place}.pe.pe", "positions.weight", table, copy=side == "decoder"))
             rules += _both(f"{side}.layer_norm", f"{side}.norm", {})
             rules += _layer(c, side, {"i": layers})
         return rules
@@ -180,6 +189,19 @@ def _vocabulary(folder: Path) -> dict[str, Any]:
     return read_json(folder / VOCABULARY)
 
 
+def _table(rows: int) -> dict[str, Any]:
+    return {"positions": "learned", "max_positions": rows}
+
+
+def _distances(said: int | None, rows: int) -> dict[str, Any]:
+    """Vectors of distances are added to scores as they are, and embeddings are not scaled then
+    (``eole/modules/multi_headed_attn.py``)."""
+    return {
+        "positions": "relative", "max_relative_positions": (rows - 1) // 2 if said is None else said,
+        "relative_tables": "one", "relative_scaled": False, "scale_embeddings": False,
+    }  # fmt: skip
+
+
 def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
     theirs, ours = _SIDES[side], f"{side}.layers.{{i}}"
     attentions = [("self_attn", "self_attention", "input_layernorm")]
@@ -191,6 +213,8 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
         for linear, part in names:
             rules += _both(f"{theirs}.{short}.{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
         rules += _both(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
+    if c.positions == "relative":
+        rules.append(rule(_DISTANCES.format(layer=theirs), f"{ours}.self_attention.relative_keys", each=each))
     rules += _both(f"{theirs}.mlp.gate_up_proj", f"{ours}.ffn.{'gate' if c.gated else 'up'}", each, c.ffn_bias)
     if c.gated:
         rules += _both(f"{theirs}.mlp.up_proj", f"{ours}.ffn.up", each, c.ffn_bias)
