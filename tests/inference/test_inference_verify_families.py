@@ -16,7 +16,9 @@ import pretrained_models
 import t5_models
 from warmstart import api
 from warmstart.cli.verbs import app
-from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
+from warmstart.errors import ConfigError, DialectError, MissingExtra, VerificationError, VocabularyError
+from warmstart.export import convert
+from warmstart.inference import sides, verify
 from warmstart.inference.compare_arrays import compare_arrays
 from warmstart.inference.sides import Answer, limit_of, longest_source
 from warmstart.inference.verify import require_same
@@ -50,6 +52,43 @@ def test_two_exports_give_the_same_answers(kind, tmp_path):
     assert other["largest"] > 0
     assert other["same"]
     assert ("answers" in other) == (kind in ARRAYS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "to", "found"),
+    [
+        ("t5", "warmstart", "ctranslate2", "t5 models in warmstart are converted, but not computed here"),
+        ("llama", "warmstart", "transformers", "decoder models in warmstart are converted, but not computed here"),
+        ("t5", "ctranslate2", "t5x", "t5 models in t5x are converted, but not computed here"),
+        ("bert", "ctranslate2", "warmstart", "encoder models in warmstart are converted, but not computed here"),
+    ],
+)
+def test_what_nobody_computes_is_said_before_any_work(kind, way, to, found, tmp_path, monkeypatch):
+    api.convert(MADE[kind](tmp_path / "source", kind), tmp_path / "way", way)
+    monkeypatch.setattr(convert, "run_conversion", lambda *_, **__: pytest.fail("it was converted"))
+    with pytest.raises(DialectError, match=found):
+        api.convert(tmp_path / "way", tmp_path / "out", to, verify=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_neither_of_two_is_loaded_where_one_cannot_be_computed(tmp_path, monkeypatch):
+    source = MADE["t5"](tmp_path / "source", "t5")
+    for to in ("ctranslate2", "warmstart"):
+        api.convert(source, tmp_path / to, to)
+    monkeypatch.setattr(verify, "side_of", lambda _: pytest.fail("it was loaded"))
+    with pytest.raises(DialectError, match="not computed here"):
+        api.verify(tmp_path / "ctranslate2", tmp_path / "warmstart")
+
+
+def test_an_engine_that_is_not_installed_is_said_before_any_work(tmp_path, monkeypatch):
+    source = MADE["llama"](tmp_path / "source", "llama")
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    monkeypatch.setattr(convert, "run_conversion", lambda *_, **__: pytest.fail("it was converted"))
+    monkeypatch.setattr(sides, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="ctranslate2"):
+        api.convert(tmp_path / "ct2", tmp_path / "out", "ctranslate2", verify=True)
+    with pytest.raises(DialectError, match="transformers, which has, is not installed"):
+        api.convert(source, tmp_path / "out", "ctranslate2", verify=True)
 
 
 PLACES = {

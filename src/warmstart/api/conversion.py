@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from warmstart.errors import ConfigError
 
 if TYPE_CHECKING:
-    pass
+    from warmstart.bundle.model import Model
 
 
 def convert(
@@ -67,6 +67,8 @@ def convert(
         from warmstart.export.convert import convert_model
 
         model = open_model(source, vocabularies=vocabularies, dialect=from_)
+        if verify:
+            _require_engines(model, to)
         if activation_scales is not None:
             from warmstart.export.smoothing import smooth
 
@@ -121,6 +123,20 @@ def verify(
         raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
     left, right = open_model(a, vocabularies=vocabularies), open_model(b)
     return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)
+
+
+def _require_engines(model: Model, to: str) -> None:
+    """That somebody computes both sides of a verification is settled before a conversion begins.
+
+    Raises ``DialectError``, ``MissingExtra``. What is wrong with ``to`` itself the conversion says.
+    """
+    from warmstart.export.as_it_is import FORMATS
+    from warmstart.export.convert import dialects
+    from warmstart.inference.sides import engine_of
+
+    engine_of(model)
+    if to in set(dialects()) - set(FORMATS):
+        engine_of(model, to)
 
 
 def _lines(file: str | Path | None) -> list[str] | None:

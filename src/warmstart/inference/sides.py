@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.bundle.model import Model
-from warmstart.errors import DialectError
+from warmstart.errors import DialectError, MissingExtra
 from warmstart.models.model_bin import specification_of
+from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.family import TransformerFamily
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 Ids = Sequence[int]
 Given = Mapping[str, NDArray[Any]]
+Engine = Literal["ctranslate2", "warmstart", "transformers"]
 QUANTIZED = ("int8", "int16", "float16", "bfloat16")
 TEXT = ("transformer", "t5", "decoder")
 ARRAYS = ("encoder", "whisper", "wav2vec2", "wav2vec2_bert")
@@ -156,48 +159,62 @@ def kind_of(model: Model) -> str:
     return str(name)
 
 
-def side_of(model: Model) -> Any:
-    """The side of an opened model: a :class:`TextSide` or, for :data:`ARRAYS`, an :class:`ArraySide`.
+def engine_of(model: Model, to: str | None = None) -> Engine:
+    """Who computes the answers of ``model``, or of what it becomes in the dialect ``to``. Nothing is loaded.
 
     Raises:
-        DialectError: nobody here computes it; it says who could.
+        DialectError: nobody here does; it says who could.
         MissingExtra: the engine is not installed.
-        VocabularyError: its vocabularies are not known.
     """
-    kind = kind_of(model)
-    if model.checkpoint.format == "ctranslate2":
-        from warmstart.inference.engine_sides import ENGINE_SIDES
-
-        return ENGINE_SIDES[kind](model)
-    problem: DialectError | None = None
-    if kind == "transformer":
-        from warmstart.inference.native_side import NativeSide
-
+    kind, dialect = kind_of(model), to or model.dialect
+    if to == "ctranslate2" or (to is None and model.checkpoint.format == "ctranslate2"):
+        if find_spec("ctranslate2") is None:
+            raise MissingExtra("ctranslate2", "convert")
+        return "ctranslate2"
+    problem = None
+    if isinstance(model.config, TransformerConfig):
         try:
-            return NativeSide(model)
+            TransformerFamily().require_computed(model.config)
+            return "warmstart"
         except DialectError as error:
             problem = error
-    folder = model.path if model.path.is_dir() else model.path.parent
-    if model.dialect == "transformers" and (folder / "config.json").is_file():
-        return _transformers(folder, model, kind)
+    if dialect == "transformers" and (to is not None or (_folder(model) / "config.json").is_file()):
+        if find_spec("transformers") is None:
+            raise DialectError(
+                "this model has no module here, and transformers, which has, is not installed",
+                where=model.path,
+                todo="pip install transformers, or compare the arrays: `warmstart diff`",
+            )
+        return "transformers"
     if problem is not None:
         raise problem
     raise DialectError(
-        f"{kind} models in {model.dialect} are converted, but not computed here",
+        f"{kind} models in {dialect} are converted, but not computed here",
         where=model.path,
         todo="compare two exports of it (ctranslate2), or its transformers directory, with transformers installed",
     )
 
 
-def _transformers(folder: Path, model: Model, kind: str) -> Side:
-    try:
-        import_module("transformers")
-    except ImportError:
-        raise DialectError(
-            "this model has no module here, and transformers, which has, is not installed",
-            where=folder,
-            todo="pip install transformers, or compare the arrays: `warmstart diff`",
-        ) from None
+def side_of(model: Model) -> Any:
+    """The side of an opened model: a :class:`TextSide` or, for :data:`ARRAYS`, an :class:`ArraySide`.
+
+    Raises:
+        DialectError, MissingExtra: see :func:`engine_of`.
+        VocabularyError: its vocabularies are not known.
+    """
+    engine = engine_of(model)
+    if engine == "ctranslate2":
+        from warmstart.inference.engine_sides import ENGINE_SIDES
+
+        return ENGINE_SIDES[kind_of(model)](model)
+    if engine == "warmstart":
+        from warmstart.inference.native_side import NativeSide
+
+        return NativeSide(model)
     from warmstart.inference.transformers_sides import TRANSFORMERS_SIDES
 
-    return TRANSFORMERS_SIDES[kind](folder, model)
+    return TRANSFORMERS_SIDES[kind_of(model)](_folder(model), model)
+
+
+def _folder(model: Model) -> Path:
+    return model.path if model.path.is_dir() else model.path.parent

@@ -16,7 +16,7 @@ from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
 from warmstart.inference.compare_arrays import MEAN, compare_arrays
 from warmstart.inference.inputs import COUNT, SOUNDS, Inputs, given_ids, given_texts, random_given, random_texts
-from warmstart.inference.sides import ARRAYS, Ids, Side, TextSide, kind_of, side_of
+from warmstart.inference.sides import ARRAYS, Ids, Side, TextSide, engine_of, kind_of, side_of
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1.5e-1, "int16": 6e-2, "int8": 7.5e-1}
 """The largest difference of a log-probability (natural logarithm) that storing weights in such numbers explains.
@@ -52,6 +52,8 @@ def verify_models(
         VocabularyError: their vocabularies differ, or nothing knows how text becomes tokens.
         DialectError, MissingExtra: one cannot be computed here, or the two are of different kinds.
     """
+    for model in (a, b):
+        engine_of(model)  # said before the first of them is loaded
     kind, other = kind_of(a), kind_of(b)
     if kind != other:
         raise DialectError("the two models are of different kinds", where=b.source, expected=kind, found=other)

@@ -73,7 +73,11 @@ class TransformerFamily:
     def dialects(self) -> Sequence[Dialect]:
         return DIALECTS
 
-    def build(self, config: TransformerConfig) -> Any:
+    def require_computed(self, config: TransformerConfig) -> None:
+        """
+        Raises:
+            DialectError: :meth:`build` has no module for ``config``; every reason is named.
+        """
         problems = [
             Problem(f"{key}: {getattr(config, key)!r} is converted, but not computed here", expected=repr(value))
             for key, value in _COMPUTED.items()
@@ -85,6 +89,9 @@ class TransformerFamily:
                 problems=problems,
                 todo="convert it to the framework that it is for (`warmstart convert ... --to ctranslate2`)",
             )
+
+    def build(self, config: TransformerConfig) -> Any:
+        self.require_computed(config)
         from warmstart.models.transformer.module import Transformer
 
         return Transformer(config)
