@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from pretrained_models import small_engine
 from rule_tables import assert_returns
+from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.models.encoder.family import EncoderFamily
+from warmstart.models.registry import FAMILIES
 from warmstart.models.wav2vec2.family import Wav2Vec2Family
 from warmstart.models.wav2vec2_bert.family import Wav2Vec2BertFamily
 from warmstart.models.whisper.family import WhisperFamily
@@ -41,6 +43,9 @@ SHAPES: dict[Any, dict[str, st.SearchStrategy[Any]]] = {
         "right_positions": st.integers(0, 3), "num_adapter_layers": small, "adapter_kernel": small,
         "head": st.booleans(),
     },
+    DeepSpeechFamily(): {
+        "vocab_size": st.integers(2, 6), "n_hidden": small, "layer_norm": st.booleans(),
+    },
 }  # fmt: skip
 CASES = [(family, dialect) for family in SHAPES for dialect in family.dialects()]
 
@@ -57,3 +62,8 @@ def test_tables_return(family, dialect, data):
     with pytest.MonkeyPatch.context() as patch:
         small_engine(patch)
         assert_returns(family, config, dialect, lossy=frozenset(lossy if dialect.name == "ctranslate2" else ()))
+
+
+def test_every_family_is_tried_with_random_shapes():
+    """Here, or in ``test_transformer_tables.py``, ``test_t5_tables.py`` and ``test_spec_decoder_tables.py``."""
+    assert {family.name for family in FAMILIES} == {family.name for family in SHAPES} | {"transformer", "t5", "decoder"}

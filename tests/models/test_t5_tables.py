@@ -48,7 +48,8 @@ def test_tables_return(config, spoken):
 def test_tables_return_with_random_shapes(seed, spoken):
     rng = np.random.default_rng(seed)
     sizes = {key: int(rng.integers(1, 9)) for key in SIZES}
-    config = T5Config(**sizes, gated=bool(rng.integers(2)), position_bias=("shared", "per_layer")[rng.integers(2)])
+    flags = {key: bool(rng.integers(2)) for key in ("gated", "tied_output", "scale_outputs")}
+    config = T5Config(**sizes, **flags, position_bias=("shared", "per_layer")[rng.integers(2)])
     assert_returns(T5, config, spoken)
 
 

@@ -38,6 +38,24 @@ def configs(draw, architecture):
     return DecoderConfig.model_validate({**dict(default), **changes})
 
 
+PACKS = [architecture for architecture in ARCHITECTURES if architecture.packs]
+
+
+@pytest.mark.parametrize("architecture", PACKS, ids=lambda a: a.name)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data(), layout=st.sampled_from(["gemm", "gemv"]), width=st.integers(1, 2), layers=st.integers(1, 3))
+def test_tables_of_packed_weights_return_every_bit(architecture, data, layout, width, layers):
+    config = data.draw(configs(architecture))
+    changes = {
+        "num_heads": 2, "num_kv_heads": 2, "d_model": 64 * width, "head_dim": 32 * width, "d_ff": 64,
+        "num_layers": layers, "packing": {"layout": layout, "group_size": 32},
+        "rotary_dim": config.rotary_dim and 32 * width,
+    }  # fmt: skip
+    packed = DecoderConfig.model_validate({**dict(config), **changes})
+    round_trip(CTranslate2Dialect(), packed)
+    round_trip(TransformersDialect(), packed)
+
+
 def round_trip(dialect: Dialect, config: DecoderConfig) -> None:
     links = [link for link in expand(dialect.rules(config)) if link.canonical]
     random = np.random.default_rng(0)
