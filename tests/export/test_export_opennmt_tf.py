@@ -12,7 +12,7 @@ import pytest
 
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import ConfigError, DialectError
+from warmstart.errors import ConfigError, DialectError, VocabularyError
 from warmstart.formats.tensorflow.writer import write_bundle
 from warmstart.frontends import ct2
 
@@ -37,7 +37,8 @@ def write(folder: Path, kind: str, description: str | None = None) -> Path:
 
 
 def vocabularies(folder: Path) -> list[str]:
-    return [str(folder / f"{side}.txt") for side in ("source", "target")]
+    """Those of the source in their order, then the target's."""
+    return [str(path) for path in sorted(folder.glob("*.txt"))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,6 +145,79 @@ def test_heads_come_from_a_description_or_from_a_name(tmp_path):
         'from opennmt import models\nmodel = lambda: models.get_model_from_catalog("TransformerTiny")\n'
     )
     assert open_model(source / "ckpt-5").config.num_heads == 2
+
+
+def test_inputs_in_parallel_are_features_of_the_source(tmp_path):
+    folder = write(tmp_path / "source", "joined inputs")
+    files = vocabularies(folder)
+    config = open_model(folder / "ckpt-5", vocabularies=files).config
+    assert (config.features, config.feature_merge, config.tied_features) == (((9, 4), (7, 2)), "concat", False)
+    with pytest.raises(VocabularyError, match="this model has 4 vocabularies"):
+        open_model(folder / "ckpt-5", vocabularies=files[:2])
+    data = "".join(f"  source_{k + 1}_vocabulary: source_{k + 1}.txt\n" for k in range(3))
+    (folder / "data.yml").write_text(f"model_dir: {folder}\ndata:\n{data}  target_vocabulary: target.txt\n")
+    ct2.run("ct2-opennmt-tf-converter", ["--config", str(folder / "data.yml"), "--output_dir", str(tmp_path / "ct2")])
+    written = json.loads((tmp_path / "ct2/source_3_vocabulary.json").read_text())
+    assert written == [*(folder / "source_3.txt").read_text().split(), "<unk>"]
+
+    api.convert(folder / "ckpt-5", tmp_path / "bundle", "warmstart", vocabularies=files)
+    api.convert(tmp_path / "bundle", tmp_path / "again", "ctranslate2")
+    assert (tmp_path / "again/model.bin").read_bytes() == (tmp_path / "ct2/model.bin").read_bytes()
+
+
+def test_one_table_for_all_inputs_stays_one(tmp_path):
+    folder = write(tmp_path / "source", "shared by all")
+    files = vocabularies(folder)
+    config = open_model(folder / "ckpt-5", vocabularies=files).config
+    assert (config.features, config.feature_merge, config.tied_features) == (((28, 16), (28, 16)), "sum", True)
+    api.convert(folder / "ckpt-5", tmp_path / "ct2", "ctranslate2", vocabularies=files)
+    (tmp_path / "ct2/warmstart.json").unlink()
+    found = open_model(tmp_path / "ct2").config
+    assert (found.tied_features, found.tied_embeddings, found.features) == (True, "all", config.features)
+
+
+def test_inputs_that_share_parameters_have_one_table_beside_the_target(tmp_path):
+    """As ``share_parameters=True`` without a shared target is saved: under the first input alone."""
+    text = "model = lambda: Transformer(ParallelInputter([W(16), W(16)], SumReducer(), True), num_heads=4)\n"
+    folder = write(tmp_path / "source", "target tied", text.replace("W(", "WordEmbedder("))
+    shapes = KINDS["target tied"]["shapes"]
+    names = {n.replace("features_inputter/", "features_inputter/inputters/0/"): tuple(s) for n, s in shapes.items()}
+    arrays = ((f"{n}{record.VALUE}", record.value(n, s)) for n, s in sorted(names.items()))
+    write_bundle(folder / "ckpt-5", arrays, force=True)
+    source, target = vocabularies(folder)
+    facts = api.convert(folder / "ckpt-5", tmp_path / "ct2", "ctranslate2", vocabularies=[source, source, target])
+    aliases = {"encoder/embeddings_1/weight": "encoder/embeddings_0/weight"}
+    assert facts["aliases"] == {**aliases, "decoder/projection/weight": "decoder/embeddings/weight"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("ParallelInputter([W(10), W(4), W(2)])", "reducer: None is not supported"),
+        ("ParallelInputter([W(10), W(4), W(2)], reducer=onmt.layers.MultiplyReducer())", "reducer: MultiplyReducer is"),
+        ("ParallelInputter([W(10), W(4)], reducer=ConcatReducer())", "2 inputters are described"),
+        ("ParallelInputter([W(10), CharConvEmbedder(4), W(2)], ConcatReducer())", "CharConvEmbedder is not supported"),
+        ("MixedInputter([W(10), W(4), W(2)])", "source_inputter: MixedInputter"),
+        ("inputter()", "source_inputter: inputter"),
+        ("None", "nothing says how several inputs of the source are one"),
+    ],
+)
+def test_inputs_that_are_not_one_are_refused(source, found, tmp_path):
+    text = f"model = lambda: Transformer({source}, num_heads=4)\n".replace("W(", "onmt.inputters.WordEmbedder(")
+    folder = write(tmp_path / "source", "joined inputs", text)
+    with pytest.raises(DialectError, match=found):
+        open_model(folder / "ckpt-5")
+
+
+def test_an_encoder_for_each_input_is_refused_by_name(tmp_path):
+    """OpenNMT-tf builds them where a ParallelInputter has no reducer; the engine has one encoder."""
+    folder = write(tmp_path / "source", "joined inputs")
+    shapes = KINDS["joined inputs"]["shapes"]
+    names = {n.replace("model/encoder/", "model/encoder/encoders/0/"): tuple(s) for n, s in shapes.items()}
+    arrays = ((f"{n}{record.VALUE}", record.value(n, s)) for n, s in sorted(names.items()))
+    write_bundle(folder / "ckpt-5", arrays, force=True)
+    with pytest.raises(DialectError, match="a ParallelInputter without a reducer, with an encoder for each input"):
+        open_model(folder / "ckpt-5")
 
 
 @pytest.mark.parametrize(

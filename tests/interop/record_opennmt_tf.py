@@ -35,6 +35,15 @@ KINDS = {
     "aligned": "attention_reduction=onmt.layers.MultiHeadAttentionReduction.AVERAGE_LAST_LAYER",
     "without biases": "output_layer_bias=False, mha_bias=False",
     "gelu": "ffn_activation=onmt.layers.gelu",
+    "joined inputs": "share_embeddings=onmt.models.EmbeddingsSharingLevel.TARGET",
+    "shared by all": "share_embeddings=onmt.models.EmbeddingsSharingLevel.ALL",
+}
+_WORDS = "onmt.inputters.WordEmbedder({0})"
+_ADDED = f"[{_WORDS}, {_WORDS}, {_WORDS}], reducer=onmt.layers.SumReducer()"
+# kind → its source's inputter, where several run in parallel; ALL shares the tables of all inputters
+PARALLEL = {
+    "joined inputs": f"[{_WORDS.format(10)}, {_WORDS.format(4)}, {_WORDS.format(2)}], onmt.layers.ConcatReducer()",
+    "shared by all": _ADDED.format(UNITS),
 }
 
 
@@ -52,7 +61,8 @@ def tokens(rows: int) -> list[str]:
 def description(kind: str) -> str:
     """``model_description.py``."""
     sizes = f"num_layers={LAYERS}, num_units={UNITS}, num_heads={HEADS}, ffn_inner_dim={INNER}"
-    inputters = f"onmt.inputters.WordEmbedder({UNITS}), onmt.inputters.WordEmbedder({UNITS})"
+    source = f"onmt.inputters.ParallelInputter({PARALLEL[kind]})" if kind in PARALLEL else _WORDS.format(UNITS)
+    inputters = f"{source}, {_WORDS.format(UNITS)}"
     more = f", {KINDS[kind]}" if KINDS[kind] else ""
     return f"import opennmt as onmt\n\n\ndef model():\n    return onmt.models.Transformer({inputters}, {sizes}{more})\n"
 
@@ -64,7 +74,15 @@ def record(kind: str, folder: Path) -> dict[str, object]:
     space: dict[str, object] = {}
     exec(description(kind), space)
     model = space["model"]()  # type: ignore[operator]
-    rows = {"source": 28, "target": 28 if "tied" in kind and kind != "target tied" else 24}
+    one = ("all tied", "inputs tied", "shared by all")
+    rows = {"source": 28, "target": 28 if kind in one else 24}
+    if kind in PARALLEL:
+        others = (28, 28) if kind in one else (9, 7)
+        rows = {
+            "source_1": 28,
+            **{f"source_{k + 2}": count for k, count in enumerate(others)},
+            "target": rows["target"],
+        }
     for side, count in rows.items():
         (folder / f"{side}.txt").write_text("\n".join(tokens(count)) + "\n", "utf-8")
     model.initialize({f"{side}_vocabulary": str(folder / f"{side}.txt") for side in rows})

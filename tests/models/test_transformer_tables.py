@@ -37,6 +37,13 @@ class TestContract(FamilyContract):
         TransformerConfig(
             **SIZES, **RELATIVE, norm="pre", relative_tables="one", relative_scaled=False, scale_embeddings=False
         ),
+        # inputs in parallel: tables of their own, one for all inputs, one for everything
+        TransformerConfig(**SIZES, sinusoids="from_one", features=((3, 1), (2, 2))),
+        TransformerConfig(**SIZES, sinusoids="from_one", features=((5, 4),), feature_merge="sum", tied_features=True),
+        TransformerConfig(
+            **SIZES, sinusoids="from_one", features=((5, 4),), feature_merge="sum", tied_features=True,
+            tied_embeddings="all",
+        ),
         # OpenNMT-tf: positions are computed, learned, or vectors of distances
         TransformerConfig(**SIZES, sinusoids="from_one", tied_embeddings="inputs", attention_bias=False),
         TransformerConfig(**SIZES, **RELATIVE, norm="pre"),
@@ -105,6 +112,10 @@ _RELATIVE = {
 _UNSCALED = {**_RELATIVE, "relative_tables": "one", "relative_scaled": False}
 _FEATURES = {"features": ((3, 1), (2, 1)), "d_model": 6, "tied_embeddings": "target"}
 _HF = {**_START, "decoder_start": "eos", "tied_embeddings": "all"}
+_SHARED = {
+    "features": ((5, 4), (5, 4)), "feature_merge": "sum", "tied_features": True, "source_vocab_size": 5, "d_model": 4,
+    "tied_embeddings": "all", "target_vocab_size": 5,
+}  # fmt: skip
 FIXED = {
     "marian": [{"sinusoids": "marian", "activation": "swish"}],
     "transformers": [
@@ -134,6 +145,8 @@ FIXED = {
     "opennmt-tf": [
         {**_START, **_TABLES, "layernorm_embedding": False, "attention_bias": False},
         {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False},
+        {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False, **_FEATURES},
+        {**_START, "positions": "sinusoidal", "sinusoids": "from_one", "layernorm_embedding": False, **_SHARED},
         {**_START, **_RELATIVE},
     ],
     "fairseq": [
@@ -148,6 +161,7 @@ FIXED = {
         {**_START, **_RELATIVE, "relative_tables": "one"},
         {**_START, **_UNSCALED},
         {**_START, **_RELATIVE, **_FEATURES, "gated": True},
+        {**_START, **_SHARED},
     ],
 }  # fmt: skip
 

@@ -106,7 +106,9 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
         )
     folder = Path(str(config.get("model_dir", "")))
     files = []
-    for given, key in ((args.src_vocab, "source_vocabulary"), (args.tgt_vocab, "target_vocabulary")):
+    parallel = [(None, key) for k in range(len(data)) if (key := f"source_{k + 1}_vocabulary") in data]
+    sources = parallel or [(args.src_vocab, "source_vocabulary")]
+    for given, key in (*sources, (args.tgt_vocab, "target_vocabulary")):
         name = given or data.get(key)
         if name is not None:
             files.append(str(folder / name if not given and (folder / name).exists() else name))

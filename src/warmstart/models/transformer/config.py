@@ -25,7 +25,8 @@ class TransformerConfig(BaseModel):
     to ``max_relative_positions`` to either side; ``relative_tables`` says whether a layer has one table for both, and
     ``relative_scaled`` whether what it adds to scores is divided by √d_head as they are.
     ``features`` are further words at each source position: (rows, width) of their tables, which are joined with the
-    word's embedding to d_model columns (``feature_merge: concat``) or added to it.
+    word's embedding to d_model columns (``feature_merge: concat``) or added to it; with ``tied_features`` all of these
+    tables are the words'.
     ``gated`` multiplies the activated half of the feed-forward layer by a linear one (Shazeer 2020).
     ``tied_embeddings: inputs`` shares one table between the two sides, but not with the output.
     ``attention_bias`` and ``ffn_bias`` say whether the linear layers of attention and of feed-forward have biases.
@@ -59,6 +60,7 @@ class TransformerConfig(BaseModel):
     relative_scaled: bool = True
     features: tuple[tuple[Positive, Positive], ...] = ()
     feature_merge: Literal["concat", "sum"] = "concat"
+    tied_features: bool = False
     max_positions: Positive | None = None
     decoder_max_positions: Positive | None = None
     positions_per_side: bool = False
@@ -103,8 +105,12 @@ class TransformerConfig(BaseModel):
             raise ValueError("max_relative_positions goes with positions: relative")
         if not self.relative_scaled and (self.positions, self.relative_tables) != ("relative", "one"):
             raise ValueError("relative_scaled: false goes with positions: relative and relative_tables: one")
-        if self.features and self.tied_embeddings in ("all", "inputs"):
+        if self.features and self.tied_embeddings in ("all", "inputs") and not self.tied_features:
             raise ValueError("a source with features has a table of words of its own")
+        if self.tied_features and {(self.source_vocab_size, self.source_width)} != set(self.features):
+            raise ValueError("tied_features needs features with tables of the words' size")
+        if self.tied_embeddings in ("all", "inputs") and self.source_width != self.d_model:
+            raise ValueError(f"a table that both sides share is {self.d_model} wide, not {self.source_width}")
         if self.source_width < 1:
             raise ValueError(f"the features leave no columns of {self.d_model} for the words")
         if self.feature_merge == "sum" and any(width != self.d_model for _, width in self.features):

@@ -54,7 +54,7 @@ class TransformerFamily:
 
     name: str = "transformer"
     # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features;
-    # 4: relative_scaled
+    # 4: relative_scaled, tied_features
     revision: int = 4
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES

@@ -25,7 +25,8 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
     yield Parameter("encoder.embedding.weight", words, source, "source_embedding", "embedding")
     for k, shape in enumerate(c.features):
         axes = (f"vocabulary:source_{k + 2}", "d_model" if shape[1] == d else f"d_feature_{k}")
-        yield Parameter(f"encoder.features.{k}.weight", shape, axes, "source_embedding", "embedding")
+        same = "encoder.embedding.weight" if c.tied_features else ""
+        yield Parameter(f"encoder.features.{k}.weight", shape, axes, "source_embedding", "embedding", same)
     if c.positions == "learned" and c.max_positions:
         own = "encoder.positions.weight" if c.positions_per_side else "positions.weight"
         yield Parameter(own, (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")

@@ -324,7 +324,10 @@ class _Reader:
             tables.append(entry.shape)
         merge = self.stored.attribute("encoder/embeddings_merge", 0)
         self._expect(merge in (0, 1), f"encoder/embeddings_merge: {merge} is not supported")
-        return {"features": tables, "feature_merge": "sum" if merge == 1 else "concat"}
+        words = "encoder/embeddings_0/weight"
+        roots = {self.stored.ties.get(f"encoder/embeddings_{k + 1}/weight") for k in range(len(tables))}
+        tied = roots == {self.stored.ties.get(words, words)}
+        return {"features": tables, "feature_merge": "sum" if merge == 1 else "concat", "tied_features": tied}
 
     def _positions(self, d_model: int) -> dict[str, Any]:
         keys = sorted(n for n in self.stored.entries if n.endswith("/relative_position_keys"))

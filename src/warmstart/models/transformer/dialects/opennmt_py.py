@@ -147,6 +147,7 @@ class OpenNMTPyDialect(Dialect):
             c, "OpenNMT-py", norm=("pre",), normalize_keys=(True,), positions=("learned", "relative"),
             positions_per_side=(False,), layernorm_embedding=(False,), scale_embeddings=(c.positions == "learned",),
             relative_tables=("one",) if c.positions == "relative" else (c.relative_tables,), relative_scaled=(True,),
+            tied_features=(False,),
         )  # fmt: skip
         rules = [
             rule(f"{_EMBEDDING.format(side='encoder')}.emb_luts.{k + 1}.weight", f"encoder.features.{k}.weight")

@@ -1,12 +1,11 @@
 """How OpenNMT-tf 2 spells the encoder-decoder Transformer: TensorFlow checkpoints named by attributes of objects.
 
-What no array tells (heads, activation) stands in ``model_description.py`` beside the checkpoint, which is Python. It is
-read as text: the name of a model of the catalogue, or the literals that ``Transformer(...)`` is called with.
+What no array tells (heads, activation) stands in ``model_description.py`` beside the checkpoint
+(``opennmt_tf_description.py``).
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,35 +16,36 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
 from warmstart.models.transformer.config import TransformerConfig
+from warmstart.models.transformer.dialects.opennmt_tf_description import (
+    CATALOG,
+    DESCRIPTION,
+    describe,
+    parallel_inputs,
+)
 from warmstart.models.transformer.dialects.torch_files import layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import ExtraRows, Transpose
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-DESCRIPTION = "model_description.py"
 EPSILON = 1e-3  # Keras's default, which OpenNMT-tf leaves
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu_tanh", "swish": "swish", "silu": "swish"}
-# Models of the catalogue → heads. Source: OpenNMT-tf 2.32, ``opennmt/models/catalog.py``.
-CATALOG = {
-    "Transformer": 8, "TransformerBase": 8, "TransformerBaseSharedEmbeddings": 8, "TransformerBig": 16,
-    "TransformerBigSharedEmbeddings": 16, "TransformerTiny": 2, "ScalingNmtEnDe": 16, "ScalingNmtEnFr": 16,
-}  # fmt: skip
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_TABLES = {side: f"model/examples_inputter/{name}/embedding" for side, name in
-           (("encoder", "features_inputter"), ("decoder", "labels_inputter"))}  # fmt: skip
-_LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")}
-_LITERALS = {
-    "num_heads", "ffn_activation", "attention_reduction", "position_encoder_class", "maximum_relative_position",
-    "num_layers", "num_units", "ffn_inner_dim", "dropout", "attention_dropout", "ffn_dropout", "pre_norm",
-    "share_embeddings", "output_layer_bias", "mha_bias", "share_encoders", "embedding_size",
+_INPUTTERS = {
+    "encoder": "model/examples_inputter/features_inputter", "decoder": "model/examples_inputter/labels_inputter",
 }  # fmt: skip
+_TABLES = {side: f"{inputter}/embedding" for side, inputter in _INPUTTERS.items()}
+# Of a source that several inputters read in parallel, ``inputters.k`` reads the words and features k - 1.
+_PARALLEL = f"{_INPUTTERS['encoder']}/inputters/{{k}}/embedding"
+_LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")}
 
 
 @dataclass(frozen=True)
 class OpenNMTTFDialect(Dialect):
     """Kernels [in, out]; a table of learned positions has one row more. ``model_type`` names a model of the catalogue
-    where no description lies beside the checkpoint (``--from opennmt-tf:TransformerBase``)."""
+    where no description lies beside the checkpoint (``--from opennmt-tf:TransformerBase``).
+
+    Inputs in parallel that one encoder reads, joined or added, are features of the source."""
 
     name = "opennmt-tf"
     model_type: str = ""
@@ -54,11 +54,9 @@ class OpenNMTTFDialect(Dialect):
         return replace(self, model_type=what)
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        needed = (
-            f"{_TABLES['encoder']}{_VALUE}",
-            f"model/decoder/layers/0/attention/0/layer/linear_queries/kernel{_VALUE}",
-        )
-        return checkpoint.format == "tensorflow" and all(name in checkpoint.entries for name in needed)
+        entries, tables = checkpoint.entries, (*_TABLES.values(), _PARALLEL.format(k=0))
+        decodes = f"model/decoder/layers/0/attention/0/layer/linear_queries/kernel{_VALUE}" in entries
+        return checkpoint.format == "tensorflow" and decodes and any(f"{name}{_VALUE}" in entries for name in tables)
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
         return {"optimizer/**": "the optimizer's", "save_counter/**": "how often it was saved"}
@@ -73,6 +71,10 @@ class OpenNMTTFDialect(Dialect):
         if reduction not in ("FIRST_HEAD_LAST_LAYER", "AVERAGE_LAST_LAYER"):
             problems.append(Problem(f"attention_reduction: {reduction} is not supported"))
         names = [name.removesuffix(_VALUE) for name in checkpoint.entries]
+        stored = sum(_PARALLEL.format(k=k) in names for k in range(len(names)))
+        single = _TABLES["encoder"] in names
+        encoders = any(name.startswith("model/encoder/encoders/") for name in names)
+        parallel = parallel_inputs(said, None if single else stored, encoders, problems)
         layers = {side: _count(names, side, problems) for side in _LAYERS}
         if problems:
             raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
@@ -81,8 +83,12 @@ class OpenNMTTFDialect(Dialect):
         def shape(name: str) -> tuple[int, ...]:
             return checkpoint.entries[name + _VALUE].shape
 
-        source = shape(_TABLES["encoder"])
-        shared = _TABLES["decoder"] not in there
+        tables = [shape(_PARALLEL.format(k=k)) for k in range(stored)]
+        tables = tables or [shape(_TABLES["encoder" if single else "decoder"])]
+        source = tables[0]
+        features = [*tables[1:], *[source] * (parallel.count - len(tables))]  # one that is shared is saved once
+        joined = sum(width for _, width in features) if parallel.merge == "concat" else 0
+        shared = _TABLES["decoder"] not in there or not (single or stored)
         target = source if shared else shape(_TABLES["decoder"])
         output = "model/decoder/output_layer/kernel" not in there
         inner, decoder_inner = (shape(_LAYERS[side].format(i=0) + "/ffn/layer/inner/kernel")[1] for side in _LAYERS)
@@ -92,7 +98,10 @@ class OpenNMTTFDialect(Dialect):
                 {
                     "source_vocab_size": source[0],
                     "target_vocab_size": target[0],
-                    "d_model": source[1],
+                    "d_model": source[1] + joined,
+                    "features": features,
+                    "feature_merge": parallel.merge if features else "concat",
+                    "tied_features": bool(features) and stored <= 1,
                     "num_heads": said["num_heads"],
                     "d_ff": inner,
                     "decoder_d_ff": None if inner == decoder_inner else decoder_inner,
@@ -123,7 +132,7 @@ class OpenNMTTFDialect(Dialect):
         if self.model_type:
             if self.model_type not in CATALOG:
                 problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
-            return {"num_heads": CATALOG.get(self.model_type, 8)}
+            return {"num_heads": CATALOG.get(self.model_type, 8), "source_inputter": None}
         if not path.is_file():
             problems.append(
                 Problem(
@@ -140,14 +149,16 @@ class OpenNMTTFDialect(Dialect):
         learned = c.positions == "learned"
         require(
             c, "OpenNMT-tf", normalize_keys=(True,), layernorm_embedding=(False,), positions_per_side=(learned,),
-            sinusoids=("from_one",) if c.positions == "sinusoidal" else (c.sinusoids,), gated=(False,), features=((),),
+            sinusoids=("from_one",) if c.positions == "sinusoidal" else (c.sinusoids,), gated=(False,),
             relative_scaled=(True,),
         )  # fmt: skip
         shared = c.tied_embeddings in ("all", "inputs")
         output = "model/decoder/output_layer"
         rules = [
-            rule(_TABLES["encoder"] + _VALUE, "encoder.embedding.weight"),
-            rule(_TABLES["decoder"] + _VALUE, "decoder.embedding.weight", alternative=shared),
+            rule(_TABLES["encoder"] + _VALUE, "encoder.embedding.weight", alternative=bool(c.features)),
+            rule(_PARALLEL.format(k=0) + _VALUE, "encoder.embedding.weight", alternative=not c.features or shared),
+            # one table for everything is saved where it is first found: with inputs in parallel, as the target's
+            rule(_TABLES["decoder"] + _VALUE, "decoder.embedding.weight", alternative=shared and not c.features),
             rule(
                 f"{output}/kernel{_VALUE}",
                 "decoder.output.weight",
@@ -155,6 +166,9 @@ class OpenNMTTFDialect(Dialect):
                 alternative=c.tied_embeddings in ("all", "target"),
             ),
         ]
+        for k in range(len(c.features)):
+            table = _PARALLEL.format(k=k + 1) + _VALUE
+            rules.append(rule(table, f"encoder.features.{k}.weight", alternative=c.tied_features))
         if c.output_bias:
             rules.append(rule(f"{output}/bias{_VALUE}", "decoder.output.bias"))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
@@ -169,54 +183,18 @@ class OpenNMTTFDialect(Dialect):
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         if not files:
             return {}
-        paths = [Path(f) for f in files] * (2 if len(files) == 1 else 1)
-        if len(paths) != 2:
-            raise VocabularyError("a translation model has two vocabularies", found=len(paths))
-        tables = {side: _tokens(path) for side, path in zip(("source", "target"), paths, strict=True)}
+        inputs = self.read_config(checkpoint).features
+        sides = ["source", *(f"source_{k + 2}" for k in range(len(inputs))), "target"]
+        paths = [Path(f) for f in files] * (2 if len(files) == 1 and not inputs else 1)
+        if len(paths) != len(sides):
+            raise VocabularyError(
+                f"this model has {len(sides)} vocabularies", expected=", ".join(sides), found=f"{len(paths)} files"
+            )
+        tables = {side: _tokens(path) for side, path in zip(sides, paths, strict=True)}
         return {
             side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
             for side, tokens in tables.items()
         }
-
-
-def describe(text: str, where: object, problems: list[Problem]) -> dict[str, Any]:
-    """What ``model_description.py`` says, read as text: literals, and the last part of dotted names."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        problems.append(Problem(f"{DESCRIPTION} is not Python", where=str(where), found=str(error)))
-        return {}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = _last(node.func)
-        if called == "get_model_from_catalog" and node.args and isinstance(node.args[0], ast.Constant):
-            called = str(node.args[0].value)
-            if called not in CATALOG:
-                problems.append(Problem(f"{called} is not a model that is known here", expected=", ".join(CATALOG)))
-            return {"num_heads": CATALOG.get(called, 8)}
-        if called in CATALOG:
-            said: dict[str, Any] = {"num_heads": CATALOG[called]}
-            for keyword in node.keywords:
-                if keyword.arg in _LITERALS:
-                    said[keyword.arg] = _literal(keyword.value)
-            if not isinstance(said["num_heads"], int):
-                problems.append(Problem("num_heads is not a number that stands in the text", where=str(where)))
-            return said
-    problems.append(
-        Problem(f"{DESCRIPTION} calls no Transformer", where=str(where), todo="name it: --from opennmt-tf:NAME")
-    )
-    return {}
-
-
-def _last(node: ast.AST) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _literal(node: ast.AST) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    return _last(node) or ast.dump(node)
 
 
 def _count(names: Sequence[str], side: str, problems: list[Problem]) -> int:
