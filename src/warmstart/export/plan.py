@@ -190,6 +190,25 @@ def plan_conversion(
     return Conversion(ordered, ledger, options, target.layout, target.specification(config), header, states, scalars)
 
 
+def check_source(family: Family, config: BaseModel, reading: Reading, source: Dialect, strict: bool) -> None:
+    """That every array of a source is there, in its shape, and, if ``strict``, is known or explained.
+
+    Raises:
+        DialectError: all that is not so.
+    """
+    problems = _algebra(family, config, reading, source)
+    explained = source.left_behind(config)
+    unknown = [n for n in reading.unknown if not any(matches(pattern, n) for pattern in explained)]
+    problems += [Problem(f"{name} would be passed on", found=_NOBODY) for name in unknown if strict]
+    if problems:
+        raise DialectError(
+            "this model is not whole, or not only what its family is",
+            where=reading.checkpoint.path,
+            problems=problems,
+            todo="--no-strict passes on arrays that no rule speaks of" if strict and unknown else None,
+        )
+
+
 def _slots(
     links: Sequence[Link], storages: Mapping[str, str], reading: Reading, target: Dialect, ledger: Ledger
 ) -> tuple[tuple[SlotRow, ...], Ledger]:

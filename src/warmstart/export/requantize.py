@@ -6,9 +6,10 @@ from typing import Any
 
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError
-from warmstart.export.plan import Conversion, Job, Ledger, Options, Row
+from warmstart.export.plan import Conversion, Job, Ledger, Options, Row, check_source
 from warmstart.export.quantize import Storage, storage_of
 from warmstart.models.model_bin import Floats, Upgraded, json_file, quantizable, specification_of, vocabulary_files
+from warmstart.models.registry import dialect
 from warmstart.spec.mapping import Link, read_through
 from warmstart.spec.ops import Identity
 
@@ -29,7 +30,12 @@ def plan_requantization(model: Model, options: Options) -> Job:
 
     Raises:
         ConfigError: the model is quantized, and nobody asked to round again.
+        DialectError: its family is known, and arrays are missing, of another shape or unexplained: the engine would
+            load such a file all the same.
     """
+    if model.family is not None and model.config is not None and model.reading is not None:
+        spoken = dialect(model.family, str(model.dialect))
+        check_source(model.family, model.config, model.reading, spoken, options.strict)
     checkpoint = model.checkpoint
     floats = checkpoint if isinstance(checkpoint, Floats) else Floats(checkpoint)
     rounded = floats.dequantized
