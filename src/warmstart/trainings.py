@@ -30,8 +30,9 @@ def job_of(setting: Setting) -> Job:
     """What the training loop is given.
 
     Raises:
-        ConfigError: keys that a training needs are missing.
+        ConfigError: keys that a training needs are missing, or the device that it wants is.
     """
+    from warmstart.inference.device import choose_device
     from warmstart.inference.search import SearchConfig
 
     c = setting.config
@@ -53,6 +54,7 @@ def job_of(setting: Setting) -> Job:
         training,
         SearchConfig(beam_size=c.decoding.beam_size, normalize=c.decoding.normalize),
         c.seed,
+        choose_device(training.device, "training.device"),
     )
 
 

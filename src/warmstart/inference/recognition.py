@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.ctc.labels import collapse
+from warmstart.inference.device import move
 
 Floats = NDArray[np.float32]
 Decode = Callable[[Floats], Sequence[int]]
@@ -58,8 +59,7 @@ def log_probabilities(logits: Tensor, batch: SpeechBatch) -> list[Floats]:
 def logits_of(model: nn.Module, batch: SpeechBatch) -> Tensor:
     """Logits [B, T, A] of a batch, on the model's device."""
     device = next(model.parameters()).device
-    features = torch.as_tensor(batch.features).to(device)
-    logits: Tensor = model(features, torch.as_tensor(batch.feature_lengths, dtype=torch.long).to(device))
+    logits: Tensor = model(move(batch.features, device), move(batch.feature_lengths, device, torch.long))
     return logits
 
 
@@ -73,10 +73,12 @@ def ctc_losses(logits: Tensor, batch: SpeechBatch) -> Tensor:
     labels, frames, lengths = (
         torch.as_tensor(array, dtype=torch.long) for array in (batch.labels, batch.feature_lengths, batch.label_lengths)
     )
+    if torch.are_deterministic_algorithms_enabled():  # a GPU's gradients of it are not the same each time
+        log_probs = log_probs.cpu()
     losses: Tensor = nn.functional.ctc_loss(
-        log_probs, labels.to(logits.device), frames, lengths, blank=logits.shape[-1] - 1, reduction="none"
+        log_probs, labels.to(log_probs.device), frames, lengths, blank=logits.shape[-1] - 1, reduction="none"
     )
-    return losses
+    return losses.to(logits.device)
 
 
 def best_paths(logits: Tensor, batch: SpeechBatch) -> list[list[int]]:

@@ -26,6 +26,11 @@ def rank() -> int:
     return _number("RANK", 0) if world_size() > 1 else 0
 
 
+def local_rank() -> int:
+    """This process's number among those of its machine, from 0 (``LOCAL_RANK``; else its rank)."""
+    return _number("LOCAL_RANK", rank()) if world_size() > 1 else 0
+
+
 def world_size() -> int:
     """The number of processes, from 1 (the environment variable ``WORLD_SIZE``; 1 if unset)."""
     return max(1, _number("WORLD_SIZE", 1))

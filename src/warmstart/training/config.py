@@ -17,6 +17,7 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Mode = Literal["min", "max"]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class _Frozen(BaseModel):
@@ -346,6 +347,9 @@ class TrainingConfig(_Frozen):
     written every ``checkpoint_every`` steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by
     ``best_metric`` and those that hold a file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first
     update too. ``samples`` outputs of each validation split are written down at each evaluation.
+    ``device``: ``cpu``, ``cuda`` (with several processes each has its own), ``cuda:N``, or ``auto``: a GPU where torch
+    sees one. Of a GPU alone: ``deterministic`` computes what can be repeated bit for bit, and ``compile`` has torch
+    compile the model's layers.
     """
 
     steps: Adjustable[Count]
@@ -376,6 +380,16 @@ class TrainingConfig(_Frozen):
     keep_best: Adjustable[Count] = 1
     log_every: Adjustable[Count] = 50
     threads: Adjustable[Count | None] = None
+    device: Adjustable[Device] = "auto"
+    deterministic: Adjustable[bool] = True
+    compile: Adjustable[bool] = False
+
+    @model_validator(mode="after")
+    def _on_a_gpu(self) -> Self:
+        said = [key for key, value in (("compile", True), ("deterministic", False)) if getattr(self, key) is value]
+        if said and self.device == "cpu":
+            raise ValueError(f"{', '.join(said)} changes nothing on a CPU: remove it")
+        return self
 
     @model_validator(mode="after")
     def _evaluated(self) -> Self:

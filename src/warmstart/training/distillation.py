@@ -78,7 +78,7 @@ def open_teachers(
             todo="give the student the teacher's vocabularies (`type: file`, or start from it), or another teacher",
             problems=problems,
         )
-    return tuple(Teacher(model.source, model.require()[1], load_module(model).to(device)) for model in models)
+    return tuple(Teacher(model.source, model.require()[1], load_module(model, device)) for model in models)
 
 
 def _differences(model: Model, vocabularies: Mapping[str, Vocabulary]) -> list[Problem]:

@@ -19,6 +19,7 @@ from warmstart.formats.detect import open_checkpoint
 from warmstart.training.average import MovingAverage
 from warmstart.training.clipping import clip_gradients
 from warmstart.training.config import TrainingConfig
+from warmstart.training.device import compile_layers
 from warmstart.training.groups import Freezing, in_some_group
 from warmstart.training.lora import add_lora, canonical_name, canonical_parameters
 from warmstart.training.objective import CrossEntropy
@@ -78,6 +79,9 @@ class Learner:
         self.objective, self.ranks = objective or CrossEntropy(config), ranks or Ranks()
         self.device = next(model.parameters()).device
         self.precision, self.why_precision = resolve(config.precision, self.device)
+        self.compiled = config.compile and self.device.type != "cpu"
+        if self.compiled:
+            compile_layers(model)
         self.optimizer = build_optimizer(model, config, stages)
         self.freezing = Freezing(model, config.groups, stages)
         self.average = MovingAverage(model, config.average) if config.average else None
@@ -92,17 +96,19 @@ class Learner:
         (weight,) = self.ranks.sum([sum(map(self.objective.weight, batches))])
         divisor = self.objective.divisor(weight)
         loss_sum = nll_sum = work = 0.0
-        units, rows = 0, []
+        units, rows, losses = 0, [], []
         for batch in batches:
             with autocast(self.precision, self.device):
                 loss = self.objective(self.model, batch)
             (loss.loss / divisor).backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.loss.item()
-            nll_sum += loss.nll.item()
+            losses.append(torch.stack([loss.loss.detach(), loss.nll]))
             units += loss.units
             work += self.objective.amount(batch)
             rows.append(loss.rows)
         self.ranks.sum_gradients(self._parameters)
+        for own_loss, own_nll in torch.stack(losses).tolist():  # a GPU is waited for once
+            loss_sum += own_loss
+            nll_sum += own_nll
         loss_sum, nll_sum, units_sum, work = self.ranks.sum([loss_sum, nll_sum, units, work])
         norm = clip_gradients(self._parameters, self.config.clip_norm)
         return Gradient(loss_sum, nll_sum, max(1, int(units_sum)), work, norm, tuple(rows))

@@ -17,6 +17,7 @@ import torch
 from warmstart.data.plan import Position
 from warmstart.errors import Interrupted, TrainingError
 from warmstart.formats.checkpoint import Array
+from warmstart.inference.device import device_name
 from warmstart.storage.progress import Progress
 from warmstart.training import state as checkpoints
 from warmstart.training.learner import Gradient, Learner
@@ -78,8 +79,9 @@ def train(
     """
     config, ranks = learner.config, learner.ranks
     run.mkdir(parents=True, exist_ok=True)
-    logger.info("computing in %s: %s", learner.precision, learner.why_precision)
-    environment = checkpoints.environment(learner.device, learner.precision, ranks.size)
+    device = device_name(learner.device)
+    logger.info("computing on %s in %s: %s", device, learner.precision, learner.why_precision)
+    environment = checkpoints.environment(learner.device, learner.precision, ranks.size, compiled=learner.compiled)
     latest = ranks.share(checkpoints.latest(run))
     if latest is None:
         start = State(

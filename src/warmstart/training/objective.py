@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from warmstart.data.batches import Batch
 from warmstart.errors import TrainingError
+from warmstart.inference.device import move
 from warmstart.training.config import TrainingConfig
 from warmstart.training.cross_entropy import smoothed_cross_entropy
 from warmstart.training.distillation import Inputs, Teacher, divergence, mean_probabilities
@@ -78,7 +79,7 @@ def _inputs(model: nn.Module, batch: Batch) -> tuple[Inputs, Tensor]:
     """What the model is called with for logits [N, V] at real positions only, and their targets [N]."""
     device = next(model.parameters()).device
     source, source_lengths, target, target_lengths = (
-        torch.as_tensor(array, dtype=torch.long).to(device)
+        move(array, device, torch.long)
         for array in (batch.source, batch.source_lengths, batch.target, batch.target_lengths)
     )
     real = torch.arange(target.shape[1], device=device)[None, :] < target_lengths[:, None]

@@ -182,7 +182,7 @@ def _load(optimizer: torch.optim.Optimizer, parameter: Tensor, arrays: Mapping[s
     if isinstance(optimizer, Adafactor | AdaBelief):
         state["step"] = done
     elif not isinstance(optimizer, torch.optim.SGD):
-        state["step"] = torch.tensor(float(done), dtype=torch.float32, device=parameter.device)
+        state["step"] = torch.full((), float(done), dtype=torch.float32, device=parameter.device)
     for slot, array in arrays.items():
         value = torch.from_numpy(np.array(array, dtype=np.float32)).to(parameter.device)
         if value.shape == parameter.shape:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from warmstart.models.family import Family
 from warmstart.sources.uri import shown
 from warmstart.storage import atomic
 from warmstart.training.config import Marian, TrainingConfig
+from warmstart.training.device import computing_on
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
@@ -36,8 +37,6 @@ from warmstart.training.standing import Standing
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.workload import Job, Workload
-
-logger = logging.getLogger(__name__)
 
 OnCheckpoint = Callable[[Model, int], None]
 """Is given a complete checkpoint, opened, and the step at which the run began; called in the thread that writes."""
@@ -73,14 +72,12 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
         VocabularyError: a teacher has other vocabularies.
     """
     ranks = ranks or Ranks()
-    if torch.cuda.is_available():
-        logger.warning("there is a GPU, but this version trains on the CPU alone")
     workload = in_turn(ranks, lambda: job.workload(job, write=write, progress=progress))
     with torch.device("meta"):
         module = job.family.build(job.model_config)
     first = ranks.share(latest(job.run)) is None
     arrays = dict(start_arrays(job.plan, job.models, job.seed)) if first else {}
-    fill(module, arrays, job.family, job.model_config)
+    fill(module, arrays, job.family, job.model_config, job.device)
     stages = {p.name: p.stage for p in job.family.parameters(job.model_config)}
     position = _position(job.plan, job.models, workload.fingerprint)
     return Prepared(
@@ -110,8 +107,10 @@ def train_run(
             model = open_run_checkpoint(checkpoint, job.family, job.model_config, job.vocabularies)
             on_checkpoint(model, job.plan.step)
 
-    parts = prepare(job, progress=progress, ranks=ranks)
-    with parts.workload.computing():
+    with ExitStack() as stack:
+        stack.enter_context(computing_on(job.device, job.training))
+        parts = prepare(job, progress=progress, ranks=ranks)
+        stack.enter_context(parts.workload.computing())
         result = ranks.share(finished(run, job.training)) or train(
             run,
             parts.learner,
@@ -152,7 +151,7 @@ def _write_model(job: Job, learner: Learner, newest: Path, trained: int) -> None
 
 def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) -> None:
     assert training.lora is not None
-    arrays = {name: tensor.numpy() for name, tensor in adapters(learner.model).items()}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in adapters(learner.model).items()}
     entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
     metadata = {"rank": str(training.lora.rank), "alpha": str(training.lora.alpha)}
     with atomic.new_directory(folder, force=True) as made:
@@ -161,7 +160,11 @@ def _write_adapters(folder: Path, learner: Learner, training: TrainingConfig) ->
 
 def rehearse_run(job: Job, *, progress: bool = True) -> Rehearsal:
     """What :func:`train_run` would need of memory, time and disk, measured on a few updates. Nothing is written."""
-    parts = prepare(job, write=False, progress=progress)
+    with computing_on(job.device, job.training):
+        return _rehearse(job, prepare(job, write=False, progress=progress), progress)
+
+
+def _rehearse(job: Job, parts: Prepared, progress: bool) -> Rehearsal:
     learner, newest = parts.learner, latest(job.run)
     if newest is not None:
         start = learner.restore(newest)
@@ -212,14 +215,15 @@ def finished(run: Path, training: TrainingConfig) -> TrainResult | None:
     return TrainResult(state.step, best, best_metrics(history, best), history, 0.0)
 
 
-def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any) -> None:
-    """Give a module built on ``meta`` its values; what ``arrays`` lack is zero (and restored from a checkpoint)."""
+def fill(module: nn.Module, arrays: Mapping[str, Any], family: Family, config: Any, device: torch.device) -> None:
+    """Give a module built on ``meta`` its values on ``device``; what ``arrays`` lack is zero (and restored from a
+    checkpoint)."""
     state = {}
     made: dict[str, torch.Tensor] = {}
     for p in family.parameters(config):
         if p.storage not in made:
             value = arrays.get(p.storage)
-            made[p.storage] = torch.from_numpy(np.zeros(p.shape, np.float32) if value is None else value)
+            made[p.storage] = torch.from_numpy(np.zeros(p.shape, np.float32) if value is None else value).to(device)
         state[p.name] = made[p.storage]
     module.load_state_dict(state, assign=True)
     if len(made) < len(state):

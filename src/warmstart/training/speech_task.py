@@ -27,7 +27,7 @@ from warmstart.training.terms import Measured
 from warmstart.training.workload import Job, Trial, check_splits
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-_OF_TEXT = ("label_smoothing", "z_loss", "distillation")
+_OF_TEXT = ("label_smoothing", "z_loss", "distillation", "compile")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from warmstart.data.plan import Position
 from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.inference.device import device_name
 from warmstart.storage import atomic
 from warmstart.training.config import TrainingConfig
 from warmstart.training.precision import cpu_flags
@@ -62,7 +63,7 @@ class State:
         early_stopping, plateau: what these watches have seen (``patience.Watch``).
         schedule: what the learning rate's schedule remembers, where it does (``marian.MarianState``).
         records: how many records of each file belong to this step.
-        environment: what bit equality depends on: torch, threads, ranks, device, precision, processor features.
+        environment: what bit equality depends on: torch, threads, ranks, precision, the device and its features.
         exact: False once the run went on in another environment, so that it cannot be repeated bit for bit.
         optimizer_steps: parameter → updates that its moments hold; a snapshot fills it in.
         betas: the decays of Adam's moments; None for another optimizer.
@@ -91,8 +92,20 @@ class State:
         return config.evaluate_every is None or self.evaluated == self.step
 
 
-def environment(device: torch.device, precision: str, ranks: int = 1) -> dict[str, str | int]:
-    """What a bit-equal resumption needs to be the same."""
+def environment(
+    device: torch.device, precision: str, ranks: int = 1, *, compiled: bool = False
+) -> dict[str, str | int]:
+    """What a bit-equal resumption needs to be the same: on a GPU no threads or features of the processor."""
+    if device.type != "cpu":
+        return {
+            "torch": torch.__version__,
+            "ranks": ranks,
+            "device": device.type,
+            "device_name": device_name(device),
+            "precision": precision,
+            "compiled": compiled,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
     digest = hashlib.sha256(" ".join(cpu_flags()).encode()).hexdigest()[:16]
     return {
         "torch": torch.__version__,

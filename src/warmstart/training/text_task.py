@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.config import DataConfig
@@ -74,7 +73,7 @@ def text_workload(job: Job, *, write: bool = True, progress: bool = True) -> Tex
     notes = [f"{name}: {describe_counts(split)}" for name, split in splits.items()]
     teachers: tuple[Teacher, ...] = ()
     if config := training.distillation:
-        teachers = open_teachers(config, job.vocabularies, torch.device("cpu"))
+        teachers = open_teachers(config, job.vocabularies, job.device)
         if config.level == "sequence" and write:
             cache = job.run / "distilled"
             translate = partial(distilled_split, max_length=data.max_length, progress=progress)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.model import Model
 from warmstart.errors import DataError
@@ -33,6 +35,7 @@ class MakeWorkload(Protocol):
 class Job:
     """A training to be done: its directory, the planned model, data and settings.
 
+    ``device`` is where the model, its teachers and evaluations compute.
     ``data`` is the configuration of one kind of task, of which ``workload`` makes what is trained; ``search`` is how
     validation is decoded where outputs are searched for.
     """
@@ -48,6 +51,7 @@ class Job:
     training: TrainingConfig
     search: SearchConfig | None
     seed: int
+    device: torch.device
 
 
 @dataclass(frozen=True)

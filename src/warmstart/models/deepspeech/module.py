@@ -18,6 +18,7 @@ from torch.nn import functional
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.lstm_torch import Frames, recur
 from warmstart.models.deepspeech.parameters import GATES
+from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.dropout import Noise, dropout, keep_probability
 from warmstart.models.layers.linear import product
 
@@ -39,7 +40,7 @@ class Dense(nn.Linear):
 
     def activate(self, x: Tensor, noise: Noise | None) -> Tensor:
         """What the layer makes of ``x``: [..., inputs], or [N, inputs] with ``noise``, which is for training."""
-        if noise is None or x.device.type != "cpu":
+        if noise is None or not has_own_functions(x):
             y = functional.linear(x, self.weight, self.bias).clamp(0.0, self.clip)
             return dropout(y if self.norm is None else self.norm(y), self.rate, noise)
         if self.norm is None:
@@ -104,13 +105,18 @@ class Lstm(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Outputs [B, T, H] for ``x`` [B, T, H], and the state after the last frame."""
-        weights = [part.contiguous() for part in self.weight.chunk(2, 1)]
-        biases = [self.bias, torch.zeros_like(self.bias)]
+        parts = [*self.weight.chunk(2, 1), self.bias, torch.zeros_like(self.bias)]
+        if x.device.type == "cpu":
+            weights = [part.contiguous() for part in parts]
+        else:  # behind each other, as cuDNN wants them
+            flat = torch.cat([part.flatten() for part in parts])
+            pieces = torch.split(flat, [part.numel() for part in parts])
+            weights = [own.view(part.shape) for own, part in zip(pieces, parts, strict=True)]
         with torch.autocast(x.device.type, enabled=False):
             y, h, c = torch.lstm(
                 x.to(self.bias.dtype),
                 [s[None] for s in state],
-                [*weights, *biases],
+                weights,
                 True,
                 1,
                 0.0,
@@ -146,7 +152,7 @@ class DeepSpeech(nn.Module):
         enough to gain by it.
         """
         kind = features.device.type
-        if kind == "cpu" and torch.is_autocast_enabled(kind):
+        if has_own_functions(features) and torch.is_autocast_enabled(kind):
             small = features.shape[0] * features.shape[1] * self.config.n_hidden < _SMALL
             with torch.autocast(kind, enabled=False):
                 return self._logits(features, lengths, self._dtype if small else torch.get_autocast_dtype(kind))

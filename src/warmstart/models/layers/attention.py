@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.dropout import Noise, keep_probability
 from warmstart.models.layers.rows import Rows
 
@@ -43,7 +44,7 @@ def attend(
     """
     if noise is None or not rate:
         rate, noise = 0.0, None
-    if queries.device.type != "cpu" or own.width * other.width >= LONG:
+    if not has_own_functions(queries) or own.width * other.width >= LONG:
         return _attend_long(queries, keys_values, own, other, num_heads, causal, rate)
     bias = own.future(queries.dtype, num_heads) if causal else other.padding(queries.dtype, num_heads, own.width)
     kept = None if noise is None else noise.kept(bias.shape, rate)
@@ -112,7 +113,7 @@ def _attend_long(
     queries: Tensor, keys_values: Tensor | None, own: Rows, other: Rows, num_heads: int, causal: bool, rate: float
 ) -> Tensor:
     def heads(x: Tensor, rows: Rows) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
+        exact = torch.promote_types(x.dtype, torch.float32) if has_own_functions(x) else x.dtype
         return rows.lay_out(x.to(exact)).view(rows.size, rows.width, num_heads, -1).transpose(1, 2)  # [B, H, T, K]
 
     q, k, v = queries.chunk(3, -1) if keys_values is None else (queries, *keys_values.chunk(2, -1))

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from warmstart.models.layers.device import has_own_functions
+
 LEVELS = 1 << 16
 
 
@@ -45,7 +47,7 @@ def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
     """x·kept / keep probability; ``x`` itself without ``noise``, which is for evaluation."""
     if noise is None or not rate:
         return x
-    if x.device.type != "cpu":
+    if not has_own_functions(x):
         return functional.dropout(x, rate)
     result: Tensor = _Dropout.apply(None, x, noise.kept(x.shape, rate), 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]
     return result
@@ -55,7 +57,7 @@ def add_dropout(x: Tensor, change: Tensor, rate: float, noise: Noise | None) -> 
     """x + dropout(change), both of one shape and type."""
     if noise is None or not rate:
         return x + change
-    if x.device.type != "cpu":
+    if not has_own_functions(x):
         return x + functional.dropout(change, rate)
     kept = noise.kept(change.shape, rate)
     result: Tensor = _Dropout.apply(x, change, kept, 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.rows import round_number
 
 
@@ -21,7 +22,7 @@ def linear(x: Tensor, *layers: nn.Linear, relu: bool = False) -> Tensor:
     own type.
     """
     biases = [layer.bias for layer in layers]
-    if x.device.type == "cpu":
+    if has_own_functions(x):
         adapters = [_adapter(layer) for layer in layers]
         weights = [_weight(layer, adapter) for layer, adapter in zip(layers, adapters, strict=True)]
         factors: list[Tensor | None] = []

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from warmstart.models.layers.device import has_own_functions
+
 
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     """``norm`` of ``x``, in the type of ``x``.
@@ -15,7 +17,7 @@ def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     On a CPU torch sums the gradients of a norm's parameters in bfloat16 if the input is, and most of a sum over a
     thousand rows is lost so. Here they are summed in float32.
     """
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16:
+    if not has_own_functions(x) or x.dtype != torch.bfloat16:
         return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     result: Tensor = _LayerNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]
     return result

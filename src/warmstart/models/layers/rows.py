@@ -46,12 +46,13 @@ class Rows:
         return self.place % self.width
 
     def take(self, values: Tensor) -> Tensor:
-        """The rows of ``values`` [B, T, …]."""
-        return values.flatten(0, 1).index_select(0, self.place)
+        """The rows of ``values`` [B, T, …]; what stands in fill rows means nothing."""
+        return _Moved.apply(values.flatten(0, 1), self.place, self.slot, self.count, False)  # type: ignore[no-any-return, no-untyped-call]
 
     def lay_out(self, rows: Tensor) -> Tensor:
         """``rows`` [rows, …] as [B, T, …]; what stands at padding means nothing."""
-        return rows.index_select(0, self.slot).view(self.size, self.width, *rows.shape[1:])
+        laid: Tensor = _Moved.apply(rows, self.place, self.slot, self.count, True)  # type: ignore[no-untyped-call]
+        return laid.view(self.size, self.width, *rows.shape[1:])
 
     def spread(self, rows: Tensor, parts: int, num_heads: int) -> Tensor:
         """``rows`` [rows, parts·D] as heads [parts, B·H, T, K]."""
@@ -101,6 +102,25 @@ class Rows:
             return there.flatten(), back.flatten()
 
         return self._kept(("index", parts, num_heads), make)  # type: ignore[no-any-return]
+
+
+class _Moved(torch.autograd.Function):
+    """Places [B·T, …] to rows, or with ``out`` rows to places. Each is the other's gradient, where every row comes from
+    one place: sums by index, which torch has for it, are slower, and on a GPU not the same each time."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, place: Tensor, slot: Tensor, count: int, out: bool) -> Tensor:
+        ctx.save_for_backward(place, slot)
+        ctx.count, ctx.out = count, out
+        return values.index_select(0, slot if out else place)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        place, slot = ctx.saved_tensors
+        back = gradient.index_select(0, place if ctx.out else slot)
+        if ctx.out:
+            back[ctx.count :] = 0.0  # of fill rows
+        return back, None, None, None, None
 
 
 def round_number(count: int) -> int:

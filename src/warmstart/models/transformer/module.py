@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from warmstart.models.layers.attention import attend
+from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.dropout import Noise, add_dropout, dropout
 from warmstart.models.layers.linear import linear
 from warmstart.models.layers.norm import layer_norm
@@ -200,7 +201,7 @@ class Transformer(nn.Module):
         weights of attention, which are float32.
         """
         kind = source.device.type
-        if kind == "cpu" and torch.is_autocast_enabled(kind):
+        if has_own_functions(source) and torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 return self._logits(source, source_lengths, target, target_mask, torch.get_autocast_dtype(kind))
         return self._logits(source, source_lengths, target, target_mask, self.decoder.embedding.weight.dtype)
