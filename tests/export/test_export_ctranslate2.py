@@ -218,6 +218,14 @@ def test_a_vocabulary_too_long(exported, tmp_path):
         api.convert(exported, tmp_path / "bundle", "warmstart")
 
 
+def test_a_vocabulary_too_long_is_not_passed_on(exported, tmp_path):
+    """Our own vocabularies lie beside and fit, but the engine reads this one."""
+    table = exported / "source_vocabulary.json"
+    table.write_text(json.dumps([*json.loads(table.read_text()), "more"]))
+    with pytest.raises(WarmstartError, match="source vocabulary does not fit"):
+        api.convert(exported, tmp_path / "out", "ctranslate2", quantize="int8")
+
+
 def test_trailing_bytes(exported, tmp_path):
     good = (exported / "model.bin").read_bytes()
     (exported / "model.bin").write_bytes(good + b"more")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from warmstart.bundle.model import Model
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, VocabularyError
 from warmstart.export.plan import Conversion, Job, Ledger, Options, Row, check_source
 from warmstart.export.quantize import Storage, storage_of
+from warmstart.models.family import vocabulary_rows
 from warmstart.models.model_bin import Floats, Upgraded, json_file, quantizable, specification_of, vocabulary_files
 from warmstart.models.registry import dialect
 from warmstart.spec.mapping import Link, read_through
@@ -32,12 +34,14 @@ def plan_requantization(model: Model, options: Options) -> Job:
         ConfigError: the model is quantized, and nobody asked to round again.
         DialectError: its family is known, and arrays are missing, of another shape or unexplained: the engine would
             load such a file all the same.
+        VocabularyError: a vocabulary beside it has another number of tokens.
     """
+    checkpoint = model.checkpoint
+    floats = checkpoint if isinstance(checkpoint, Floats) else Floats(checkpoint)
     if model.family is not None and model.config is not None and model.reading is not None:
         spoken = dialect(model.family, str(model.dialect))
         check_source(model.family, model.config, model.reading, spoken, options.strict)
-    checkpoint = model.checkpoint
-    floats = checkpoint if isinstance(checkpoint, Floats) else Floats(checkpoint)
+        _check_tables(floats.stored, vocabulary_rows(model.family, model.config))
     rounded = floats.dequantized
     if rounded and options.quantization != "none" and not options.requantize:
         raise ConfigError(
@@ -70,6 +74,21 @@ def plan_requantization(model: Model, options: Options) -> Job:
     specification = (name, max(revision, 7) if name == "TransformerSpec" else revision)
     conversion = Conversion(ordered, ledger, options, "model.bin", specification)
     return Job(conversion, reading, _files(floats.stored))
+
+
+def _check_tables(stored: Upgraded, sizes: Mapping[str, int]) -> None:
+    """That the engine's tables of tokens have as many as the model has rows (``sizes``), or lack ``<unk>`` alone."""
+    there = stored.original.metadata.get("vocabularies", {})
+    for side, rows in sizes.items():
+        name = next((key for key in (side, f"{side}_1", "shared", "vocabulary") if key in there), None)
+        found = rows if name is None else len(stored.vocabulary(name))
+        if found not in (rows - 1, rows):
+            raise VocabularyError(
+                f"the {side} vocabulary does not fit the model",
+                where=stored.path,
+                expected=f"{rows} tokens, one for each row",
+                found=f"{found} tokens",
+            )
 
 
 def _files(stored: Upgraded) -> dict[str, bytes]:
