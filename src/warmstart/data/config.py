@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,6 +16,7 @@ from warmstart.data.task import Feature, Task
 from warmstart.data.text import ParallelFiles
 from warmstart.errors import DataError
 from warmstart.keys import Identity
+from warmstart.sources.named import Named
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -24,13 +24,14 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class SplitConfig(BaseModel):
-    """``source`` and ``target``, two files whose lines belong together, or ``tsv``, one with two columns."""
+    """``source`` and ``target``, two files whose lines belong together, or ``tsv``, one with two columns. Each is a
+    path or a URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: Path | None = None
-    target: Path | None = None
-    tsv: Path | None = None
+    source: Named | None = None
+    target: Named | None = None
+    tsv: Named | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

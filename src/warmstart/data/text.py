@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from warmstart.errors import DataError
+from warmstart.sources.uri import local
 
 CHUNK = 1 << 20
 
@@ -19,9 +20,9 @@ CHUNK = 1 << 20
 class ParallelFiles:
     """Two files whose lines belong together, or one with two tab-separated columns."""
 
-    source: Path | None = None
-    target: Path | None = None
-    tsv: Path | None = None
+    source: str | Path | None = None
+    target: str | Path | None = None
+    tsv: str | Path | None = None
 
     def __post_init__(self) -> None:
         pair = self.source is not None and self.target is not None
@@ -34,11 +35,12 @@ class ParallelFiles:
         return str(self.tsv if self.tsv is not None else self.source)
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text (plain, gzip or zstandard, by content) without their ends; a leading byte order
-    mark is skipped. Raises ``DataError`` naming the line that is not UTF-8, or what else is wrong."""
+def read_lines(path: str | Path) -> Iterator[str]:
+    """Lines of a UTF-8 text (plain, gzip or zstandard, by content; a path or a URL) without their ends; a leading byte
+    order mark is skipped. Raises ``DataError`` naming the line that is not UTF-8, or what else is wrong, and
+    ``SourceError`` where a URL does not bring it."""
     try:
-        with Path(path).open("rb") as file:
+        with local(path).open("rb") as file:
             for number, line in enumerate(_split(_chunks(file, path)), 1):
                 try:
                     text = line.decode("utf-8")

@@ -53,6 +53,14 @@ def resolve(
     return obtain(where, sha256=sum_, offline=is_offline() if offline is None else offline, choice=choice).path
 
 
+def local(file: str | Path) -> Path:
+    """Where a file of data lies: a path as it is, whether it exists or not; what a URL names is brought into the cache.
+
+    Raises of URLs what :func:`resolve` raises.
+    """
+    return resolve(file) if is_remote(file) else Path(file)
+
+
 def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
     """``DIRECTORY@NAME`` as (directory, name); (``source``, None) where the whole is a path or nothing is chosen.
 

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from warmstart.errors import VocabularyError
+from warmstart.sources.named import Named
+from warmstart.sources.uri import local
 from warmstart.vocabularies.alphabet import Alphabet
 from warmstart.vocabularies.characters import CharacterVocabulary
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
@@ -25,16 +27,16 @@ class VocabularyConfig(BaseModel):
     """Where a vocabulary comes from.
 
     ``characters`` (``min_count``) and ``sentencepiece`` (``size``) are made from the training text, ``file``
-    (``path``) is read, ``inherit`` is the vocabulary of the model that a training starts from. Of speech models,
-    ``alphabet`` is read from ``path`` (Coqui's ``alphabet.txt``), or consists of ``characters``, or is made of those of
-    the training transcripts; ``bytes`` is the alphabet of all bytes of UTF-8.
+    (``path``, here or at a URL) is read, ``inherit`` is the vocabulary of the model that a training starts from. Of
+    speech models, ``alphabet`` is read from ``path`` (Coqui's ``alphabet.txt``), or consists of ``characters``, or is
+    made of those of the training transcripts; ``bytes`` is the alphabet of all bytes of UTF-8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     type: Literal["characters", "sentencepiece", "file", "inherit", "alphabet", "bytes"]
     size: Annotated[int, Field(gt=2)] | None = None
-    path: Path | None = None
+    path: Named | None = None
     characters: Annotated[str, Field(min_length=1)] | None = None
     min_count: Annotated[int, Field(ge=1)] = 1
 
@@ -70,9 +72,9 @@ def build_vocabulary(config: VocabularyConfig, lines: Iterable[str]) -> Vocabula
     if config.type == "sentencepiece" and config.size is not None:
         return SentencePieceVocabulary.train(lines, config.size)
     if config.type == "file" and config.path is not None:
-        return load_vocabulary(config.path)
+        return load_vocabulary(local(config.path))
     if config.type == "alphabet":
-        return Alphabet.of(config.characters or lines) if config.path is None else load_alphabet(config.path)
+        return Alphabet.of(config.characters or lines) if config.path is None else load_alphabet(local(config.path))
     if config.type == "bytes":
         return Alphabet.of_bytes()
     raise VocabularyError(

@@ -15,9 +15,10 @@ from warmstart.data.speech.batches import Augmented, MixedSpeech, SortedSpeech, 
 from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.read import LISTS, is_list, read_examples
 from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
-from warmstart.errors import ConfigError, DataError
+from warmstart.errors import ConfigError, DataError, SourceError
 from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.sources.named import Named
 from warmstart.vocabularies.alphabet import Alphabet
 
 T = TypeVar("T")
@@ -27,13 +28,13 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
-    """``read`` of each of ``items``. Raises one ``DataError`` with everything that is wrong with any of them."""
+    """``read`` of each of ``items``. Raises one error with everything that is wrong with any of them."""
     found: list[U] = []
-    wrong: list[DataError] = []
+    wrong: list[DataError | SourceError] = []
     for item in items:
         try:
             found.append(read(item))
-        except DataError as error:
+        except (DataError, SourceError) as error:
             wrong.append(error)
     if len(wrong) == 1:
         raise wrong[0]
@@ -44,13 +45,14 @@ def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
 
 
 class SpeechSplitConfig(BaseModel):
-    """``files`` are lists of recordings (``.csv``, ``.sdb``, ``.tar``, ``.tar.gz``, ``.tar.zst``); ``folder`` is where
-    relative names in a CSV begin (each CSV's own directory, if not given); ``limit`` takes the first so many examples.
+    """``files`` are lists of recordings (``.csv``, ``.sdb``, ``.tar``, ``.tar.gz``, ``.tar.zst``), paths or URLs;
+    ``folder`` is where relative names in a CSV begin (each CSV's own directory, if not given, which a CSV at a URL has
+    not); ``limit`` takes the first so many examples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    files: Annotated[tuple[Path, ...], Field(min_length=1)]
+    files: Annotated[tuple[Named, ...], Field(min_length=1)]
     folder: Path | None = None
     limit: PositiveInt | None = None
 
@@ -61,14 +63,14 @@ class SpeechSplitConfig(BaseModel):
 
     @field_validator("files")
     @classmethod
-    def _known(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    def _known(cls, value: tuple[str | Path, ...]) -> tuple[str | Path, ...]:
         wrong = [str(path) for path in value if not is_list(path)]
         if wrong:
             raise ValueError(f"recordings are listed in files called *{', *'.join(LISTS)}, not in {', '.join(wrong)}")
         return value
 
     def examples(self) -> list[SpeechExample]:
-        """All of them, in order. Raises one ``DataError`` about all lists."""
+        """All of them, in order. Raises one ``DataError`` or ``SourceError`` about all lists."""
         found = together(lambda path: read_examples(path, folder=self.folder), self.files, "lists of recordings")
         examples = [example for some in found for example in some]
         return examples[: self.limit] if self.limit else examples

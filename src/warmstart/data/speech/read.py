@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from warmstart.data.speech.csv import read_csv
 from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.sdb import read_sdb
 from warmstart.data.speech.tar import read_tar
 from warmstart.errors import DataError
+from warmstart.sources.uri import is_remote, local
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 LISTS = (".csv", ".sdb", *TARS)
 
 
-def is_list(path: Path) -> bool:
+def is_list(file: str | Path) -> bool:
     """Whether the name is that of a list of recordings."""
-    return path.name.lower().endswith(LISTS)
+    return _name(file).endswith(LISTS)
 
 
-def read_examples(path: Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
-    """The examples of a ``.csv``, ``.sdb`` or tar file; ``folder`` is where names in a CSV begin.
+def read_examples(file: str | Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
+    """The examples of a ``.csv``, ``.sdb`` or tar file, a path or a URL; ``folder`` is where names in a CSV begin.
 
-    Raises ``DataError``.
+    Raises:
+        DataError: it is no such list or a damaged one, or a CSV at a URL, without a folder.
+        SourceError: a URL does not bring it.
     """
+    if is_remote(file) and _name(file).endswith(".csv") and folder is None:
+        raise DataError(
+            "a CSV at a URL does not say where its recordings are",
+            where=file,
+            todo="give the folder that they are in (`folder`), a tar or SDB file, which holds them, or a local copy",
+        )
+    path = local(file)
     kind = path.suffix.lower()
     if kind == ".csv":
         return read_csv(path, folder=folder, transcripts=transcripts)
@@ -31,4 +42,8 @@ def read_examples(path: Path, *, folder: Path | None = None, transcripts: bool =
         return read_sdb(path, transcripts=transcripts)
     if is_list(path):
         return read_tar(path, transcripts=transcripts)
-    raise DataError("this is no list of recordings", where=path, expected=f"a file called *{', *'.join(LISTS)}")
+    raise DataError("this is no list of recordings", where=file, expected=f"a file called *{', *'.join(LISTS)}")
+
+
+def _name(file: str | Path) -> str:
+    return (urlsplit(str(file)).path if is_remote(file) else Path(file).name).lower()

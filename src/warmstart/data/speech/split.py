@@ -26,6 +26,7 @@ Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
 Reason = Literal["too short", "too long", "unreadable", "without transcript"]
 
+_EMPTY = "write it, or remove the row; `data.empty_transcripts: drop` of a configuration leaves such rows out"
 SHOWN = 50
 NAMED = 5
 
@@ -169,7 +170,7 @@ def encode_speech(
         faults = [Problem(f.what, spoken[i].where, f.expected, f.found) for i, f in sorted(store.faults.items())]
         raise DataError(
             f"{name} cannot be used: {len(faults):,} recordings cannot be read",
-            todo="repair or remove them, or set unreadable: drop",
+            todo="repair or remove them; `data.unreadable: drop` of a configuration leaves them out",
             problems=at_most(SHOWN, faults),
         )
     rows: list[int] = []
@@ -232,7 +233,7 @@ def _check_transcripts(
             if empty == "drop":
                 dropped.append(Dropped(example.where, "without transcript", repr(text)))
             else:
-                empties.append(Problem("the transcript is empty", example.where, todo="or set empty_transcripts: drop"))
+                empties.append(Problem("the transcript is empty", example.where, todo=_EMPTY))
             continue
         lacking = alphabet.missing([text])
         missing.update(lacking.keys())
@@ -242,9 +243,9 @@ def _check_transcripts(
     problems = at_most(SHOWN, unspelt) + at_most(SHOWN, empties)
     if missing:
         summary = Problem(
-            f"{len(unspelt)} transcripts hold characters that the alphabet lacks",
+            f"{len(unspelt)} transcript{'s hold' if len(unspelt) > 1 else ' holds'} characters that the alphabet lacks",
             name,
-            found=", ".join(f"{described(c)} in {n} transcripts" for c, n in sorted(missing.items())),
+            found=", ".join(f"{described(c)} in {n}" for c, n in sorted(missing.items())),
             todo="give another alphabet, or clean the transcripts",
         )
         problems.insert(0, summary)

@@ -46,7 +46,7 @@ _UNUSED = "Coqui's own graph has no dropout there"
 _BATCHES = "utterances of like length are batched together"
 
 FLAGS: tuple[Flag, ...] = (
-    Flag("train_files", [], "CSV, SDB or tar files to train on"),
+    Flag("train_files", [], "CSV, SDB or tar files to train on; SDB and tar also at URLs"),
     Flag("dev_files", [], "files to validate on after each epoch"),
     Flag("test_files", [], "files to test on, after the training and by evaluate"),
     Flag("metrics_files", [], "files whose loss is measured, too, after each validation"),

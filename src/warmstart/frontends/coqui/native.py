@@ -19,6 +19,7 @@ from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
 from warmstart.models.deepspeech.parameters import VOCABULARY
+from warmstart.sources.uri import local
 from warmstart.vocabularies.alphabet import Alphabet
 from warmstart.vocabularies.load import difference, load_alphabet
 
@@ -176,7 +177,7 @@ def _check_alphabet(given: Mapping[str, Any] | None, source: Model) -> None:
     held = source.vocabularies.get(VOCABULARY)
     if given is None or held is None:
         return
-    wanted = Alphabet.of_bytes() if given["type"] == "bytes" else load_alphabet(Path(given["path"]))
+    wanted = Alphabet.of_bytes() if given["type"] == "bytes" else load_alphabet(local(given["path"]))
     if wanted.fingerprint != held.fingerprint:
         flag = "--bytes_output_mode" if given["type"] == "bytes" else "--alphabet_config_path"
         raise ConfigError(

@@ -167,7 +167,7 @@ def find_alphabet(flags: Flags, places: Places) -> tuple[dict[str, Any] | None, 
     beside = next(iter(folders)) / ALPHABET
     if len(folders) == 1 and beside.is_file():
         return {"type": "alphabet", "path": str(beside)}, f"the alphabet is {beside}"
-    lists = [Path(name) for group in groups for name in group]
-    made = Alphabet.of(example.transcript or "" for path in lists for example in read_examples(path))
+    lists = [name for group in groups for name in group]
+    made = Alphabet.of(example.transcript or "" for name in lists for example in read_examples(name))
     characters = "".join(made.labels)
     return {"type": "alphabet", "characters": characters}, f"the alphabet is made of all transcripts: {characters!r}"
