@@ -81,7 +81,7 @@ def read_parallel(files: ParallelFiles) -> Iterator[tuple[str, str]]:
             )
 
 
-def _chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, path: str | Path) -> Iterator[bytes]:
     magic = file.read(4)
     file.seek(0)
     if magic[:2] == b"\x1f\x8b":
