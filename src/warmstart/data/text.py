@@ -96,7 +96,7 @@ def _chunks(file: BinaryIO, path: str | Path) -> Iterator[bytes]:
         yield from iter(lambda: file.read(CHUNK), b"")
 
 
-def _zstd_chunks(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def _zstd_chunks(file: BinaryIO, path: str | Path) -> Iterator[bytes]:
     import zstandard
 
     frame = zstandard.ZstdDecompressor().decompressobj()
