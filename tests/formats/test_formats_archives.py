@@ -42,6 +42,10 @@ def zipped(path: Path, files: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED
 def tarred(path: Path, files: dict[str, bytes], inside: str = "") -> Path:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
+        if inside == "./":
+            here = tarfile.TarInfo("./")
+            here.type = tarfile.DIRTYPE
+            archive.addfile(here)
         for name, data in files.items():
             info = tarfile.TarInfo(inside + name)
             info.size = len(data)
@@ -56,6 +60,7 @@ WRITERS: dict[str, Callable[[Path, dict[str, bytes]], Path]] = {
     "zip of a directory": lambda path, files: zipped(path, {f"opus/{name}": data for name, data in files.items()}),
     "tar": tarred,
     "tar of a directory": lambda path, files: tarred(path, files, "opus/"),
+    "tar of where one stands": lambda path, files: tarred(path, files, "./"),
     "tar.gz": lambda path, files: _compressed(tarred(path, files), gzip.compress),
     "tar.zst": lambda path, files: _compressed(tarred(path, files), zstandard.compress),
     "npz.gz": lambda path, files: _compressed(_bare(path, files), gzip.compress),

@@ -52,6 +52,12 @@ def test_firefox_translations(server: Server) -> None:
     assert single == path / "model.npz"
 
 
+def test_a_model_of_opus_mt_brings_what_its_decoder_names(server: Server) -> None:
+    decoder = "models: [model.npz]\nvocabs: [opus.yml, opus.yml]\n"
+    url = serve(server, "/opus", {"model.npz": b"model", "decoder.yml": decoder, "opus.yml": "a: 0"})
+    assert names(resolve(f"{url}/model.npz").parent) == ["decoder.yml", "model.npz", "opus.yml"]
+
+
 def test_a_single_file_brings_its_small_companions(server: Server) -> None:
     url = serve(server, "/m", FIREFOX)
     path = resolve(f"{url}/model.npz")

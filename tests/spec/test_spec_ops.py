@@ -13,7 +13,7 @@ from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, SlotEntry
 from warmstart.spec.mapping import expand, read_through, rule, write_through
 from warmstart.spec.op import ShapeMismatch, SlotLost
-from warmstart.spec.ops import Chain, Generated, PermuteBlocks, Reshape, Split, Sum, Transpose, Unstack
+from warmstart.spec.ops import Chain, ExtraRows, Generated, PermuteBlocks, Reshape, Split, Sum, Transpose, Unstack
 from warmstart.spec.templates import matches, problem_with_rename, rename
 
 
@@ -106,6 +106,10 @@ def test_a_mean_without_a_place_on_the_other_side_is_lost():
 
 def test_lossy_and_generated_say_what_they_are():
     assert Sum().kind == "lossy"
+    assert "sum of 2 arrays" in Sum().lost
+    assert Chain((Transpose(), ExtraRows(1, 2))).lost == ExtraRows(1, 2).lost
+    assert ExtraRows(1, 2).lost.startswith("its 1 first row and its 2 last rows, with which nothing is computed")
+    assert not Chain((Transpose(),)).lost
     (total,) = Sum().forward([np.ones(2), np.full(2, 3.0)])
     assert total.tolist() == [4, 4]
     assert [a.tolist() for a in Sum().backward([total])] == [[4, 4], [0, 0]]

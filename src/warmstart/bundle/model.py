@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
-from warmstart.errors import BundleError, DialectError, VocabularyError, WarmstartError
+from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError, WarmstartError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family, vocabulary_rows
@@ -62,7 +62,9 @@ class Model:
             raise DialectError(
                 "no family recognises this checkpoint",
                 where=self.path,
-                expected=", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects() if d.readable),
+                expected=None
+                if reasons
+                else ", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects() if d.readable),
                 found="; ".join(f"a model of {name}: {reason}" for name, reason in reasons.items())
                 or f"{self.checkpoint.format} with arrays such as {arrays}",
                 todo="its arrays as they are can be converted: --to safetensors, npz or torch",
@@ -192,9 +194,20 @@ def _open_foreign(
                 model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name, stored=checkpoint)
                 return _through(model, chosen, files, notes)
     if only is not None:
-        known = ", ".join(sorted({d.name for f in FAMILIES for d in f.dialects() if d.readable}))
-        raise DialectError(f"this is no model of {only}", where=path, found=checkpoint.format, expected=known)
+        raise _not_of(name, path, checkpoint)
     return Model(redact(source), path, checkpoint)
+
+
+def _not_of(name: str, path: Path, checkpoint: Checkpoint) -> WarmstartError:
+    """That nothing called ``name`` recognises the checkpoint, and what does."""
+    readable = [(f, d) for f in FAMILIES for d in f.dialects() if d.readable]
+    if name not in {d.name for _, d in readable}:
+        known = ", ".join(sorted({d.name for _, d in readable}))
+        return ConfigError(f"there is no dialect {name!r} to read", where=path, expected=known)
+    reasons = [why for _, d in readable if d.name == name and (why := d.why_not(checkpoint))]
+    others = [f"a model of {d.name} ({f.name})" for f, d in readable if d.recognise(checkpoint)]
+    found = "; ".join(reasons or others) or checkpoint.format
+    return DialectError(f"this is no model of {name}", where=path, found=found)
 
 
 def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:

@@ -107,9 +107,7 @@ def convert_model(
         StorageError: the destination exists and ``force`` is False, or cannot be written.
         SourceError: the destination would replace the source.
     """
-    own = find_dialect(model.family, to) if model.family is not None else None
-    if not (to == "warmstart" or (own is not None and own.writable)) and to not in dialects():
-        raise ConfigError(f"there is no dialect {to!r} to convert to", expected=", ".join(dialects()))
+    _require_target(model, to)
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantize!r} is not supported", expected=", ".join(QUANTIZATIONS))
     if to in FORMATS and check is not None:
@@ -161,6 +159,27 @@ def convert_model(
     return facts
 
 
+def _require_target(model: Model, to: str) -> None:
+    """
+    Raises:
+        ConfigError: models like ``model`` are not written in the dialect ``to``; those that they are written in.
+    """
+    family = model.family
+    if to in ("warmstart", *FORMATS):
+        return
+    own = find_dialect(family, to) if family is not None else None
+    if (own is not None and own.writable) or (family is None and to in dialects()):
+        return
+    if family is None or (own is None and to not in dialects()):
+        what = f"there is no dialect {to!r} to convert to"
+    else:
+        what = f"{family.name} models are " + (f"read from {to}, not written" if own else f"not converted to {to}")
+    written: Sequence[str] = dialects()
+    if family is not None:
+        written = [*(d.name for d in family.dialects() if d.writable), "warmstart", *FORMATS]
+    raise ConfigError(what, expected=", ".join(written))
+
+
 def write_in_dialect(model: Model, directory: Path, to: str) -> None:
     """The files of ``model`` in the dialect ``to``, in a directory that is there, without a record of the conversion.
 
@@ -181,8 +200,6 @@ def _planned(model: Model, to: str, options: Options) -> Job:
 def _through_canonical(model: Model, to: str, options: Options) -> Job:
     family, config, reading = model.require()
     target = BundleDialect(family) if to == "warmstart" else dialect(family, to)
-    if not target.writable:
-        raise ConfigError(f"{family.name} models are read from {to}, not written")
     sides = set(vocabulary_rows(family, config)) - set(model.vocabularies)
     if sides and to != "warmstart" and target.needs_vocabularies:
         raise VocabularyError(

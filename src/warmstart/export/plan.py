@@ -317,8 +317,8 @@ def _ledger(
     for name, origin in reading.origins.items():
         for foreign in origin.link.foreign:
             used[foreign] = (*used.get(foreign, ()), name)
-        if origin.link.op.kind == "lossy":
-            lossy[name] = type(origin.link.op).__name__
+        if lost := origin.link.op.lost:
+            lossy[name] = lost
         if name not in spelt:
             left[name] = "the target has no place for it"
     explained = source.left_behind(config) if source is not None else {}

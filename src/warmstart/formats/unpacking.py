@@ -135,7 +135,8 @@ class _Unpacking:
             for count, info in enumerate(archive, 1):
                 self._few(count)
                 if info.isdir():
-                    self._target(info.name)
+                    if PurePosixPath(info.name).parts:  # `tar -c .` begins with the directory itself
+                        self._target(info.name)
                     continue
                 if not info.isreg():
                     raise self._refused(info.name, "it is a link or a special file")

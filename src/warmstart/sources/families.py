@@ -45,7 +45,7 @@ FAMILIES = (
         (("model.npz",), *((f"final.model.npz.best-{m}.npz", f"model.npz.best-{m}.npz") for m in _BEST)),
         (
             *("{model}.decoder.yml", "{model}.yml", "{model}.progress.yml", "{model}.optimizer.npz"),
-            *("vocab.spm", "vocab.yml"),
+            *("decoder.yml", "vocab.spm", "vocab.yml"),
         ),
         pattern="*.npz",
         large=("{model}.optimizer.npz",),

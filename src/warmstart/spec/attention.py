@@ -133,6 +133,10 @@ class SkipRows(Op):
     kind: ClassVar[Kind] = "lossy"
     rows: int
 
+    @property
+    def lost(self) -> str:
+        return f"its first {self.rows} rows, which mean nothing to the model, would return as zeros"
+
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         for shape in shapes:
             if not shape or shape[0] <= self.rows:

@@ -78,6 +78,10 @@ class WeightNorm(Op):
 
     kind: ClassVar[Kind] = "lossy"
 
+    @property
+    def lost(self) -> str:
+        return "one weight is kept as its direction and scale, and its last bits may not return"
+
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         (shape,) = shapes
         if not shape:

@@ -39,6 +39,11 @@ class Op(ABC):
 
     kind: ClassVar[Kind] = "bijection"
 
+    @property
+    def lost(self) -> str:
+        """What of the foreign arrays a lossy op does not keep, for a person; "" if nothing is lost."""
+        return ""
+
     @abstractmethod
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]: ...
 

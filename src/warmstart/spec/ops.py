@@ -202,6 +202,10 @@ class Chain(Op):
     def kinds(self) -> set[Kind]:
         return {op.kind for op in self.ops}
 
+    @property
+    def lost(self) -> str:
+        return "; ".join(op.lost for op in self.ops if op.lost)
+
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         out = list(shapes)
         for op in self.ops:
@@ -271,6 +275,10 @@ class Sum(Op):
     kind: ClassVar[Kind] = "lossy"
     halves: int = 2
 
+    @property
+    def lost(self) -> str:
+        return f"the sum of {self.halves} arrays is kept, and would return as itself and zeros"
+
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         if len(shapes) != self.halves or len(set(shapes)) != 1:
             raise ShapeMismatch(f"{self.halves} equal shapes are needed, not {[list(s) for s in shapes]}")
@@ -335,6 +343,12 @@ class ExtraRows(Op):
     kind: ClassVar[Kind] = "lossy"
     first: int = 0
     last: int = 0
+
+    @property
+    def lost(self) -> str:
+        parts = ((self.first, "first"), (self.last, "last"))
+        which = " and ".join(f"its {n} {where} row{'s' * (n > 1)}" for n, where in parts if n)
+        return f"{which}, with which nothing is computed, would return as zeros"
 
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         for shape in shapes:
