@@ -7,8 +7,9 @@ They are ``ctranslate2.converters`` with our reader and engine behind them: no t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 from warmstart import api
 from warmstart.errors import ConfigError, Problem
@@ -17,11 +18,13 @@ from warmstart.frontends.ct2 import COMMON, CONVERTERS, Request
 
 __all__ = [
     "Converter",
+    "EoleConverter",
     "FairseqConverter",
     "Layer",
     "MarianConverter",
     "OpenAIGPT2Converter",
     "OpenNMTPyConverter",
+    "OpenNMTTFConverter",
     "OpusMTConverter",
     "TransformersConverter",
     "write_specification",
@@ -135,6 +138,41 @@ class OpenNMTPyConverter(Converter):
     def __init__(self, model_path: str | Path, unsafe_deserialization: bool = False) -> None:
         flags: dict[str, object] = {"model_path": str(model_path), "unsafe_deserialization": unsafe_deserialization}
         super().__init__(_request("ct2-opennmt-py-converter", **flags))
+
+
+class OpenNMTTFConverter(Converter):
+    """Models of OpenNMT-tf, by their configuration: :meth:`from_config`."""
+
+    def __init__(self, model: object) -> None:
+        raise ConfigError(
+            "a model that OpenNMT-tf holds in memory is not read: the library is not needed here",
+            found=type(model).__name__,
+            todo="OpenNMTTFConverter.from_config(config), which reads the checkpoint's files",
+        )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Path | Mapping[str, Any],
+        auto_config: bool = False,
+        checkpoint_path: str | Path | None = None,
+        model: str | None = None,
+    ) -> Self:
+        """The model that ``config`` (a YAML file, or what is in it) tells of: its latest checkpoint, or
+        ``checkpoint_path``. ``model`` is its name in the catalogue, where no model_description.py lies beside it;
+        ``auto_config`` changes nothing: it concerns training."""
+        converter = cls.__new__(cls)
+        path = None if checkpoint_path is None else str(checkpoint_path)
+        flags: dict[str, object] = {"config": config, "model_path": path, "model_type": model}
+        Converter.__init__(converter, _request("ct2-opennmt-tf-converter", **flags, src_vocab=None, tgt_vocab=None))
+        return converter
+
+
+class EoleConverter(Converter):
+    """Models of EOLE: ``model_path`` is their directory."""
+
+    def __init__(self, model_path: str | Path) -> None:
+        super().__init__(Request(str(model_path), {"from_": "eole"}))
 
 
 class FairseqConverter(Converter):

@@ -14,7 +14,7 @@ import warmstart
 from marian_models import OPTIONS, arrays, write
 from warmstart import converters
 from warmstart.cli import verbs
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, DialectError, VocabularyError
 from warmstart.frontends import ct2
 
 SHARED = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
@@ -126,6 +126,77 @@ def test_other_commands_have_their_own_flags(tmp_path):
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     converters.TransformersConverter(source, copy_files=["tokenizer.json"]).convert(tmp_path / "b", quantization="int8")
     assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
+
+
+def test_flags_may_be_shortened_as_there(opus, expected, tmp_path):
+    ct2.run("ct2-opus-mt-converter", ["--model", str(opus), "--out", str(tmp_path / "a"), "--quant", "int8"])
+    assert (tmp_path / "a/model.bin").read_bytes() == expected
+
+
+def test_names_on_the_hub():
+    def source(*arguments: str) -> str:
+        parsed = ct2.parser_of("ct2-transformers-converter").parse_args([*arguments, "--output_dir", "out"])
+        return ct2.CONVERTERS["ct2-transformers-converter"].request(parsed).source
+
+    assert source("--model", "owner/name") == "hf:owner/name"
+    assert source("--model", "owner/name", "--revision", "v1") == "hf:owner/name@v1"
+    assert source("--model", "hf:owner/name@v1") == "hf:owner/name@v1"
+    with pytest.raises(ConfigError, match="gpt2 is openai-community/gpt2"):
+        source("--model", "gpt2")
+    with pytest.raises(ConfigError, match="--revision is of a name on the Hub"):
+        source("--model", "hf:owner/name", "--revision", "v1")
+
+
+def test_languages_of_fairseq(tmp_path):
+    """One of them is enough: the model says the other. Of a multilingual model they choose the pair."""
+    torch = pytest.importorskip("torch")
+    import torch_models
+
+    model = torch_models.write_fairseq(tmp_path / "fairseq", "multilingual")
+    content = torch.load(model, weights_only=False)
+    content["model"] |= {n.replace("de-en", "fr-en"): a * 2 for n, a in content["model"].items()}
+    torch.save(content, model)
+    flags = ["--model_path", str(model), "--data_dir", str(model.parent)]
+    (model.parent / "dict.fr.txt").write_bytes((model.parent / "dict.de.txt").read_bytes())
+    for name, more in {"de": [], "fr": ["--source_lang", "fr"]}.items():
+        ct2.run("ct2-fairseq-converter", [*flags, *more, "--output_dir", str(tmp_path / name)])
+    assert (tmp_path / "de/model.bin").read_bytes() != (tmp_path / "fr/model.bin").read_bytes()
+    record = json.loads((tmp_path / "fr/conversion.json").read_text())
+    assert record["options"]["from"] == "fairseq:fr,"
+    assert [file["name"] for file in record["source"]["files"]] == ["model.pt", "dict.fr.txt", "dict.en.txt"]
+    with pytest.raises(DialectError, match="de-en, fr-en"):
+        ct2.run("ct2-fairseq-converter", [*flags, "--source_lang", "xx", "--output_dir", str(tmp_path / "no")])
+    one = torch_models.write_fairseq(tmp_path / "one", "transformer")
+    flags = ["--model_path", str(one), "--data_dir", str(one.parent), "--target_lang", "xx"]
+    with pytest.raises(VocabularyError, match="the target dictionary is not there"):
+        ct2.run("ct2-fairseq-converter", [*flags, "--output_dir", str(tmp_path / "no")])
+    with pytest.raises(ConfigError, match="does not name two languages"):
+        warmstart.convert(model, tmp_path / "no", "ctranslate2", from_="fairseq:de")
+
+
+def test_classes_of_frameworks_that_need_not_be_there(tmp_path):
+    import torch_models
+
+    eole = torch_models.write_eole(tmp_path / "eole", "usual")
+    assert converters.EoleConverter(eole).convert(str(tmp_path / "a")) == str(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"OpenNMTTFConverter\.from_config"):
+        converters.OpenNMTTFConverter(object())
+
+
+def test_every_class_of_ctranslate2_is_here_with_its_arguments():
+    import inspect
+
+    theirs = pytest.importorskip("ctranslate2").converters
+    for name in (name for name in dir(theirs) if name.endswith("Converter")):
+        expected = list(inspect.signature(getattr(theirs, name).__init__).parameters)
+        found = inspect.signature(getattr(converters, name).__init__)
+        if name != "Converter":
+            assert list(found.parameters) == expected, name
+        for method in ("convert", "convert_from_args", "declare_arguments"):
+            ours, their = (inspect.signature(getattr(getattr(m, name), method)) for m in (converters, theirs))
+            assert list(ours.parameters) == list(their.parameters), (name, method)
+    ours, their = (inspect.signature(m.OpenNMTTFConverter.from_config) for m in (converters, theirs))
+    assert list(ours.parameters) == list(their.parameters)
 
 
 def test_commands_of_torch_files(tmp_path):

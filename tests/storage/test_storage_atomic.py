@@ -121,3 +121,37 @@ def test_killed_process_leaves_the_old_directory(tmp_path: Path) -> None:
     assert done.returncode == -signal.SIGKILL
     assert names(tmp_path / "out") == ["old"]
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["out"]
+
+
+def test_a_directory_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a moment at which neither is there, in which a process could be killed."""
+    out = tmp_path / "out"
+    with new_directory(out) as temporary:
+        (temporary / "part").write_text("old")
+
+    def renamed(path: Path, target: Path) -> None:
+        raise AssertionError(f"{path} was renamed")
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with new_directory(out, force=True) as temporary:
+        (temporary / "part").write_text("new")
+    assert (out / "part").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_where_names_cannot_change_places_the_old_one_is_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("warmstart.storage.atomic._RENAME_EXCHANGE", 2**20)  # a flag that no system knows
+    for text in ("old", "new"):
+        with new_directory(tmp_path / "out", force=True) as temporary:
+            (temporary / "part").write_text(text)
+    assert (tmp_path / "out/part").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_error_names_the_target_and_not_the_hidden_directory(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, new_directory(tmp_path / "out") as temporary:
+        raise StorageError("cannot be written", where=temporary / "model.bin", todo="choose another place")
+    assert caught.value.where == str(tmp_path / "out/model.bin")
+    assert caught.value.todo == "choose another place"

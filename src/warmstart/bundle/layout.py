@@ -178,11 +178,17 @@ def files_of(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
             yield (folder / name).name, folder / name
 
 
-def describe_files(checkpoint: Checkpoint, digest: Callable[[Path], str] = sha256) -> list[dict[str, Any]]:
+def describe_files(
+    checkpoint: Checkpoint, digest: Callable[[Path], str] = sha256, beside: Iterable[Path] = ()
+) -> list[dict[str, Any]]:
     """Names, sizes and SHA-256 of a checkpoint's files for a lineage, and the URLs of those that were fetched (without
-    secrets). Names only: no absolute path is stored. ``digest`` gives the SHA-256 of a file."""
+    secrets). Names only: no absolute path is stored. ``digest`` gives the SHA-256 of a file; ``beside`` are further
+    files that were read."""
     cache, out = Cache(), []
-    for name, f in files_of(checkpoint):
+    files = {f.resolve(): (name, f) for name, f in files_of(checkpoint)}
+    for f in beside:
+        files.setdefault(f.resolve(), (f.name, f))
+    for name, f in files.values():
         facts = {"name": name, "bytes": f.stat().st_size, "sha256": digest(f)}
         origin = cache.origin(f)
         out.append(facts if origin is None else {**facts, "url": origin.url})

@@ -33,6 +33,7 @@ class Model:
     ``origin`` is the dialect in which it was first found, where a bundle says so; ``dialect`` the one it is in now.
     ``remarks`` say how files were understood that left a choice.
     ``stored`` is the checkpoint as it lies there, where ``checkpoint`` is how its dialect sees it.
+    ``asked`` is what a person said of the dialect, ``inputs`` are files that changed its arrays.
     """
 
     source: str
@@ -48,6 +49,13 @@ class Model:
     state: dict[str, Any] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     stored: Checkpoint | None = None
+    asked: str | None = None
+    inputs: list[Path] = field(default_factory=list)
+
+    @property
+    def beside(self) -> list[Path]:
+        """Files it was read from, but for the checkpoint's own."""
+        return [*(v.path for v in self.vocabularies.values() if v.path is not None), *self.inputs]
 
     def require(self) -> tuple[Family, BaseModel, Reading]:
         """Family, configuration and canonical reading.
@@ -192,10 +200,23 @@ def _open_foreign(
                 chosen = dialect.told(what) if what else dialect
                 view = chosen.view(checkpoint)
                 model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name, stored=checkpoint)
+                model.asked, model.lineage = only, _lineage_of_export(path)
                 return _through(model, chosen, files, notes)
     if only is not None:
         raise _not_of(name, path, checkpoint)
     return Model(redact(source), path, checkpoint)
+
+
+def _lineage_of_export(path: Path) -> dict[str, Any]:
+    """What a ``model.bin`` of ours says of where it came from; nothing where it says nothing."""
+    folder = path if path.is_dir() else path.parent
+    if not (folder / "model.bin").is_file():
+        return {}
+    try:
+        lineage = json.loads((folder / MANIFEST).read_text("utf-8"))["lineage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return lineage if isinstance(lineage, dict) else {}
 
 
 def _not_of(name: str, path: Path, checkpoint: Checkpoint) -> WarmstartError:

@@ -133,7 +133,7 @@ def convert_model(
         Digests() if digests is None else nullcontext(digests) as hashed,
         new_directory(destination, force=force) as temporary,
     ):
-        for _, path in files_of(model.checkpoint):
+        for path in (*(path for _, path in files_of(model.checkpoint)), *model.beside):
             hashed.begin(path)
         outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress)
         for name, content in job.files.items():
@@ -141,7 +141,7 @@ def convert_model(
             (temporary / name).write_bytes(content)
         for name, path in extras.files.items():
             shutil.copyfile(path, temporary / name)
-        _write_records(temporary, model, to, options, job, hashed)
+        _write_records(temporary, model, to, options, job, hashed, extras)
         if check is not None:
             check(temporary)
     total = sum(f.stat().st_size for f in destination.rglob("*") if f.is_file())
@@ -238,18 +238,25 @@ def _refuse_replacing(model: Model, destination: Path, vmap: str | Path | None) 
             )
 
 
-def _write_records(directory: Path, model: Model, to: str, options: Options, job: Job, hashed: Digests) -> None:
+def _write_records(
+    directory: Path, model: Model, to: str, options: Options, job: Job, hashed: Digests, extras: Extras
+) -> None:
     """``conversion.json`` and, where a family knows the model, what makes the output one of our models."""
-    files = describe_files(model.checkpoint, hashed)
+    files = describe_files(model.checkpoint, hashed, model.beside)
     name = shown(model.source)
-    record = {
+    record: dict[str, Any] = {
         "tool": "warmstart",
         "version": __version__,
         "source": {"name": name, "dialect": model.dialect or model.checkpoint.format, "files": files},
         "target": {"dialect": to, "layout": job.conversion.layout},
-        "options": {"quantization": options.quantization, "strict": options.strict, "requantize": options.requantize},
+        "options": {
+            "from": model.asked, "quantization": options.quantization, "strict": options.strict,
+            "requantize": options.requantize, "files": sorted(extras.files),
+        },
         "ledger": job.conversion.ledger.summary(),
-    }
+    }  # fmt: skip
+    if model.lineage:
+        record["source"]["lineage"] = model.lineage
     if model.remarks:
         record["remarks"] = model.remarks
     if plugins := _plugins(model, to):

@@ -43,6 +43,9 @@ def smooth(model: Model, scales: str | Path) -> None:
     if problems:
         raise DialectError("the activation scales do not fit the model", where=scales, problems=problems)
     model.checkpoint = reading.checkpoint = Smoothed(model.checkpoint, given, groups)
+    folder = given.path if given.path.is_dir() else given.path.parent
+    model.inputs += [folder / name for name in given.files]
+    model.remarks.append(f"smoothed by the activations in {given.path.name}")
 
 
 def _width(checkpoint: Checkpoint, group: tuple[tuple[str, ...], tuple[str, ...]]) -> int:

@@ -66,21 +66,34 @@ _NO_PICKLES = (
 
 
 def _of_transformers(args: argparse.Namespace) -> Request:
-    there = Path(args.model).expanduser().exists() or ":" in args.model
-    source = args.model if there else f"hf:{args.model}" + (f"@{args.revision}" if args.revision else "")
+    """
+    Raises:
+        ConfigError: a name that nobody has, or a revision of what has none.
+    """
+    source = args.model
+    if not Path(source).expanduser().exists():
+        if ":" in source and args.revision:
+            raise ConfigError(
+                "--revision is of a name on the Hub", where=source, todo="write it into the URL: hf:owner/name@revision"
+            )
+        if ":" not in source:
+            if source.count("/") != 1:
+                raise ConfigError(
+                    "there is no such directory, and no such name on the Hub",
+                    where=source,
+                    expected="a directory, or owner/name",
+                    todo="old names without an owner have one now: gpt2 is openai-community/gpt2",
+                )
+            source = f"hf:{source}" + (f"@{args.revision}" if args.revision else "")
     options = {"copy_files": args.copy_files or (), "activation_scales": args.activation_scales}
     return Request(source, {"from_": "transformers", **options})
 
 
 def _of_fairseq(args: argparse.Namespace) -> Request:
-    folder = Path(args.data_dir)
-    vocabularies = [str(folder)]
-    if args.fixed_dictionary:
-        vocabularies = [args.fixed_dictionary]
-    elif args.source_lang and args.target_lang:
-        vocabularies = [str(folder / f"dict.{language}.txt") for language in (args.source_lang, args.target_lang)]
     dialect = "fairseq-plain" if args.no_default_special_tokens else "fairseq"
-    return Request(args.model_path, {"from_": dialect, "vocabularies": vocabularies})
+    if args.source_lang or args.target_lang:  # else the model says them
+        dialect += f":{args.source_lang or ''},{args.target_lang or ''}"
+    return Request(args.model_path, {"from_": dialect, "vocabularies": [args.fixed_dictionary or args.data_dir]})
 
 
 def _of_opennmt_tf(args: argparse.Namespace) -> Request:
@@ -91,7 +104,9 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
     import yaml
 
     config: dict[str, Any] = {}
-    if args.config:
+    if isinstance(args.config, Mapping):
+        config = dict(args.config)
+    elif args.config:
         try:
             config = yaml.safe_load(Path(args.config).read_text("utf-8")) or {}
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -210,7 +225,7 @@ CONVERTERS: dict[str, Converter] = {
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of ``command``, a key of :data:`CONVERTERS`."""
     converter = CONVERTERS[command]
-    parser = argparse.ArgumentParser(prog=f"warmstart {command}", description=converter.help, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"warmstart {command}", description=converter.help)
     for flag in (*converter.flags, *COMMON):
         settings: dict[str, Any] = {"help": flag.help, "required": flag.required, "default": flag.default}
         if flag.kind == "switch":

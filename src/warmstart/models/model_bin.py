@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -158,14 +159,11 @@ def _first_name(name: str) -> str:
 
 
 class Floats(View):
-    """A ``model.bin`` whose integers are read as the float32 that they stand for: q / scale.
-
-    ``dequantized`` says for each such array how far the original value may have been.
-    """
+    """A ``model.bin`` whose integers are read as the float32 that they stand for: q / scale."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.stored = Upgraded(checkpoint)
-        self.dequantized: dict[str, str] = {}
+        self._rounded: dict[str, str] = {}  # name → the scales'
         entries: dict[str, Entry] = {}
         for name, entry in self.stored.entries.items():
             weight = name.removesuffix("_scale")
@@ -173,10 +171,24 @@ class Floats(View):
                 continue
             entries[name] = entry
             if self._scaled(name):
-                far = "half a step" if self.stored.rounded else "one step"
-                self.dequantized[name] = f"dequantized from {entry.dtype}: at most {far} of 1/scale from the original"
+                self._rounded[name] = f"{self.stored.ties.get(name, name)}_scale"
                 entries[name] = replace(entry, dtype="float32")
         super().__init__(self.stored, entries=entries)
+
+    @cached_property
+    def dequantized(self) -> dict[str, str]:
+        """Array → how far its original value may have been: a value was rounded to the nearest multiple of 1/scale, or
+        cut off to the next one towards zero."""
+        steps, far = (0.5, "half a step") if self.stored.rounded else (1, "one step")
+        bounds: dict[str, float] = {}
+        for scales in set(self._rounded.values()):
+            smallest = float(np.min(np.abs(self.stored.read(scales)), initial=np.inf))
+            bounds[scales] = steps / smallest if smallest else np.inf
+        return {
+            name: f"dequantized from {self.stored.entries[name].dtype}: at most {far} of 1/scale from the original, "
+            f"{bounds[scales]:.2g} where the scale is smallest"
+            for name, scales in self._rounded.items()
+        }
 
     def vocabulary(self, name: str) -> list[str]:
         """Tokens of one of the vocabularies beside the file."""
@@ -189,9 +201,9 @@ class Floats(View):
 
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         array = super().seen(name, read)
-        if name not in self.dequantized:
+        if name not in self._rounded:
             return array
-        scale = self.stored.read(f"{self.stored.ties.get(name, name)}_scale")
+        scale = self.stored.read(self._rounded[name])
         return np.asarray(array, np.float32) / scale.reshape(scale.shape + (1,) * (array.ndim - scale.ndim))
 
 

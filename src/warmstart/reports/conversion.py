@@ -15,6 +15,7 @@ def conversion_text(facts: Mapping[str, Any]) -> str:
     kind = "" if facts["quantization"] == "none" else f", {facts['quantization']}"
     lines = [f"{facts['destination']}: {facts['dialect']}{kind}, {facts['bytes']:,} bytes"]
     lines += [f"  by the plug-in {plugin}" for plugin in facts.get("plugins", ())]
+    lines += [f"  note: {remark}" for remark in facts.get("remarks", ())]
     ledger = facts["ledger"]
     for title, found in (("left behind", ledger["left_behind"]), ("cannot return", ledger["lossy"])):
         names = list(found)

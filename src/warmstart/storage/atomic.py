@@ -25,6 +25,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, as linux/fcntl.h and linux/fs.h have them
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
@@ -112,6 +113,12 @@ def _filling(temporary: Path, path: Path) -> Iterator[None]:
         if _within(error, temporary):
             raise storage_error(error, path) from error
         raise
+    except StorageError as error:
+        _remove(temporary)
+        if error.where is None or not Path(error.where).is_relative_to(temporary):
+            raise
+        inside = path / Path(error.where).relative_to(temporary)
+        raise StorageError(error.what, where=inside, found=error.problem.found, todo=error.problem.todo) from error
     except BaseException:
         _remove(temporary)
         raise
@@ -166,11 +173,29 @@ def _refuse_existing(path: Path) -> None:
         )
 
 
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two names change places in one step, so that whoever is killed has one or the other; False where the system
+    or the file system cannot (it is Linux's ``renameat2``)."""
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(b))
+
+
 def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
     if not force:
         _refuse_existing(path)
     if not _present(path):
         temporary.rename(path)
+    elif _exchange(temporary, path):
+        _remove(temporary)
     else:
         aside = _sibling(path, "old")
         path.rename(aside)

@@ -92,7 +92,9 @@ def load_vocabulary(path: Path) -> Vocabulary:
     if not data.strip():
         raise VocabularyError("the vocabulary file is empty", where=path)
     try:
-        return parse_vocabulary(data, path)
+        vocabulary = parse_vocabulary(data, path)
+        vocabulary.path = path
+        return vocabulary
     except VocabularyError as error:
         if error.where == str(path):
             raise

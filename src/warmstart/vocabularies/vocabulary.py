@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 
 class Vocabulary(ABC):
@@ -17,6 +18,7 @@ class Vocabulary(ABC):
     """
 
     kind: str
+    path: Path | None = None  # the file it was read from
     tokens: tuple[str, ...]
     eos_id: int
     unk_id: int | None

@@ -29,7 +29,9 @@ def vocabulary_of(paths: Sequence[Path], rows: int, where: object) -> dict[str, 
     vocabulary = load_vocabulary(paths[0])
     if vocabulary.kind != "sentencepiece":
         return {VOCABULARY: vocabulary}
-    return {VOCABULARY: of_pieces(vocabulary, rows, paths[0])}
+    pieces = of_pieces(vocabulary, rows, paths[0])
+    pieces.path = vocabulary.path
+    return {VOCABULARY: pieces}
 
 
 def of_pieces(vocabulary: Vocabulary, rows: int, where: object, sentinels: int = SENTINELS) -> TokenVocabulary:

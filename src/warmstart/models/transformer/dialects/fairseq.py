@@ -4,11 +4,11 @@ them) and one pair of languages of ``multilingual_transformer``."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect
@@ -49,10 +49,25 @@ class FairseqDialect(Dialect):
     """Weights [out, in]; the decoder starts from ``</s>``; tables of learned positions have two rows more.
 
     ``fairseq-plain`` is the same without ``special_tokens``: the user frames the source and starts the decoder.
+    ``languages`` are (``source_lang``, ``target_lang``) where a person says them; "" leaves the file's own.
     """
 
     name: str = "fairseq"
     special_tokens: bool = True
+    languages: tuple[str, str] = ("", "")
+
+    def told(self, what: str) -> FairseqDialect:
+        source, comma, target = what.partition(",")
+        if not comma or "," in target or not (source or target):
+            form = f"--from {self.name}:SOURCE,TARGET"
+            raise ConfigError(
+                "this does not name two languages", found=what, expected=f"{form}, of which one may be empty"
+            )
+        return replace(self, languages=(source, target))
+
+    def _options(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        keys = zip(("source_lang", "target_lang"), self.languages, strict=True)
+        return {**(_args(checkpoint) or {}), **{key: language for key, language in keys if language}}
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         if checkpoint.format != "torch" or _args(checkpoint) is None:
@@ -60,7 +75,11 @@ class FairseqDialect(Dialect):
         return any(name.startswith(("model.encoder.", "model.models.")) for name in checkpoint.entries)
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
-        return _Pair(checkpoint) if any(n.startswith("model.models.") for n in checkpoint.entries) else checkpoint
+        return (
+            _Pair(checkpoint, self._options(checkpoint))
+            if any(n.startswith("model.models.") for n in checkpoint.entries)
+            else checkpoint
+        )
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
         return {
@@ -76,7 +95,7 @@ class FairseqDialect(Dialect):
         }
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
-        args = _args(checkpoint) or {}
+        args = self._options(checkpoint)
         entries = checkpoint.entries
         problems = [
             Problem(f"{key}: {args[key]!r} is not supported", expected=" or ".join(map(repr, values)))
@@ -164,19 +183,19 @@ class FairseqDialect(Dialect):
         return rules
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
-        args = _args(checkpoint) or {}
+        args = self._options(checkpoint)
         paths = _dictionaries(checkpoint, args, files)
-        return {
-            side: TokenVocabulary([*_dictionary(path), *_languages(args)], pad="<blank>")
-            for side, path in paths.items()
-        }
+        found: dict[str, Vocabulary] = {}
+        for side, path in paths.items():
+            found[side] = TokenVocabulary([*_dictionary(path), *_languages(args)], pad="<blank>")
+            found[side].path = path
+        return found
 
 
 class _Pair(View):
     """One pair of languages of a ``multilingual_transformer``, under the names of a model of its own."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        args = _args(checkpoint) or {}
+    def __init__(self, checkpoint: Checkpoint, args: Mapping[str, Any]) -> None:
         pairs = sorted({n.split(".")[2] for n in checkpoint.entries if n.startswith("model.models.")})
         wanted = f"{args.get('source_lang')}-{args.get('target_lang')}"
         chosen = wanted if wanted in pairs else pairs[0]
@@ -184,6 +203,7 @@ class _Pair(View):
             raise DialectError(
                 "the file holds several pairs of languages, and does not say which is meant",
                 where=checkpoint.path, expected=", ".join(pairs), found=wanted,
+                todo=f"say it: --from fairseq:{pairs[0].replace('-', ',', 1)}",
             )  # fmt: skip
         start = f"model.models.{chosen}."
         names = {f"model.{n.removeprefix(start)}" if n.startswith(start) else n: n for n in checkpoint.entries}

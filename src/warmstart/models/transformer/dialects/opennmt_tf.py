@@ -190,11 +190,13 @@ class OpenNMTTFDialect(Dialect):
             raise VocabularyError(
                 f"this model has {len(sides)} vocabularies", expected=", ".join(sides), found=f"{len(paths)} files"
             )
-        tables = {side: _tokens(path) for side, path in zip(sides, paths, strict=True)}
-        return {
-            side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
-            for side, tokens in tables.items()
-        }
+        found: dict[str, Vocabulary] = {}
+        for side, path in zip(sides, paths, strict=True):
+            tokens = _tokens(path)
+            end = "</s>" if "</s>" in tokens or side == "target" else None
+            found[side] = TokenVocabulary(tokens, end, pad="<blank>")
+            found[side].path = path
+        return found
 
 
 def _count(names: Sequence[str], side: str, problems: list[Problem]) -> int:
