@@ -107,7 +107,7 @@ def convert_model(
         StorageError: the destination exists and ``force`` is False, or cannot be written.
         SourceError: the destination would replace the source.
     """
-    _require_target(model, to)
+    own = _target(model, to)
     if quantize is not None and quantize not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantize!r} is not supported", expected=", ".join(QUANTIZATIONS))
     if to in FORMATS and check is not None:
@@ -159,17 +159,18 @@ def convert_model(
     return facts
 
 
-def _require_target(model: Model, to: str) -> None:
-    """
+def _target(model: Model, to: str) -> Dialect | None:
+    """The dialect ``to`` of the model's family; None where ``to`` needs no family.
+
     Raises:
         ConfigError: models like ``model`` are not written in the dialect ``to``; those that they are written in.
     """
     family = model.family
     if to in ("warmstart", *FORMATS):
-        return
+        return None
     own = find_dialect(family, to) if family is not None else None
     if (own is not None and own.writable) or (family is None and to in dialects()):
-        return
+        return own
     if family is None or (own is None and to not in dialects()):
         what = f"there is no dialect {to!r} to convert to"
     else:
