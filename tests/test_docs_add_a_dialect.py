@@ -65,7 +65,7 @@ def test_the_page_s_models_are_converted_and_the_plug_in_is_named(installed, tmp
     contents = {"E": np.ones((3, 2), "f"), "W": np.arange(8, dtype="f").reshape(2, 4), "b": np.zeros(4, "f")}
     entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
     write_safetensors(tmp_path / "model.safetensors", entries, contents.values(), {"made_by": "bow"})
-    (tmp_path / "words.txt").write_text("</s>\n<unk>\nword\n")
+    (tmp_path / "words.txt").write_text("one\nother\nword\n")
     verb = ("-m", "warmstart", "convert")
     done = run(installed, *verb, tmp_path / "model.safetensors", tmp_path / "bundle", "--to", "warmstart")
     assert done.returncode == 0, done.stderr

@@ -35,6 +35,8 @@ def test_the_same_bytes(quantize, filled, tmp_path):
 def test_names_are_attributes(filled):
     root, _ = filled
     assert root.encoder.layer_0.ffn.linear_0.weight.ndim == 2
+    assert root.encoder.layer[0] is root.encoder.layer_0
+    assert root.encoder.layer[1].ffn.linear_0.weight is root.encoder.layer_1.ffn.linear_0.weight
     tree = Layer()
     tree.encoder.embeddings.weight = [[1.0]]
     tree.encoder.layer[1].ffn.bias = np.zeros(2)
@@ -42,6 +44,10 @@ def test_names_are_attributes(filled):
     assert "encoder/layer_1/ffn/bias: [2] float64" in repr(tree)
     with pytest.raises(ConfigError, match="has parts already"):
         tree.encoder.embeddings = np.zeros(1)
+    with pytest.raises(ConfigError, match="no array of numbers"):
+        tree.encoder.name = "text"
+    with pytest.raises(ConfigError, match="only parts of a specification are numbered"):
+        tree[0]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,11 @@ def test_names_are_attributes(filled):
             "encoder/position_encodings/encodings",
         ),
         (lambda r: r.encoder.layer_0.ffn.linear_0.weight.__setitem__((0, 0), np.nan), FormatError, "not finite"),
-        (lambda r: setattr(r.encoder.layer[0].ffn.linear_0, "bias", np.zeros(3, "f")), ConfigError, "two spellings"),
+        (
+            lambda r: setattr(r.encoder.layer[0].ffn.linear_0, "bias", np.zeros(3, "f")),
+            DialectError,
+            "encoder/layer_0/ffn/linear_0/bias has another shape",
+        ),
     ],
 )
 def test_the_same_checks(change, error, text, filled, tmp_path):

@@ -33,15 +33,15 @@ class Layer:
     ['encoder/layer_0/ffn/bias']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Layer | None = None, name: str = "") -> None:
         object.__setattr__(self, "_parts", {})
-        object.__setattr__(self, "_numbered", {})
+        object.__setattr__(self, "_place", (parent, name))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._parts:
-            self._parts[name] = Layer()
+            self._parts[name] = Layer(self, name)
         return self._parts[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -50,14 +50,25 @@ class Layer:
         there = self._parts.get(name)
         if isinstance(there, Layer) and not isinstance(value, Layer) and next(there.arrays(), None) is not None:
             raise ConfigError(f"{name} has parts already, and cannot be an array too", found=next(there.arrays())[0])
-        self._parts[name] = value if isinstance(value, Layer) else np.asarray(value)
+        part = value if isinstance(value, Layer) else np.asarray(value)
+        if isinstance(part, np.ndarray) and part.dtype.kind in "OSU":
+            raise ConfigError("this is no array of numbers", where=name, found=type(value).__name__)
+        self._parts[name] = part
 
     def __getitem__(self, index: int) -> Layer:
-        layer: Layer = self._numbered.setdefault(index, Layer())
+        parent, name = self._numbered(index)
+        layer: Layer = getattr(parent, name)
         return layer
 
     def __setitem__(self, index: int, value: Layer) -> None:
-        self._numbered[index] = value
+        setattr(*self._numbered(index), value)
+
+    def _numbered(self, index: int) -> tuple[Layer, str]:
+        """Whose part ``self[index]`` is, and its name there."""
+        parent, name = self._place
+        if parent is None:
+            raise ConfigError("only parts of a specification are numbered", found=f"[{index}]", expected="root.part[0]")
+        return parent, f"{name}_{index}"
 
     def __dir__(self) -> list[str]:
         return sorted(self._parts)
@@ -70,8 +81,6 @@ class Layer:
         for name, part in self._parts.items():
             if isinstance(part, Layer):
                 yield from part.arrays(f"{prefix}{name}/")
-                for index, layer in part._numbered.items():
-                    yield from layer.arrays(f"{prefix}{name}_{index}/")
             else:
                 yield f"{prefix}{name}", part
 
@@ -92,11 +101,7 @@ class Filled(Checkpoint):
     """The arrays of a :class:`Layer`."""
 
     def __init__(self, root: Layer) -> None:
-        self._arrays: dict[str, Array] = {}
-        for name, array in root.arrays():
-            if name in self._arrays:
-                raise ConfigError("a part was filled under two spellings", found=name)
-            self._arrays[name] = array
+        self._arrays = dict(root.arrays())
         entries = {name: Entry(name, a.shape, a.dtype.name) for name, a in self._arrays.items()}
         super().__init__(BY_HAND, "filled", entries)
 
