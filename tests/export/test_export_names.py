@@ -44,7 +44,7 @@ def test_sources(folder, tmp_path):
 
 
 def test_a_reason_is_said_when_the_dialect_is_named_too(fixtures, tmp_path):
-    source = fixtures / "opennmt-py-2017-hbs-g2p/test_model2.pt"
+    source = fixtures / "fixtures/opennmt-py-2017-hbs-g2p/test_model2.pt"
     for asked in (None, "opennmt-py"):
         with pytest.raises(DialectError, match="LSTM cells"):
             api.convert(source, tmp_path / "out", "ctranslate2", from_=asked)
