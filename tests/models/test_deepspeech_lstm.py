@@ -18,7 +18,7 @@ LENGTHS = torch.tensor([3, 6, 1, 6, 4])
 def test_rows_and_places_belong_to_each_other() -> None:
     frames = Frames(LENGTHS, 7)
     values = torch.randn(5, 7, 2)
-    rows = frames.take(values)
+    rows = frames.take(values.transpose(0, 1))
     rows[frames.count :] = 9.0
     laid = frames.filled(rows)
     for b, length in enumerate(LENGTHS.tolist()):
@@ -29,8 +29,8 @@ def test_rows_and_places_belong_to_each_other() -> None:
 
 def test_moving_rows_there_and_back_leaves_zeros_elsewhere_in_values_and_gradients() -> None:
     frames = Frames(LENGTHS, 7, rounded=True)
-    real = torch.arange(7) < LENGTHS[:, None]
-    values = torch.randn(5, 7, 2, dtype=torch.double, requires_grad=True)
+    real = torch.arange(7)[:, None] < LENGTHS
+    values = torch.randn(7, 5, 2, dtype=torch.double, requires_grad=True)
     rows = frames.take(values)
     assert (rows[frames.count :] == 0).all()
     torch.testing.assert_close(frames.lay_out(rows), values * real[:, :, None])
@@ -45,8 +45,8 @@ def test_rows_are_rounded_up_and_at_least_one_is_no_frame() -> None:
 
 def test_what_came_before() -> None:
     frames = Frames(LENGTHS, 7, rounded=True)
-    values = torch.randn(5, 7, 2)
-    expected = nn.functional.pad(values, (0, 0, 1, 0))[:, :-1]
+    values = torch.randn(7, 5, 2)
+    expected = nn.functional.pad(values, (0, 0, 0, 0, 1, 0))[:-1]
     rows = frames.previous(frames.take(values))
     torch.testing.assert_close(rows[: frames.count], frames.take(expected)[: frames.count])
     assert (rows[frames.count :] == 0).all()
@@ -65,7 +65,7 @@ def test_outputs_and_gradients_are_those_of_packed_sequences(rounded: bool) -> N
     (expected * factors).sum().backward()
     gradient, x.grad = x.grad, None
     frames = Frames(LENGTHS, 7, rounded=rounded)
-    found = frames.lay_out(recur(frames.take(x), weight, bias, frames))
+    found = frames.lay_out(recur(frames.take(x.transpose(0, 1)), weight, bias, frames)).transpose(0, 1)
     (found * factors).sum().backward()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(x.grad, gradient)
@@ -77,7 +77,7 @@ def test_many_recurrent_weights_are_multiplied_in_the_type_of_the_input(monkeypa
     torch.manual_seed(0)
     weight, bias = torch.randn(64, 32).requires_grad_(), torch.randn(64).requires_grad_()
     frames = Frames(LENGTHS, 7)
-    x = frames.take(torch.randn(5, 7, 16).bfloat16()).requires_grad_()
+    x = frames.take(torch.randn(7, 5, 16).bfloat16()).requires_grad_()
     factors = torch.randn(len(x), 16)
     results = {}
     for limit in (2**20, 0):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,30 +38,27 @@ class Frames:
     """
 
     def __init__(self, lengths: Tensor, width: int, *, rounded: bool = False) -> None:
-        self.shape, device = (len(lengths), width), lengths.device
-        ordered, order = lengths.sort(descending=True, stable=True)
-        real = torch.arange(width, device=device)[:, None] < ordered  # [T, B]
-        time, rank = real.nonzero(as_tuple=True)
-        sizes = real.sum(1)
-        self.sizes = [size for size in sizes.tolist() if size]
-        self.count = len(time)
+        counts, device = lengths.cpu().numpy(), lengths.device
+        order = np.argsort(-counts, kind="stable")
+        real = np.arange(width)[:, None] < counts[order]  # [T, B]
+        time, rank = real.nonzero()
+        sizes = real[: counts.max()].sum(1)
+        self.shape, self.sizes, self.count = (len(counts), width), sizes.tolist(), len(time)
         unit = round_number(self.count) if rounded else 1
         total = (self.count // unit + 1) * unit
-        rows = torch.arange(self.count, device=device)
-        place = order[rank] * width + time
-        self.place = torch.nn.functional.pad(place, (0, total - self.count))
-        self.slot = torch.full((len(lengths) * width,), total - 1, device=device)
-        self.slot[place] = rows
-        later = self.sizes[0]
-        self.before = rows[later:] - sizes[time[later:] - 1]
+        place, slot = np.zeros(total, np.int64), np.full(real.size, total - 1)
+        place[: self.count] = order[rank] * width + time
+        slot[place[: self.count]] = np.arange(self.count)
+        before = np.arange(sizes[0], self.count) - np.repeat(sizes[:-1], sizes[1:])
+        self.place, self.slot, self.before = (torch.from_numpy(a).to(device) for a in (place, slot, before))
 
     def take(self, values: Tensor) -> Tensor:
-        """The rows [R, …] of ``values`` [B, T, …]; fill rows are zero."""
+        """The rows [R, …] of ``values`` [T, B, …]; fill rows are zero."""
         rows: Tensor = _Moved.apply(values, self, False)  # type: ignore[no-untyped-call]
         return rows
 
     def lay_out(self, rows: Tensor) -> Tensor:
-        """``rows`` [R, …] as [B, T, …]; padding is zero."""
+        """``rows`` [R, …] as [T, B, …]; padding is zero."""
         values: Tensor = _Moved.apply(rows, self, True)  # type: ignore[no-untyped-call]
         return values
 
@@ -89,12 +87,15 @@ class _Moved(torch.autograd.Function):
 
 
 def _moved(values: Tensor, frames: Frames, out: bool) -> Tensor:
+    batch, width = frames.shape
     if not out:
-        rows = values.flatten(0, 1).index_select(0, frames.place)
+        by_time = frames.place % width * batch + frames.place // width
+        rows = values.flatten(0, 1).index_select(0, by_time)
         rows[frames.count :] = 0.0
         return rows
     rows = torch.cat([values[: frames.count], values.new_zeros(len(frames.place) - frames.count, *values.shape[1:])])
-    return frames.filled(rows)
+    by_time = frames.slot.view(batch, width).t().flatten()
+    return rows.index_select(0, by_time).view(width, batch, *rows.shape[1:])
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
