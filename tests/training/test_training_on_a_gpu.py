@@ -262,10 +262,12 @@ def text(folder: Path, patch: pytest.MonkeyPatch, training: dict[str, Any]) -> N
     files = {"train": {"tsv": "train.tsv"}, "validation": {"tsv": "valid.tsv"}}
     config = {
         "run": "run", "model": TINY, "vocabularies": {"shared": {"type": "characters"}},
-        "data": {"tasks": {"t": {"splits": files}}, "batch_tokens": 100}, "decoding": {"beam_size": 2},
+        "data": {"tasks": {"t": {"splits": files}}, "batch_tokens": 100, "max_length": 20},
+        "decoding": {"beam_size": 2},
         "training": {
             "steps": 4, "learning_rate": 0.001, "schedule": {"type": "constant"}, "evaluate_every": 2,
-            "checkpoint_every": 2, "log_every": 2, "precision": "float32", "optimizer": {"epsilon": 1e-6}, **training,
+            "checkpoint_every": 2, "log_every": 2, "precision": "float32",
+            "optimizer": {"type": "adamw", "epsilon": 1e-6}, **training,
         },
     }  # fmt: skip
     Path("c.yaml").write_text(yaml.safe_dump(config))
@@ -282,6 +284,7 @@ def both(patch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
 
 def require_alike(cpu: list[dict[str, Any]], gpu: list[dict[str, Any]]) -> None:
     for own, other in zip(cpu, gpu, strict=True):
+        assert own.pop("kind") == other.pop("kind")
         assert own == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
