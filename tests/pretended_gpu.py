@@ -12,7 +12,7 @@ that of torch's place for other makers' devices, which stays taken until the pro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -107,6 +107,7 @@ def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     _register()
     patch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     patch.setattr(torch.cuda, "set_device", lambda device: None)
+    patch.setattr(torch, "inference_mode", lambda on=True: torch.no_grad() if on else nullcontext())  # lacks wrappers
     patch.setattr(torch, "lstm", _lstm)  # cuDNN's
     patch.setattr(torch.Tensor, "tolist", lambda self, own=torch.Tensor.tolist: own(self.cpu()))  # lacks subclasses
     with torch.autograd.set_multithreading_enabled(False), _Mode():
