@@ -85,6 +85,7 @@ def test_what_coqui_would_not_take_ends_with_2(wrong: str, capsys: pytest.Captur
     with pytest.raises(SystemExit) as stopped:
         parse("train", "", wrong.split())
     assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) < 5  # not the names of all flags first
 
 
 def test_refused_flags_are_named_all_at_once() -> None:
@@ -459,6 +460,18 @@ def test_an_exported_file_names_the_beams_that_were_asked_for(work: Path) -> Non
         assert interpreter.get_tensor(places["beam_width"]).tolist() == [named]
     with pytest.raises(ConfigError, match="--export_beam_width must be at least 1"):
         said("export", "--checkpoint_dir source --export_dir exported --export_beam_width 0")
+
+
+def test_lists_that_cannot_be_read_are_said_before_the_training(work: Path) -> None:
+    files = "--train_files train.csv clips --dev_files none.csv --test_files gone.csv train.csv"
+    with pytest.raises(DataError, match="lists of recordings cannot be used") as caught:
+        said("train", f"--checkpoint_dir new --n_hidden 8 --alphabet_config_path source/alphabet.txt {files} {QUIET}")
+    assert [(p.what, p.where) for p in caught.value.problems] == [
+        ("this is no list of recordings", "clips"),
+        ("cannot read the CSV", "none.csv"),
+        ("cannot read the CSV", "gone.csv"),
+    ]
+    assert not (work / "new").exists()
 
 
 NO_CATALOGS = ("", "[" * 100_000, '"text"', "[1]", '[{"audio": 1, "tlog": 2}]', '[{"audio": "a"}]')

@@ -245,7 +245,9 @@ def flags_of(command: str) -> tuple[Flag, ...]:
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
     """The command line of ``warmstart stt COMMAND``."""
-    made = argparse.ArgumentParser(prog=f"warmstart stt {command}", description=description)
+    name = f"warmstart stt {command}"
+    usage = f"{name} --FLAG VALUE … (all flags: {name} --help)"
+    made = argparse.ArgumentParser(name, usage, description)
     for flag in flags_of(command):
         default = " ".join(flag.default) if isinstance(flag.default, list) else flag.default
         text = f"{flag.help} [{str(default).lower() if isinstance(default, bool) else default}]".replace("%", "%%")

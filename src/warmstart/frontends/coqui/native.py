@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.bundle.model import Model, open_model
-from warmstart.errors import ConfigError
+from warmstart.data.speech.read import read_examples
+from warmstart.errors import ConfigError, DataError, Problem, SourceError
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
@@ -24,6 +25,7 @@ from warmstart.vocabularies.alphabet import Alphabet
 from warmstart.vocabularies.load import difference, load_alphabet
 
 TASK, METRICS = "speech", "metrics"
+_LISTS = ("train_files", "dev_files", "test_files", "metrics_files")
 DAY = 86_400.0  # seconds: upstream has no longest recording
 _OF_CHECKPOINT = {
     "n_hidden": "n_hidden", "layer_norm": "layer_norm", "sample_rate": "audio_sample_rate",
@@ -69,6 +71,7 @@ def training_config(flags: Flags, command: str = "train") -> Training:
     stored = run_in(places.save)
     keeps_alphabet = stored is not None or (places.source is not None and not flags["drop_source_layers"])
     flags, split = with_dataset(flags, alphabet=not keeps_alphabet)
+    count = _recordings(flags)
     said = [*(places.said if stored is None else ()), *flags.notes(), *split]
     source = open_model(places.source) if places.source and stored is None else None
     if stored is None:
@@ -81,7 +84,7 @@ def training_config(flags: Flags, command: str = "train") -> Training:
     if not flags["dev_files"]:
         lines += _without_validation(flags)
     data = _data(flags)
-    per_epoch = max(1, _recordings(data) // flags["train_batch_size"])
+    per_epoch = max(1, count // flags["train_batch_size"])
     before = 0
     if stored is None and source is not None and started["start"]["mode"] == "continue":
         before = source.checkpoint.step or 0
@@ -236,12 +239,23 @@ def _data(flags: Flags) -> dict[str, Any]:
     return data
 
 
-def _recordings(data: dict[str, Any]) -> int:
-    """How many recordings the lists of the training name."""
-    from warmstart.data.speech.config import SpeechSplitConfig
+def _recordings(flags: Flags) -> int:
+    """How many recordings the lists of the training name. Those that are needed later are read, too: a training that
+    took days shall not end with a test list that is not there.
 
-    split = SpeechSplitConfig.model_validate(data["tasks"][TASK]["splits"]["train"])
-    return len(split.examples())
+    Raises ``DataError`` with everything that is wrong with any list.
+    """
+    found: dict[str, int] = dict.fromkeys(_LISTS, 0)
+    wrong: list[Problem] = []
+    for name in _LISTS:
+        for file in flags[name]:
+            try:
+                found[name] += len(read_examples(file))
+            except (DataError, SourceError) as error:
+                wrong += [error.problem, *error.problems]
+    if wrong:
+        raise DataError("lists of recordings cannot be used", problems=wrong)
+    return found["train_files"]
 
 
 def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
