@@ -11,6 +11,7 @@ import pytest
 import decoder_models
 from marian_models import OPTIONS, arrays, write
 from warmstart import api
+from warmstart.errors import SourceError
 from warmstart.formats.writers import writer_for
 
 
@@ -69,3 +70,10 @@ def test_the_first_ancestor_is_kept_on_every_way(folder, tmp_path):
     assert [{"name": file["name"]} for file in last["converted_from"]["files"]][:2] == first
     api.convert(tmp_path / "a", tmp_path / "d", "marian")
     assert record(tmp_path / "d")["source"]["lineage"]["converted_from"]["source"] == "opus"
+
+
+def test_files_that_are_not_there_are_all_named(folder, tmp_path):
+    with pytest.raises(SourceError, match="no such file to put beside the model") as caught:
+        api.convert(folder, tmp_path / "out", "ctranslate2", copy_files=["a.spm", "decoder.yml"], vmap="no-map")
+    assert caught.value.where == f"{folder / 'a.spm'}, no-map"
+    assert not (tmp_path / "out").exists()

@@ -12,13 +12,22 @@ from warmstart.cli.options import AS_IT_IS, Inputs, Json, Offline, Vocab, print_
 
 
 def convert(
-    source: str,
-    destination: Path,
-    to: Annotated[str, typer.Option("--to", help="ctranslate2, marian, warmstart …")],
-    quantize: Annotated[str | None, typer.Option("--quantize", help="int8, int16, float16 … (ctranslate2)")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="the source's dialect, if not found out")] = None,
+    source: Annotated[str, typer.Argument(help="a path or URL; of several RUN@best, ENSEMBLE@MEMBER")],
+    destination: Annotated[Path, typer.Argument(help="a new directory")],
+    to: Annotated[
+        str, typer.Option("--to", help="ctranslate2, transformers, marian, t5x …, warmstart (a bundle), safetensors …")
+    ],
+    quantize: Annotated[
+        str | None,
+        typer.Option("--quantize", help="int8, int16, float16, bfloat16, float32, int8_float32 … (ctranslate2)"),
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="the source's dialect, if not found out; fairseq:de,en says more")
+    ] = None,
     vocab: Vocab = None,
-    copy_files: Annotated[list[str] | None, typer.Option("--copy-files", help="a file beside the source")] = None,
+    copy_files: Annotated[
+        list[str] | None, typer.Option("--copy-files", help="a file beside the source, as often as wanted")
+    ] = None,
     vmap: Annotated[Path | None, typer.Option("--vmap", help="vocabulary map (ctranslate2)")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,
     strict: Annotated[bool, typer.Option(help="refuse what nothing explains")] = True,
@@ -47,8 +56,8 @@ def convert(
 
 
 def verify(
-    a: str,
-    b: str,
+    a: Annotated[str, typer.Argument(help="a path or URL")],
+    b: Annotated[str, typer.Argument(help="another")],
     inputs: Inputs = None,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="random inputs, without --inputs; 100, of sound 10")
@@ -78,6 +87,6 @@ def add_converters(app: typer.Typer) -> None:
 
 
 def _add_converter(app: typer.Typer, command: str) -> None:
-    @app.command(command, context_settings=AS_IT_IS, help=f"CTranslate2's {command}, with its own flags.")
+    @app.command(command, context_settings=AS_IT_IS, help="As CTranslate2's, with its flags.")
     def converter(context: typer.Context) -> None:
         run_converter(command, *context.args)

@@ -48,15 +48,15 @@ class Extras:
         """``copy`` are names beside the source; ``vmap`` becomes ``vmap.txt``.
 
         Raises:
-            SourceError: one is not a file.
+            SourceError: some are not files; all are named.
         """
         folder = source if source.is_dir() else source.parent
         files = {Path(name).name: folder / name for name in copy}
         if vmap is not None:
             files["vmap.txt"] = Path(vmap)
-        for path in files.values():
-            if not path.is_file():
-                raise SourceError("there is no such file to put beside the model", where=path)
+        missing = [str(path) for path in files.values() if not path.is_file()]
+        if missing:
+            raise SourceError("there is no such file to put beside the model", where=", ".join(missing))
         return Extras(files)
 
 
