@@ -134,8 +134,8 @@ def _require_engines(model: Model, to: str) -> None:
     from warmstart.export.convert import dialects
     from warmstart.inference.sides import engine_of
 
-    engine_of(model)
     if to in set(dialects()) - set(FORMATS):
+        engine_of(model)
         engine_of(model, to)
 
 
