@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from warmstart import api
 from warmstart.config import ADJUSTABLE, IDENTITY, RunConfig
-from warmstart.errors import ConfigError, StorageError, VocabularyError
+from warmstart.errors import ConfigError, StorageError, TrainingError, VocabularyError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.storage.locks import directory_lock
 
@@ -114,8 +114,28 @@ def test_another_identity_names_every_key_and_leaves_the_run(place: Path) -> Non
     with pytest.raises(ConfigError, match="another run") as caught:
         train(start=["seed=2", "model.d_ff=64"], label_smoothing=0.2)
     said = {p.what.split()[0] for p in caught.value.problems}
-    assert said == {"seed", "model", "training.label_smoothing"}
+    assert said == {"seed", "model.d_ff", "training.label_smoothing"}
     assert {p: p.read_bytes() for p in before} == before
+
+
+def test_an_extension_that_is_refused_leaves_the_run(place: Path) -> None:
+    train()
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file() and p.name != ".lock"}
+    with pytest.raises(TrainingError, match="all steps are done already"):
+        train(steps=3, log_every=1)
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+def test_metrics_that_nothing_measures_are_named_before_anything_is_trained(place: Path) -> None:
+    rules = {"best_metric": "validation/cherf", "plateau": {"patience": 1, "metric": "validation/b/loss"}}
+    with pytest.raises(ConfigError, match="is not measured") as caught:
+        train(**rules, early_stopping={"patience": 1, "metric": "validation/cer"})
+    said = {p.where: p.todo for p in caught.value.problems}
+    assert said == {
+        "training.best_metric": "did you mean validation/chrf?",
+        "training.plateau.metric": "did you mean validation/loss?",
+    }
+    assert not Path("run/checkpoints").exists()
 
 
 def test_a_second_training_is_refused_and_names_the_first(place: Path) -> None:
@@ -252,3 +272,19 @@ def test_data_and_vocabularies_that_do_not_fit_the_family_are_all_named(place: P
     said = {p.what for p in caught.value.problems}
     assert "a model of the family wav2vec2 does not learn from data of the type text" in said
     assert "vocabularies.target is no vocabulary of wav2vec2" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("optimizer", {"type": "adamm"}, "training.optimizer.type: there is no 'adamm'"),
+        ("optimizer", {"type": "sgd", "betas": [0.9, 0.9]}, "unknown key training.optimizer.betas"),
+        ("schedule", {"type": "inverse_sqrt"}, "training.schedule.warmup is missing"),
+        ("loss_normalizer", "batches", "training.loss_normalizer: Input should be 'tokens' or 'sequences'"),
+        ("groups", [{"stages": ["encoder"], "freeze": {}}], "training.groups.0.freeze: say either step or plateaus"),
+    ],
+)
+def test_errors_name_keys_as_they_are_written(place: Path, key: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(**{key: value})
+    assert said in {problem.what for problem in caught.value.problems}

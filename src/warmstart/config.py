@@ -80,7 +80,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("the configuration is not valid", where=path, problems=list(_problems(error))) from None
+        raise ConfigError("the configuration is not valid", where=path, problems=list(_problems(error, tree))) from None
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,17 @@ def _changes(old: BaseModel, new: BaseModel, prefix: str, inherited: str | None)
         a, b = getattr(old, name), getattr(new, name)
         if isinstance(a, BaseModel) and type(a) is type(b):
             yield from _changes(a, b, f"{prefix}{name}.", kind)
-        elif a != b and _plain(a) != _plain(b):  # other secrets in a URL are no other source
-            yield Change(prefix + name, kind or IDENTITY, *(_plain(value) for value in (a, b)))
+        elif a != b:
+            yield from _differing(prefix + name, kind or IDENTITY, _plain(a), _plain(b))
+
+
+def _differing(key: str, kind: str, old: Any, new: Any) -> Iterator[Change]:
+    """What differs between two values, key by key where both are of one type and have keys."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differing(f"{key}.{name}", kind, old.get(name), new.get(name))
+    elif old != new:  # other secrets in a URL are no other source
+        yield Change(key, kind, old, new)
 
 
 def _plain(value: Any) -> Any:
@@ -120,22 +129,40 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object, override: str
     tree[keys[-1]] = value
 
 
-def _problems(error: ValidationError) -> Iterable[Problem]:
+def _problems(error: ValidationError, tree: object) -> Iterable[Problem]:
     for item in error.errors():
         place = [str(part) for part in item["loc"]]
-        of_data = place[0] == "data" and len(place) > 1  # then the kind of data comes next, which is no key
-        where = ".".join([place[0], *place[2:]] if of_data else place)
+        where = ".".join(_keys(item["loc"], tree, missing=item["type"] == "missing"))
         if item["type"] == "extra_forbidden":
             near = get_close_matches(place[-1], _known_keys(place[:-1]), n=1, cutoff=0.6)
             todo = f"did you mean {near[0]}?" if near else "remove it"
             yield Problem(f"unknown key {where}", todo=todo)
         elif item["type"] == "missing":
             yield Problem(f"{where} is missing")
+        elif item["type"] == "union_tag_invalid":
+            tag, tags = item["ctx"]["tag"], [name.strip(" '") for name in item["ctx"]["expected_tags"].split(",")]
+            near = get_close_matches(tag, tags, n=1)
+            meant = f"did you mean {near[0]}?" if near else None
+            yield Problem(f"{where}.type: there is no {tag!r}", expected=", ".join(tags), todo=meant)
         else:
             text = item["msg"].removeprefix("Value error, ")
             found = item["input"]
             short = None if isinstance(found, dict | list) else repr(found)
             yield Problem(f"{where}: {text}" if where else text, found=short)
+
+
+def _keys(place: Sequence[str | int], tree: Any, *, missing: bool) -> list[str]:
+    """The keys and indices in ``place`` that ``tree`` has: pydantic also names which of several types it tried.
+    The last one of a ``missing`` key stays."""
+    found = []
+    for number, part in enumerate(place):
+        there = part in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(part, int)
+        if there:
+            tree = tree[part]
+        elif not (missing and number == len(place) - 1):
+            continue
+        found.append(str(part))
+    return found
 
 
 def _known_keys(place: Sequence[str]) -> list[str]:

@@ -139,13 +139,17 @@ def train_setting(
     from warmstart.training.state import latest, read_state
 
     run, newest = setting.config.run, latest(setting.config.run)
-    if newest is not None and ranks.first:
+
+    def resumed() -> None:
+        assert newest is not None
         step = read_state(newest).step
         for change in setting.changes:
             log_change(run, step, change.key, change.old, change.new)
-    if ranks.first:
         _write_configuration(setting)
-    result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint, ranks=ranks)
+
+    if newest is None and ranks.first:
+        _write_configuration(setting)
+    result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint, resumed=resumed, ranks=ranks)
     if result.stopped:
         notes = [*notes, f"stopped early: {result.stopped}"]
     return {

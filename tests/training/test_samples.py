@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmstart.training.samples import markdown, sample_rows, spread
+from warmstart.training.samples import sample_rows, spread
 
 
 @given(st.integers(0, 10_000), st.integers(0, 50))
@@ -36,12 +35,3 @@ def test_rows_belong_together_and_do_not_change() -> None:
     ]
     with pytest.raises(ValueError, match="100 examples and 99 outputs"):
         sample_rows("names", examples, outputs[1:], 4)
-
-
-def test_markdown_shows_texts_as_they_are() -> None:
-    rows = [{"source": "a|b", "reference": "*x*\ny", "output": "<b> &#35; _"}]
-    table = markdown(rows).splitlines()
-    assert table[:2] == ["| source | reference | output |", "| --- | --- | --- |"]
-    assert table[2].count("|") == 4
-    assert not set("*<_") & set(table[2])
-    assert html.unescape(table[2]) == "| a|b | *x* y | <b> &#35; _ |"

@@ -111,6 +111,26 @@ def test_not_finite_goes_back_and_takes_another_order(tmp_path: Path, build, str
     assert losses[1] != others[1]
 
 
+def test_going_back_makes_up_for_an_evaluation_that_a_signal_kept_away(  # type: ignore[no-untyped-def]
+    tmp_path: Path, build, stream, config, bad
+) -> None:
+    """It stops before the evaluation of step 4; the batch of step 5 then sends it back to that checkpoint."""
+
+    def evaluate(model: torch.nn.Module, step: int) -> Measured:
+        if step == 4 and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Measured({"validation/loss": 1.0 / (1 + step)})
+
+    stopped: list[int] = []
+    rewinding = config.model_copy(update={"nonfinite": Nonfinite(action="rewind")})
+    with pytest.raises(Interrupted):
+        go(tmp_path, build, stream(), rewinding, evaluate=evaluate)
+    _, result = go(tmp_path, build, stream(), rewinding, evaluate=evaluate, objective=Poisoned(config, bad))
+    assert [r["step"] for r in result.history if r["kind"] == "validation"] == [0, 2, 4, 6]
+    assert checkpoints.read_state(checkpoints.latest(tmp_path)).order == 1
+
+
 def test_really_the_best_are_kept_and_pinned_ones_too(tmp_path: Path, build, stream, config) -> None:  # type: ignore[no-untyped-def]
     """The order in which EIR loses one of the true top three."""
     scores = dict(zip(range(1, 7), (0.5, 0.6, 0.55, 0.58, 0.7, 0.65), strict=True))
@@ -219,18 +239,31 @@ def test_a_signal_saves_and_stops(  # type: ignore[no-untyped-def]
     assert records[0] == records[1]
 
 
-def test_an_error_of_the_disk_while_a_log_line_is_written_is_one_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["metrics.jsonl", "tensorboard"])
+def test_an_error_of_the_disk_while_numbers_are_written_is_one_clear_error(tmp_path: Path, file: str) -> None:
     """The limit on a file's size stands for a full disk."""
+    write = {
+        "metrics.jsonl": (
+            "from warmstart.storage.records import Records; files = Records(path)",
+            "files.write({'step': step})",
+        ),
+        "tensorboard": (
+            "from warmstart.training.board import Board; files = Board(path, 0)",
+            "files.write(step, {'a': 1.0})",
+        ),
+    }
+    opened, written = write[file]
     program = f"""
 import resource, signal
 from pathlib import Path
-from warmstart.storage.records import Records
+path = Path({str(tmp_path / file)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
-with Records(Path({str(tmp_path / "metrics.jsonl")!r})) as records:
-    for step in range(100):
-        records.write({{"step": step}})
+{opened}
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+for step in range(100):
+    {written}
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "StorageError: cannot be written" in ended.stderr
-    assert "this file system cannot hold so large a file" in ended.stderr
+    assert ended.stderr.count("StorageError: cannot be written") == 1
+    assert ended.stderr.rstrip().endswith("this file system cannot hold so large a file: choose another place")
+    assert file in ended.stderr

@@ -62,6 +62,24 @@ def test_evaluations_may_decide_nothing(tmp_path: Path, build, stream, config) -
     [
         ({"evaluate_every": None, "samples": 3, "early_stopping": {"patience": 2}}, "samples, early_stopping changes"),
         ({"evaluate_every": 2, "best_metric": None, "plateau": {"patience": 1, "reload_best": True}}, "best_metric"),
+        ({"evaluate_every": 2, "best_metric": None, "keep_best": 3}, "keep_best changes nothing without a best_metric"),
+        (
+            {"evaluate_every": None, "schedule": {"type": "marian", "decay": 0.5, "decay_strategy": "stalled"}},
+            "decay_strategy changes nothing",
+        ),
+        (
+            {"evaluate_every": 2, "groups": [{"stages": ["encoder"], "freeze": {"plateaus": 1}}]},
+            "groups.0.freeze.plateaus is never reached",
+        ),
+        (
+            {"evaluate_every": 2, "groups": [{"stages": ["encoder"], "freeze": True, "learning_rate": 0.1}]},
+            "change nothing where freeze is true",
+        ),
+        ({"evaluate_every": 2, "nonfinite": {"limit": 3}}, "limit changes nothing where the action is stop"),
+        (
+            {"evaluate_every": 2, "schedule": {"type": "t5x", "steps_per_cycle": 9}},
+            "steps_per_cycle changes nothing without cosine_decay",
+        ),
     ],
 )
 def test_keys_that_would_change_nothing_are_refused(keys: dict[str, Any], said: str) -> None:

@@ -128,6 +128,13 @@ FACTORS = (
     "cosine_decay",
 )
 
+_READ_BY = {  # keys of T5X's schedule → the factors that read them
+    "warmup_steps": {"linear_warmup", "linear_decay", "rsqrt_decay", "rsqrt_normalized_decay", "cosine_decay"},
+    "decay_factor": {"linear_decay", "decay_every"},
+    "steps_per_decay": {"decay_every"},
+    "steps_per_cycle": {"cosine_decay"},
+}
+
 
 class T5X(_Frozen):
     """T5X's ``create_learning_rate_scheduler``: ``factors`` multiplied, for instance ``constant * linear_warmup *
@@ -156,6 +163,9 @@ class T5X(_Frozen):
                     f"there is no factor {name!r}; "
                     + (f"did you mean {near[0]}?" if near else f"there are {', '.join(FACTORS)}")
                 )
+        for key, readers in _READ_BY.items():
+            if key in self.model_fields_set and not readers & set(self.names):
+                raise ValueError(f"{key} changes nothing without {' or '.join(sorted(readers))}: remove it")
         return self
 
 
@@ -256,6 +266,8 @@ class Group(_Frozen):
     def _some(self) -> Self:
         if not self.parameters and not self.stages:
             raise ValueError("a group names parameters or stages")
+        if self.freeze is True and (self.learning_rate != 1.0 or self.weight_decay is not None):
+            raise ValueError("learning_rate and weight_decay change nothing where freeze is true: remove them")
         return self
 
 
@@ -327,6 +339,12 @@ class Nonfinite(_Frozen):
     action: Literal["stop", "skip", "rewind"] = "stop"
     limit: Count = 10
 
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.action == "stop" and "limit" in self.model_fields_set:
+            raise ValueError("limit changes nothing where the action is stop: remove it")
+        return self
+
 
 _OF_EVALUATIONS = (
     *("evaluate_first", "samples", "best_metric", "best_mode", "keep_best"),
@@ -397,9 +415,29 @@ class TrainingConfig(_Frozen):
             said = [key for key in _OF_EVALUATIONS if key in self.model_fields_set]
             if unread := [key for key in said if getattr(self, key) not in (None, False)]:
                 raise ValueError(f"{', '.join(unread)} changes nothing without evaluations: remove it")
+            if isinstance(self.schedule, Marian) and self.schedule.stalls:
+                raise ValueError("schedule.decay_strategy changes nothing without evaluations: take another one")
         if self.best_metric is None and self.plateau is not None and self.plateau.reload_best:
             raise ValueError("plateau.reload_best needs a best_metric")
+        if self.best_metric is None and (
+            unread := [k for k in ("best_mode", "keep_best") if k in self.model_fields_set]
+        ):
+            raise ValueError(f"{', '.join(unread)} changes nothing without a best_metric: remove it")
+        for number, group in enumerate(self.groups):
+            if isinstance(group.freeze, Release) and group.freeze.plateaus is not None and self.plateau is None:
+                raise ValueError(f"groups.{number}.freeze.plateaus is never reached without `plateau`: add it")
         return self
+
+    @property
+    def deciding_metrics(self) -> dict[str, str]:
+        """Key → name of each metric that decides something."""
+        rules = {"early_stopping": self.early_stopping, "plateau": self.plateau}
+        found = {f"{key}.metric": rule.metric for key, rule in rules.items() if rule is not None}
+        if self.best_metric is not None and self.evaluate_every is not None:
+            found = {"best_metric": self.best_metric, **found}
+        if isinstance(self.schedule, Marian) and self.schedule.stalls:
+            found["schedule.metric"] = self.schedule.metric
+        return found
 
     @model_validator(mode="after")
     def _used(self) -> Self:

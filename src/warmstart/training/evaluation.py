@@ -15,7 +15,7 @@ from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import SearchConfig, translate_ids
 from warmstart.training.objective import batch_loss
 from warmstart.training.samples import sample_rows
-from warmstart.training.terms import Measured
+from warmstart.training.terms import Measured, validation_prefix
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -39,6 +39,15 @@ class Evaluation:
         self.source, self.target = vocabularies
         self.samples = samples
 
+    @property
+    def names(self) -> list[str]:
+        """What is measured."""
+        names = ["validation/loss"]
+        for name in self.splits:
+            scores = self.tasks[name].score([], []) if self.search is not None else {}
+            names += [f"{validation_prefix(name, self.splits)}/{key}" for key in ("loss", *scores)]
+        return list(dict.fromkeys(names))
+
     def __call__(self, model: nn.Module, step: int) -> Measured:
         out: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
@@ -50,7 +59,7 @@ class Evaluation:
                 nll += float(loss.nll)
                 count += loss.units
             total, tokens = total + nll, tokens + count
-            prefix = "validation" if len(self.splits) == 1 else f"validation/{name}"
+            prefix = validation_prefix(name, self.splits)
             out[f"{prefix}/loss"] = nll / count
             if self.search is not None:
                 outputs = self.decode(model, split)

@@ -52,6 +52,7 @@ def train(
     task_fingerprint: str = "",
     describe: Describe | None = None,
     written: Callable[[Path], None] = lambda checkpoint: None,
+    resumed: Callable[[], None] = lambda: None,
     progress: bool = True,
 ) -> TrainResult:
     """Train ``learner`` in the directory ``run``, from its latest complete checkpoint if it has one.
@@ -70,6 +71,7 @@ def train(
         describe: what to write down about a batch whose loss is not finite.
         written: is given the directory of each checkpoint when it is complete, in the thread that wrote it, by
             rank 0.
+        resumed: is called by rank 0 when it is certain that a run with a checkpoint may go on.
 
     Raises:
         TrainingError: no step is left, the checkpoint is of another model, seed or task, the loss is not finite,
@@ -99,6 +101,8 @@ def train(
         saved = checkpoints.read_state(latest)
         check_resumption(latest, saved, config, seed, task_fingerprint)
         start = learner.restore(latest)
+        if ranks.first:
+            resumed()
         ranks.wait()  # nothing is written before all have read
         start = mark_environment(run, start, environment, write=ranks.first)
     with ExitStack() as stack:
@@ -159,14 +163,16 @@ class _Loop:
                 self._evaluate()
             if first:
                 self._save()
-            elif self.step not in (begins, self.evaluated) and self._due(self.config.evaluate_every):
-                self._boundary(log=False)  # it was stopped before this evaluation
+            else:
+                self._make_up(begins)
             if reason := self.standing.out_of_patience():
                 raise _Stop(reason)
             self.model.train()
             while self.step < self.config.steps:
                 if self._update():
                     self._boundary()
+                else:
+                    self._make_up(begins)
         except _Stop as reason:
             stopped = str(reason)
         self.output.wait()
@@ -175,6 +181,11 @@ class _Loop:
         return TrainResult(
             self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
         )
+
+    def _make_up(self, begins: int) -> None:
+        """Evaluate where the checkpoint was written because somebody asked to stop before the evaluation."""
+        if self.step not in (begins, self.evaluated) and self._due(self.config.evaluate_every):
+            self._boundary(log=False)
 
     def _due(self, every: int | None) -> bool:
         return every is not None and (self.step == self.config.steps or self.step % every == 0)
@@ -245,16 +256,22 @@ class _Loop:
     def _not_finite(self, step: int, where: Position, parts: Sequence[Any], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""
         rule = self.config.nonfinite
-        name, path, causes = write_record(self.run, step, where, found, self.model, parts, self.describe, self.ranks)
+        order = self.state.order
+        name, path, causes = write_record(
+            self.run, step, where, found, self.model, parts, self.describe, self.ranks, order
+        )
         self.learner.forget()
-        done = self.skipped if rule.action == "skip" else self.state.order
+        done = self.skipped if rule.action == "skip" else order
         if rule.action == "stop" or done >= rule.limit:
+            more = "also with `training.nonfinite.action` skip or rewind"
+            if rule.action != "stop":
+                more = f"with a higher `training.nonfinite.limit` ({rule.limit} is used up)"
             raise TrainingError(
                 f"the {name} is not finite",
                 where=f"step {step}, batch at {where}, written to {path}",
                 found=found.loss if name == "loss" else found.norm,
                 todo="look at the batch, lower learning_rate or lengthen warmup; the run can go on from its latest "
-                f"checkpoint, also with `training.nonfinite.action` skip or rewind (at most {rule.limit} times)",
+                f"checkpoint, {more}",
                 problems=causes,
             )
         logger.warning("step %d: the %s is not finite (%s): %s", step, name, path, rule.action)

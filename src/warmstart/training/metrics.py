@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from warmstart.errors import MissingExtra
 from warmstart.storage.records import Record, Records, read_records
+from warmstart.training.board import Board
 
 FILE = "metrics.jsonl"
 
@@ -33,28 +33,20 @@ class Metrics(Records):
 
     def __init__(self, run: Path, step: int, keep: int) -> None:
         super().__init__(run / FILE, keep)
-        self._folder = str(run / "tensorboard")
-        self._open_board(step if keep else -1)
-
-    def _open_board(self, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtra("tensorboard", "train") from error
-        self._board = SummaryWriter(log_dir=self._folder, purge_step=step + 1)
+        self._folder = run / "tensorboard"
+        self._board = Board(self._folder, step + 1 if keep else 0)
 
     def rewind(self, step: int, keep: int) -> None:
         """Back to ``step`` and its first ``keep`` records."""
         self.cut(keep)
         self._board.close()
-        self._open_board(step)
+        self._board = Board(self._folder, step + 1)
 
     def measured(self, step: int, kind: str, fields: Mapping[str, float], time: Mapping[str, float]) -> None:
         """Append one record. Numbers that are not finite become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in fields.items()}
         self.write({"step": step, "kind": kind, **finite, "time": {name: round(v, 3) for name, v in time.items()}})
-        for name, value in fields.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, fields)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

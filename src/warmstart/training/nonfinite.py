@@ -29,11 +29,12 @@ def write_record(
     parts: Sequence[Any],
     describe: Describe | None,
     ranks: Ranks,
+    order: int = 0,
 ) -> tuple[str, Path, list[Problem]]:
-    """Write ``nonfinite/step-….json`` of ``run``: the update, its parameters with a gradient that is not finite, and
-    its batches, all ranks' in their order. Returns what is not finite, ``gradient`` or ``loss``, the file, and the
-    examples that are known to be the cause."""
-    path = run / "nonfinite" / f"step-{step:08d}.json"
+    """Write ``nonfinite/step-….json`` of ``run`` (``step-…-order-N.json`` once the run was rewound N times): the
+    update, its parameters with a gradient that is not finite, and its batches, all ranks' in their order. Returns what
+    is not finite, ``gradient`` or ``loss``, the file, and the examples that are known to be the cause."""
+    path = run / "nonfinite" / (f"step-{step:08d}" + (f"-order-{order}" if order else "") + ".json")
     gradients = {n: p.grad for n, p in canonical_parameters(model).items() if p.grad is not None}
     described = [describe(part) for part in parts] if describe else []
     losses = [*found.rows, *[None] * len(described)]

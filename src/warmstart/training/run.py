@@ -33,7 +33,7 @@ from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.ranks import Ranks, check_share, in_turn
 from warmstart.training.rehearsal import Rehearsal, rehearse
-from warmstart.training.standing import Standing
+from warmstart.training.standing import Standing, check_metrics
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
 from warmstart.training.workload import Job, Workload
@@ -68,11 +68,12 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
 
     Raises:
         DataError: data that cannot be used, or no train or validation split.
-        ConfigError: groups or adapters do not fit the model.
+        ConfigError: groups or adapters do not fit the model, or a metric that decides something is not measured.
         VocabularyError: a teacher has other vocabularies.
     """
     ranks = ranks or Ranks()
     workload = in_turn(ranks, lambda: job.workload(job, write=write, progress=progress))
+    check_metrics(job.training, workload.measures)
     with torch.device("meta"):
         module = job.family.build(job.model_config)
     first = ranks.share(latest(job.run)) is None
@@ -90,11 +91,17 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
 
 
 def train_run(
-    job: Job, *, progress: bool = True, on_checkpoint: OnCheckpoint | None = None, ranks: Ranks | None = None
+    job: Job,
+    *,
+    progress: bool = True,
+    on_checkpoint: OnCheckpoint | None = None,
+    resumed: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> tuple[TrainResult, list[str]]:
     """Train as planned and write ``RUN/model``, the bundle with the best weights (``RUN/adapters`` with ``lora``).
 
-    ``on_checkpoint`` is given each checkpoint when it is complete, and the last one again in the end.
+    ``on_checkpoint`` is given each checkpoint when it is complete, and the last one again in the end. ``resumed`` is
+    called by rank 0 when it is certain that a run that has a checkpoint may go on, or has nothing left to do.
 
     Returns the result and lines about the data (kept and dropped examples). Several ranks call it alike; rank 0 writes.
     """
@@ -111,7 +118,10 @@ def train_run(
         stack.enter_context(computing_on(job.device, job.training))
         parts = prepare(job, progress=progress, ranks=ranks)
         stack.enter_context(parts.workload.computing())
-        result = ranks.share(finished(run, job.training)) or train(
+        result = ranks.share(finished(run, job.training))
+        if result is not None and ranks.first:
+            resumed()
+        result = result or train(
             run,
             parts.learner,
             parts.workload.stream,
@@ -124,6 +134,7 @@ def train_run(
             task_fingerprint=parts.workload.fingerprint,
             describe=parts.workload.describe,
             written=written,
+            resumed=resumed,
             progress=progress,
         )
     if ranks.first:

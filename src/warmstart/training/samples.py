@@ -29,19 +29,3 @@ def sample_rows(
         {"task": task, "source": examples[i]["source"], "reference": examples[i]["target"], "output": outputs[i]}
         for i in spread(len(examples), count)
     ]
-
-
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table of samples, as TensorBoard shows texts."""
-    columns = ("source", "reference", "output")
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
-    lines += ["| " + " | ".join(_cell(str(row[column])) for column in columns) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-_PLAIN = str.maketrans({sign: f"&#{ord(sign)};" for sign in "&\\`*_{}[]()#+-.!|<>~"})
-
-
-def _cell(text: str) -> str:
-    """``text`` with what Markdown or HTML would take for its own made plain."""
-    return " ".join(text.translate(_PLAIN).split())

@@ -23,10 +23,11 @@ from warmstart.training.config import TrainingConfig
 from warmstart.training.ctc import CTC
 from warmstart.training.denormals import flushed_denormals
 from warmstart.training.samples import sample_rows, spread
-from warmstart.training.terms import Measured
+from warmstart.training.terms import Measured, validation_prefix
 from warmstart.training.workload import Job, Trial, check_splits
 from warmstart.vocabularies.vocabulary import Vocabulary
 
+_MEASURED = ("loss", "wer", "cer")
 _OF_TEXT = ("label_smoothing", "z_loss", "distillation", "compile")
 
 
@@ -45,6 +46,12 @@ class SpeechEvaluation:
     batch_size: int | None
     samples: int = 0
 
+    @property
+    def names(self) -> list[str]:
+        """What is measured."""
+        of_tasks = [f"{validation_prefix(name, self.splits)}/{key}" for name in self.splits for key in _MEASURED]
+        return list(dict.fromkeys(["validation/loss", *of_tasks]))
+
     def __call__(self, model: Any, step: int) -> Measured:
         out: dict[str, float] = {}
         rows: list[dict[str, Any]] = []
@@ -56,7 +63,7 @@ class SpeechEvaluation:
             examples = [{"source": e.where, "target": e.transcript or ""} for e in split.examples]
             references = [example["target"] for example in examples]
             total, utterances = total + sum(found.losses), utterances + len(split)
-            prefix = "validation" if len(self.splits) == 1 else f"validation/{name}"
+            prefix = validation_prefix(name, self.splits)
             scores = {"loss": sum(found.losses) / len(split), **wer(references, outputs), **cer(references, outputs)}
             out |= {f"{prefix}/{key}": value for key, value in scores.items()}
             rows += sample_rows(name, examples, outputs, self.samples)
@@ -73,6 +80,10 @@ class SpeechWorkload:
     tasks: Sequence[str]
     fingerprint: str
     notes: Sequence[str]
+
+    @property
+    def measures(self) -> list[str]:
+        return self.evaluation.names
 
     def evaluate(self, model: Any, step: int) -> Measured:
         return self.evaluation(model, step)

@@ -4,10 +4,11 @@ the schedule make of the learning rate."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
-from warmstart.errors import TrainingError
+from warmstart.errors import ConfigError, Problem, TrainingError
 from warmstart.training.config import Marian, TrainingConfig
 from warmstart.training.marian import MarianClock, MarianState, begun
 from warmstart.training.patience import Watch, plateau_factor
@@ -92,6 +93,26 @@ class Standing:
         if rule is None or not self._early.out_of_patience(rule):
             return None
         return f"{rule.metric} has not improved for {self._early.since_best} evaluations"
+
+
+def check_metrics(config: TrainingConfig, measured: Collection[str]) -> None:
+    """Before a training: does an evaluation measure what something is decided by?
+
+    Raises:
+        ConfigError: every metric that it does not.
+    """
+    problems = []
+    for key, name in config.deciding_metrics.items():
+        if name not in measured:
+            near = get_close_matches(name, measured, n=1)
+            todo = f"did you mean {near[0]}?" if near else None
+            problems.append(Problem(f"there is no metric {name!r}", where=f"training.{key}", todo=todo))
+    if problems:
+        raise ConfigError(
+            "a metric that decides something is not measured",
+            expected=f"one of {', '.join(sorted(measured))}",
+            problems=problems,
+        )
 
 
 def _metric(measured: Mapping[str, float], name: str, key: str) -> float:

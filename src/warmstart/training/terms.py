@@ -5,7 +5,7 @@ The loop does not look into batches: one is whatever the objective of its kind o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -58,6 +58,11 @@ class Measured:
 
     metrics: Mapping[str, float]
     samples: Sequence[Record] = ()
+
+
+def validation_prefix(task: str, tasks: Collection[str]) -> str:
+    """What stands before the metrics of ``task``, one of ``tasks``: one task alone has no name of its own."""
+    return "validation" if len(tasks) == 1 else f"validation/{task}"
 
 
 Evaluate = Callable[[nn.Module, int], Measured]

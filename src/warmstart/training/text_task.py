@@ -34,6 +34,10 @@ class TextWorkload:
     fingerprint: str
     notes: Sequence[str]
 
+    @property
+    def measures(self) -> list[str]:
+        return self.evaluation.names
+
     def evaluate(self, model: Any, step: int) -> Measured:
         return self.evaluation(model, step)
 

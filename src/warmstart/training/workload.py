@@ -91,6 +91,7 @@ class Workload(Protocol):
         objective: what is minimised on them.
         fingerprint: identity of the training data.
         notes: lines about the data (kept and dropped examples).
+        measures: the names of what an evaluation measures.
     """
 
     @property
@@ -104,6 +105,9 @@ class Workload(Protocol):
 
     @property
     def notes(self) -> Sequence[str]: ...
+
+    @property
+    def measures(self) -> Sequence[str]: ...
 
     def evaluate(self, model: Any, step: int) -> Measured:
         """Measure ``model``, which is in evaluation mode, on the validation splits."""
