@@ -419,6 +419,15 @@ def test_evaluate_reports_each_file(work: Path) -> None:
     assert len(out) == 1
 
 
+def test_evaluate_names_what_it_leaves_out(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (work / "test.csv").open("a", encoding="utf-8") as file:
+        file.write("test/0.wav,0," + "abcdef" * 99 + "\n")
+    out, _ = said("evaluate", f"--checkpoint_dir source --test_files test.csv {QUIET} --report_count 1")
+    assert out[0].startswith("Test on test.csv - WER: ")
+    assert len(caplog.messages) == 1
+    assert "test.csv: 1 left out, too short: test/0.wav (" in caplog.text
+
+
 def test_train_without_training_does_the_other_steps(work: Path) -> None:
     """As upstream's ``train.py --test_files test.csv --checkpoint_dir DIR``."""
     arguments = f"--checkpoint_dir source {QUIET} --report_count 1"

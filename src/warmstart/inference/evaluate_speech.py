@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,8 @@ from warmstart.inference.speech.acoustic import alphabet_of
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.vocabularies.alphabet import Alphabet
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]]:
@@ -48,7 +51,8 @@ def evaluate_speech(
 ) -> dict[str, Report]:
     """The report of every task that has ``split``. Rates are between 0 and 1; byte mode is sorted by CER.
 
-    Features come from ``data.feature_cache``; without one they are made in a folder for the time being.
+    Features come from ``data.feature_cache``; without one they are made in a folder for the time being. Recordings that
+    are left out are named in the log.
 
     Raises:
         DialectError, VocabularyError: this is no model that hears, or its alphabet is not known.
@@ -63,6 +67,9 @@ def evaluate_speech(
     mfcc = Mfcc.of(config)
     with TemporaryDirectory() as folder:
         (splits,) = data.read_splits([split], alphabet, mfcc, Path(folder))
+        for name, recordings in splits.items():
+            for line in recordings.describe()[1:]:  # the first counts those that are kept
+                logger.warning("%s: %s", name, line)
         module = load_module(model)
         frames, rows = data.batch_frames(mfcc), data.batch_size
         return {
