@@ -260,9 +260,9 @@ def test_a_dry_run_finds_what_would_fail(workplace: Path, overrides: list[str], 
     assert tree(workplace) == before
 
 
-def test_a_gpu_that_is_not_used_is_said(
+def test_what_only_a_gpu_does_is_said_where_there_is_none(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert api.dry_run("c.yaml", progress=False)["device"] == "cpu"
-    assert "trains on the CPU alone" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert api.dry_run("c.yaml", ["training.compile=true"], progress=False)["device"] == "cpu"
+    assert "training.compile changes nothing: this training is on the CPU" in caplog.text
