@@ -74,7 +74,7 @@ def preload() -> None:
     """Import once what each child needs."""
     for module in (
         "torch._dynamo",
-        "torch.utils.tensorboard",
+        "tensorboard.summary.writer.record_writer",
         "sacrebleu",
         "jiwer",
         "warmstart.setting",
