@@ -11,7 +11,7 @@ from torch import nn
 
 from warmstart.errors import ConfigError, TrainingError
 from warmstart.models.transformer.parameters import parameters
-from warmstart.training.config import Adafactor, Adam, Constant, Group, Release, TrainingConfig
+from warmstart.training.config import Adafactor, Adam, Constant, Group, Plateau, Release, TrainingConfig
 from warmstart.training.groups import Freezing, assign
 from warmstart.training.objective import batch_loss
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, set_learning_rate
@@ -84,6 +84,7 @@ def configure(optimizer: Any, groups: tuple[Group, ...]) -> TrainingConfig:
         checkpoint_every=1,
         optimizer=optimizer,
         groups=groups,
+        plateau=Plateau(patience=1),
     )
 
 

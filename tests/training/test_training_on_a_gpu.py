@@ -239,7 +239,7 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch, wanted: str, there:
                                      {"device": "cpu", "deterministic": False}])  # fmt: skip
 def test_keys_that_make_no_sense(config, changes: dict[str, Any]) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValidationError, match=r"device|changes nothing on a CPU"):
-        TrainingConfig.model_validate(config.model_dump() | changes)
+        TrainingConfig.model_validate(config.model_dump(exclude_unset=True) | changes)
 
 
 # --- by the public verbs ----------------------------------------------------------------------------------------------
