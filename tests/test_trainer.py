@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,24 @@ def test_adapters_are_trained_merged_and_saved_apart(place: Path) -> None:
     shutil.rmtree("child/checkpoints/step-00000004")
     train(run="child", start=child, lora=lora, best_mode="max")
     assert all((at("child", 4)[n] == a).all() for n, a in last.items())
+
+
+def test_a_lineage_keeps_the_source_as_it_was(place: Path) -> None:
+    def child(steps: int) -> list[dict[str, Any]]:
+        start = ["start.source=run", "start.mode=init", "model={}", "vocabularies={}"]
+        train(run="child", start=start, steps=steps)
+        found: list[dict[str, Any]] = json.loads(Path("child/model/lineage.json").read_text())["starts"]
+        return found
+
+    train()
+    began = child(2)
+    train(steps=8)
+    (weights,) = (file for file in began[0]["files"] if file["name"] == "model.safetensors")
+    assert weights["sha256"] != sha256(Path("run/model/model.safetensors").read_bytes()).hexdigest()
+    assert child(4) == began
+    Path("child/starts.json").write_text("[")
+    with pytest.raises(TrainingError, match=r"starts.json"):
+        child(6)
 
 
 @pytest.mark.parametrize("level", ["word", "sequence"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.layout import describe_files, storages, write_bundle
 from warmstart.bundle.model import Model, open_run_checkpoint
 from warmstart.data.plan import Position
+from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.memory import keep_freed_memory
@@ -117,6 +119,7 @@ def train_run(
     with ExitStack() as stack:
         stack.enter_context(computing_on(job.device, job.training))
         parts = prepare(job, progress=progress, ranks=ranks)
+        starts = _starts(job) if ranks.first else []
         stack.enter_context(parts.workload.computing())
         result = ranks.share(finished(run, job.training))
         if result is not None and ranks.first:
@@ -142,15 +145,15 @@ def train_run(
         assert newest is not None
         written(newest)  # it may have been killed before this, or before the next
         prune(run, job.training.keep_last, read_state(newest).best)
-        _write_model(job, parts.learner, newest, result.steps)
+        _write_model(job, parts.learner, newest, result.steps, starts)
     return result, list(parts.workload.notes)
 
 
-def _write_model(job: Job, learner: Learner, newest: Path, trained: int) -> None:
+def _write_model(job: Job, learner: Learner, newest: Path, trained: int, starts: list[dict[str, Any]]) -> None:
     """The bundle with the best weights, or the ``newest`` ones, and adapters where there are some."""
     run = job.run
     best = best_checkpoint(run) or newest
-    lineage = describe_lineage(job, read_state(best), trained)
+    lineage = _lineage(job, read_state(best), trained, starts)
     learner.restore(best)
     with learner.evaluated():
         arrays = merged(learner.model)
@@ -267,7 +270,7 @@ def _schedule(job: Job, data_epoch: int) -> dict[str, Any] | None:
     return None
 
 
-def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
+def _lineage(job: Job, state: State, trained: int, starts: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the model came from, back to the first ancestor; ``trained`` updates were made in all. ``exact`` says
     whether the training can be repeated bit for bit: it went on in one environment only."""
     distillation = job.training.distillation
@@ -277,13 +280,28 @@ def describe_lineage(job: Job, state: State, trained: int) -> dict[str, Any]:
         "exact": state.exact,
         "coverage": job.plan.coverage,
         "teachers": [shown(teacher) for teacher in distillation.teachers] if distillation else [],
-        "starts": [
-            {
-                "mode": mode,
-                "source": shown(source),
-                "files": describe_files(model.checkpoint),
-                "ancestor": model.lineage,
-            }
-            for mode, source, model in zip(job.plan.modes, job.plan.sources, job.models, strict=True)
-        ],
+        "starts": starts,
     }
+
+
+def _starts(job: Job) -> list[dict[str, Any]]:
+    """The sources and their files as they were when the run began: later they may be others, or gone.
+
+    Raises:
+        TrainingError: the file that remembers them is damaged.
+    """
+    path = job.run / "starts.json"
+    if latest(job.run) is not None and path.is_file():  # a run before its first checkpoint begins once more
+        try:
+            remembered: list[dict[str, Any]] = json.loads(path.read_bytes())
+            return remembered
+        except ValueError as error:
+            todo = "remove it: the sources are then described as they are now"
+            raise TrainingError("damaged", where=path, found=str(error), todo=todo) from error
+    starts = [
+        {"mode": mode, "source": shown(source), "files": describe_files(model.checkpoint), "ancestor": model.lineage}
+        for mode, source, model in zip(job.plan.modes, job.plan.sources, job.models, strict=True)
+    ]
+    job.run.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, json.dumps(starts, indent=1, ensure_ascii=False) + "\n")
+    return starts
