@@ -23,9 +23,10 @@ from warmstart.data.index import Counts, EncodedSplit
 from warmstart.data.plan import Position
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
-from warmstart.training.config import Constant, TrainingConfig
+from warmstart.training.config import TrainingConfig
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
+from warmstart.training.methods import Constant
 from warmstart.training.terms import Measured
 
 

@@ -64,8 +64,8 @@ def _schedule(schedule: Any, models: Sequence[Model]) -> Any:
     Raises:
         ConfigError: no source says one, or it is one that we lack.
     """
-    from warmstart.training.config import OfSource
     from warmstart.training.marian import of_options
+    from warmstart.training.methods import OfSource
 
     if not isinstance(schedule, OfSource):
         return schedule

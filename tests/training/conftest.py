@@ -13,7 +13,8 @@ from warmstart.data.batches import Batch
 from warmstart.data.plan import Position
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer
-from warmstart.training.config import InverseSqrt, TrainingConfig
+from warmstart.training.config import TrainingConfig
+from warmstart.training.methods import InverseSqrt
 
 VOCABULARY = 11
 

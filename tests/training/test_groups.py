@@ -11,8 +11,9 @@ from torch import nn
 
 from warmstart.errors import ConfigError, TrainingError
 from warmstart.models.transformer.parameters import parameters
-from warmstart.training.config import Adafactor, Adam, Constant, Group, Plateau, Release, TrainingConfig
+from warmstart.training.config import Group, Plateau, Release, TrainingConfig
 from warmstart.training.groups import Freezing, assign
+from warmstart.training.methods import Adafactor, Adam, Constant
 from warmstart.training.objective import batch_loss
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, set_learning_rate
 

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from warmstart.data.plan import Position
 from warmstart.errors import ConfigError
-from warmstart.training.config import InverseSqrt, Marian, OfSource, TrainingConfig
+from warmstart.training.config import TrainingConfig
 from warmstart.training.marian import MarianClock, MarianState, begun, of_options, of_progress
+from warmstart.training.methods import InverseSqrt, Marian, OfSource
 from warmstart.training.schedule import learning_rate
 from warmstart.training.standing import Standing
 from warmstart.training.state import State

@@ -17,7 +17,8 @@ from torch import nn
 
 from warmstart.errors import TrainingError
 from warmstart.training.adafactor import factored_axes
-from warmstart.training.config import SGD, AdaBelief, Adafactor, Adam, Constant, Group, TrainingConfig
+from warmstart.training.config import Group, TrainingConfig
+from warmstart.training.methods import SGD, AdaBelief, Adafactor, Adam, Constant
 from warmstart.training.optimizer import (
     build_optimizer,
     dump_slots,

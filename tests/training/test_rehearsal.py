@@ -17,7 +17,8 @@ from warmstart import api
 from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.index import Counts, EncodedSplit
 from warmstart.errors import WarmstartError
-from warmstart.training.config import InverseSqrt, TrainingConfig
+from warmstart.training.config import TrainingConfig
+from warmstart.training.methods import InverseSqrt
 from warmstart.training.objective import CrossEntropy
 from warmstart.training.rehearsal import ORDINARY, Rehearsal, count_evaluations, rehearse
 from warmstart.training.state import latest

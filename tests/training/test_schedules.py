@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, Schedule, TrainingConfig
+from warmstart.training.config import TrainingConfig
+from warmstart.training.methods import T5X, Constant, Cosine, InverseSqrt, Linear, Schedule
 from warmstart.training.schedule import learning_rate, t5x_rate
 
 

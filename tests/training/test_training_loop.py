@@ -16,9 +16,9 @@ from warmstart.data.plan import Position
 from warmstart.errors import StorageError, TrainingError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.training import state as checkpoints
-from warmstart.training.config import Adam, Marian
 from warmstart.training.learner import Learner, load_weights
 from warmstart.training.loop import train
+from warmstart.training.methods import Adam, Marian
 from warmstart.training.metrics import read_metrics
 from warmstart.training.terms import Measured
 

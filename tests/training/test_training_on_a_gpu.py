@@ -28,10 +28,11 @@ from warmstart.inference import device as devices
 from warmstart.inference.device import choose_device
 from warmstart.models.layers import attention, dropout, linear, norm
 from warmstart.models.transformer import module
-from warmstart.training.config import Adafactor, Adam, Average, LoRA, TrainingConfig
+from warmstart.training.config import Average, LoRA, TrainingConfig
 from warmstart.training.device import compile_layers
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
+from warmstart.training.methods import Adafactor, Adam
 from warmstart.training.precision import autocast
 from warmstart.training.state import latest, read_state
 from warmstart.training.terms import Measured

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from warmstart.training.config import Adafactor as AdafactorConfig
+from warmstart.training.methods import Adafactor as AdafactorConfig
 
 
 def factored_axes(shape: Sequence[int], config: AdafactorConfig) -> tuple[int, int] | None:

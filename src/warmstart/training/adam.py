@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from warmstart.training.config import AdaBelief as AdaBeliefConfig
+from warmstart.training.methods import AdaBelief as AdaBeliefConfig
 
 
 class TensorFlowAdam(torch.optim.Adam):

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from warmstart.errors import ConfigError, Problem, validation_problems
-from warmstart.training.config import Marian, OfSource, Patience
+from warmstart.training.config import Patience
+from warmstart.training.methods import Marian, OfSource
 from warmstart.training.patience import Watch
 
 _PARAMETER = re.compile(r"(\d+(?:\.\d+)?)([kKMGT]?)([ute]?)")

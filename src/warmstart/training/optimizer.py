@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.training import config as settings
+from warmstart.training import methods as settings
 from warmstart.training.adafactor import Adafactor
 from warmstart.training.adam import AdaBelief, TensorFlowAdam
 from warmstart.training.config import TrainingConfig

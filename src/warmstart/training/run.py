@@ -25,12 +25,13 @@ from warmstart.memory import keep_freed_memory
 from warmstart.models.family import Family
 from warmstart.sources.uri import shown
 from warmstart.storage import atomic
-from warmstart.training.config import Marian, TrainingConfig
+from warmstart.training.config import TrainingConfig
 from warmstart.training.device import computing_on
 from warmstart.training.learner import Learner
 from warmstart.training.loop import train
 from warmstart.training.lora import adapters, merged
 from warmstart.training.marian import MarianState, of_progress
+from warmstart.training.methods import Marian
 from warmstart.training.metrics import read_metrics
 from warmstart.training.patience import Watch
 from warmstart.training.ranks import Ranks, check_share, in_turn

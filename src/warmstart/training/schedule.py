@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from warmstart.training.config import T5X, Constant, Cosine, InverseSqrt, Linear, TrainingConfig
+from warmstart.training.config import TrainingConfig
+from warmstart.training.methods import T5X, Constant, Cosine, InverseSqrt, Linear
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:

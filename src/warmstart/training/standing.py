@@ -9,8 +9,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem, TrainingError
-from warmstart.training.config import Marian, TrainingConfig
+from warmstart.training.config import TrainingConfig
 from warmstart.training.marian import MarianClock, MarianState, begun
+from warmstart.training.methods import Marian
 from warmstart.training.patience import Watch, plateau_factor
 from warmstart.training.schedule import learning_rate
 from warmstart.training.state import Best, State
