@@ -123,10 +123,7 @@ def test_bfloat16_learns(configured: Path) -> None:
 
 def test_what_was_trained_here_translates_on_a_cpu(configured: Path) -> None:
     train("run", "training.precision=float32")
-    records = timeless("run")
-    found = api.translate(["run/model"], words(2000)[:50])
-    assert len(found) == 50
-    best = [r for r in records if r["kind"] == "validation"][-1]["validation/loss"]
-    data = api.evaluate("run/model", "c.yaml", split="validation")
-    assert data.keys() == {"t"}
-    assert np.isfinite(best)
+    evaluations = [record for record in timeless("run") if record["kind"] == "validation"]
+    best = min(evaluations, key=lambda record: record["validation/loss"])  # whose weights are shipped
+    found = api.evaluate("run/model", "c.yaml", split="validation")["t"]
+    assert found == pytest.approx({name: best[f"validation/{name}"] for name in found}, rel=0.02)
