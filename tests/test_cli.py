@@ -55,6 +55,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("group", [[], ["cache"], ["stt"]], ids=str)
+def test_no_line_of_the_help_is_cut(call, group):
+    status, out, _ = call(*group, "--help")
+    assert status == 0
+    assert [line for line in out.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
+
+
 def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "warmstart", "inspect"], check=False, capture_output=True, text=True)
     assert done.returncode == 2

@@ -72,7 +72,7 @@ class Model:
                 where=self.path,
                 expected=None
                 if reasons
-                else ", ".join(f"{f.name} ({d.name})" for f in FAMILIES for d in f.dialects() if d.readable),
+                else ", ".join(dict.fromkeys(d.name for f in FAMILIES for d in f.dialects() if d.readable)),
                 found="; ".join(f"a model of {name}: {reason}" for name, reason in reasons.items())
                 or f"{self.checkpoint.format} with arrays such as {arrays}",
                 todo="its arrays as they are can be converted: --to safetensors, npz or torch",

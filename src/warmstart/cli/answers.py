@@ -40,7 +40,7 @@ def evaluate(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Score a run's or a model's outputs on a split of its tasks."""
+    """Score a run's or a model's outputs. Those of a split of its tasks, or of `--data`."""
     from warmstart import api
     from warmstart.memory import keep_freed_memory
 
@@ -72,7 +72,7 @@ def translate(
     vocab: Vocab = None,
     offline: Offline = False,
 ) -> None:
-    """Translate lines; several models are an ensemble."""
+    """Translate lines. Several models are an ensemble."""
     from warmstart import api
     from warmstart.data.text import read_lines
     from warmstart.memory import keep_freed_memory

@@ -17,7 +17,7 @@ def inspect(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Show what is in a checkpoint: format, configuration, arrays, optimizer, step."""
+    """Show what is in a checkpoint. Format, configuration, arrays, optimizer, step: read from headers alone."""
     from warmstart import api
     from warmstart.reports.inspect import inspect_text
 
@@ -56,7 +56,7 @@ def extract(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Write chosen arrays to a new file; its ending names the format: .npz, .safetensors or .pt."""
+    """Write chosen arrays to a new file. Its ending names the format: .npz, .safetensors or .pt."""
     from warmstart import api
     from warmstart.reports.text import counted
 

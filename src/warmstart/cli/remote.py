@@ -13,7 +13,7 @@ cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was 
 
 
 def ls(source: str, as_json: Json = False) -> None:
-    """List what there is at a path or URL, one level deep."""
+    """List what is at a path or URL, one level deep."""
     from warmstart import api
 
     found = api.ls(source)
@@ -33,7 +33,7 @@ def fetch(
     offline: Offline = False,
     as_json: Json = False,
 ) -> None:
-    """Bring a file or directory, and what belongs to it, from a URL; goes on where it broke off."""
+    """Bring a file or directory from a URL. What belongs to it comes, too; goes on where it broke off."""
     from warmstart import api
 
     files = api.fetch(source, directory, everything=everything, force=force)

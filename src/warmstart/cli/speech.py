@@ -127,7 +127,7 @@ def lm_tune(
     beta_max: Annotated[float, typer.Option("--beta-max", help="greatest weight of a word")] = 5.0,
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
 ) -> None:
-    """Choose the weights of a scorer: the model hears every recording once, then pairs of weights are tried."""
+    """Choose the weights of a language model. Every recording is heard once, then pairs of weights are tried."""
     from warmstart import api
     from warmstart.inference.speech.tuning import tuning_table
 

@@ -18,7 +18,7 @@ def plan(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Say where every parameter's first value comes from. Reads no weights."""
+    """Say where each parameter's value comes from. Reads no weights."""
     from warmstart import api
     from warmstart.reports.plan import plan_text
 
@@ -34,7 +34,7 @@ def train(
     as_json: Json = False,
     offline: Offline = False,
 ) -> None:
-    """Train as the configuration says, or go on where the same run stopped."""
+    """Train, or go on where the same run stopped."""
     from warmstart import api
 
     if dry_run:
@@ -66,7 +66,7 @@ def runs(
     unpin: Annotated[list[int] | None, typer.Option("--unpin", help="no longer keep it for ever")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the runs below directories (this one by default); pin a run's checkpoints. Status 1 if one is damaged."""
+    """List runs and their state; pin checkpoints. Looks below directories, this one by default. Status 1 if a run is damaged."""
     from warmstart import api
     from warmstart.errors import ConfigError
     from warmstart.reports.runs import lineage_text, pin_checkpoints, runs_table
@@ -97,7 +97,7 @@ def curves(
     metrics: Metrics = None,
     output: Annotated[Path, typer.Option("--output", help="a .png, .svg or .csv file")] = Path("curves.png"),
 ) -> None:
-    """Draw the learning curves of runs on one picture, and write their numbers beside it as CSV."""
+    """Draw runs' learning curves on one picture. Their numbers are written beside it as CSV."""
     from warmstart import api
 
     typer.echo(f"curves: {', '.join(map(str, api.curves(runs, output, metrics or ())))}")
@@ -108,7 +108,7 @@ def compare(
     metrics: Metrics = None,
     curves: Annotated[Path | None, typer.Option("--curves", help="draw them too: PNG or SVG")] = None,
 ) -> None:
-    """Put runs side by side in a table of their metrics."""
+    """Put runs' metrics side by side in a table."""
     from warmstart.reports.curves import open_runs, write_curves
     from warmstart.reports.table import comparison_table
 
