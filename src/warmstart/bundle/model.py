@@ -64,8 +64,7 @@ class Model:
             DialectError: nothing recognises the checkpoint.
         """
         if self.family is None or self.config is None or self.reading is None:
-            known = ((d, d.why_not(self.checkpoint)) for f in FAMILIES for d in f.dialects())
-            reasons = {d.name: reason for d, reason in known if reason}
+            reasons = self.why_not()
             arrays = ", ".join(list(self.checkpoint.entries)[:3])
             raise DialectError(
                 "no family recognises this checkpoint",
@@ -78,6 +77,11 @@ class Model:
                 todo="its arrays as they are can be converted: --to safetensors, npz or torch",
             )
         return self.family, self.config, self.reading
+
+    def why_not(self) -> dict[str, str]:
+        """Of a checkpoint that nothing recognised: dialect → why it is none of its models, where it nearly is."""
+        asked = ((d.name, d.why_not(self.checkpoint)) for f in FAMILIES for d in possible(f, self.checkpoint))
+        return {name: reason for name, reason in asked if reason}
 
     def why_left(self, name: str) -> str | None:
         """Why nothing is lost with the source's array or scalar ``name``, of which no rule speaks; None if something
@@ -227,7 +231,7 @@ def _not_of(name: str, path: Path, checkpoint: Checkpoint) -> WarmstartError:
         return ConfigError(f"there is no dialect {name!r} to read", where=path, expected=known)
     reasons = [why for _, d in readable if d.name == name and (why := d.why_not(checkpoint))]
     others = [f"a model of {d.name} ({f.name})" for f, d in readable if d.recognise(checkpoint)]
-    found = "; ".join(reasons or others) or checkpoint.format
+    found = "; ".join(dict.fromkeys(reasons or others)) or checkpoint.format
     return DialectError(f"this is no model of {name}", where=path, found=found)
 
 

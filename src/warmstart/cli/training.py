@@ -66,7 +66,8 @@ def runs(
     unpin: Annotated[list[int] | None, typer.Option("--unpin", help="no longer keep it for ever")] = None,
     as_json: Json = False,
 ) -> None:
-    """List runs and their state; pin checkpoints. Looks below directories, this one by default. Status 1 if a run is damaged."""
+    """List runs and their state; pin checkpoints. Looks below the directories, this one by default; status 1 if a
+    run is damaged."""
     from warmstart import api
     from warmstart.errors import ConfigError
     from warmstart.reports.runs import lineage_text, pin_checkpoints, runs_table

@@ -18,6 +18,7 @@ import numpy as np
 from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
 from warmstart.formats.views import View
+from warmstart.models.family import Dialect, Facts
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER_FILES = (
@@ -110,15 +111,41 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def model_type(checkpoint: Checkpoint) -> str | None:
-    """``model_type`` of the config.json beside the arrays; None where there is none."""
-    path = folder_of(checkpoint) / CONFIG
-    if checkpoint.format in ("ctranslate2", "marian") or not path.is_file():
-        return None
-    try:
-        return str(read_json(path).get("model_type"))
-    except DialectError:
-        return None
+class HuggingfaceDialect(Dialect):
+    """A directory of ``save_pretrained``: arrays in safetensors, config.json, a tokenizer's files.
+
+    Attributes:
+        types: the values of ``model_type`` in config.json that are this family's.
+    """
+
+    name = "transformers"
+    layout = "model.safetensors"
+    types: Sequence[str] = ()
+
+    def recognise(self, checkpoint: Checkpoint) -> bool:
+        return self._type(checkpoint)[0] in self.types
+
+    def why_not(self, checkpoint: Checkpoint) -> str | None:
+        kind, reason = self._type(checkpoint)
+        return reason if kind is None else f"no family has the model_type {kind} of its {CONFIG}"
+
+    @staticmethod
+    def _type(checkpoint: Checkpoint) -> tuple[str | None, str | None]:
+        """``model_type`` of the config.json beside the arrays; without one, what is wrong, if it should be there."""
+        path = folder_of(checkpoint) / CONFIG
+        if checkpoint.format in ("ctranslate2", "marian"):
+            return None, None
+        if not path.is_file():
+            expected = checkpoint.format == "safetensors" or checkpoint.path.name.startswith("pytorch_model")
+            return None, f"there is no {CONFIG} beside it, which says what the arrays are" if expected else None
+        try:
+            kind = read_json(path).get("model_type")
+        except DialectError as error:
+            return None, f"{CONFIG}: {error.what}: {error.found}"
+        return (None, f"its {CONFIG} has no model_type") if kind is None else (str(kind), None)
+
+    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
+        return {"format": "pt"}
 
 
 class Options:

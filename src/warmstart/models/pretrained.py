@@ -18,8 +18,16 @@ from pydantic import BaseModel
 from warmstart.errors import DialectError, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
-from warmstart.models.family import Dialect, Facts
-from warmstart.models.huggingface import CONFIG, GENERATION, Loaded, Options, folder_of, json_file, model_type
+from warmstart.models.family import Facts
+from warmstart.models.huggingface import (
+    CONFIG,
+    GENERATION,
+    HuggingfaceDialect,
+    Loaded,
+    Options,
+    folder_of,
+    json_file,
+)
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op
 from warmstart.vocabularies.load import load_vocabulary
@@ -51,15 +59,8 @@ class Renamed(View):
         super().__init__(loaded, names)
 
 
-class PretrainedDialect(Dialect):
-    """A directory of ``save_pretrained``: arrays in safetensors, config.json, a tokenizer's files."""
-
-    name = "transformers"
-    layout = "model.safetensors"
-    types: tuple[str, ...] = ()
-
-    def recognise(self, checkpoint: Checkpoint) -> bool:
-        return model_type(checkpoint) in self.types
+class PretrainedDialect(HuggingfaceDialect):
+    """One whose model has one vocabulary and a bare model inside."""
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint if isinstance(checkpoint, Renamed) else Renamed(checkpoint, self.today)
@@ -67,9 +68,6 @@ class PretrainedDialect(Dialect):
     def today(self, name: str) -> str:
         """What today's version of the library calls the array ``name`` in the bare model."""
         return name
-
-    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
-        return {"format": "pt"}
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         if files:

@@ -58,6 +58,8 @@ def _head(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "family", f"{facts['family']}, written by {facts['dialect']}"
     else:
         yield "family", "not recognised"
+        for dialect, reason in facts["not_recognised"].items():
+            yield "", f"no model of {dialect}: {reason}"
     some = " that match" if facts["names"] else ""
     once = _stored_once(facts)
     elements = sum(math.prod(e["shape"]) for e in once)

@@ -48,6 +48,7 @@ def describe_model(
         "format": checkpoint.format,
         "family": model.family.name if model.family else None,
         "dialect": model.dialect,
+        "not_recognised": {} if model.family else model.why_not(),
         "config": model.config.model_dump(mode="json") if model.config else None,
         "config_defaults": _at_default(model.config) if model.config else [],
         "vocabularies": {

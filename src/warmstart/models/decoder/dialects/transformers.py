@@ -14,8 +14,8 @@ from warmstart.models.decoder.dialects.architectures import ARCHITECTURES, Archi
 from warmstart.models.decoder.dialects.packing import read_packing, write_packing
 from warmstart.models.decoder.dialects.tokenizers import read_vocabulary
 from warmstart.models.decoder.parameters import Module, modules
-from warmstart.models.family import Dialect, Facts
-from warmstart.models.huggingface import CONFIG, Loaded, Options, folder_of, json_file, model_type
+from warmstart.models.family import Facts
+from warmstart.models.huggingface import CONFIG, HuggingfaceDialect, Loaded, Options, folder_of, json_file
 from warmstart.spec.attention import SkipRows
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op
@@ -28,14 +28,10 @@ _BY_NAME = {a.name: a for a in ARCHITECTURES}
 _BY_NAME |= dict.fromkeys(("RefinedWeb", "RefinedWebModel"), _BY_NAME["falcon"])  # Falcon's first name
 
 
-class TransformersDialect(Dialect):
-    """A directory of ``save_pretrained``: arrays in safetensors, config.json, tokenizer files."""
+class TransformersDialect(HuggingfaceDialect):
+    """Which of the architectures' tables is read, config.json says."""
 
-    name = "transformers"
-    layout = "model.safetensors"
-
-    def recognise(self, checkpoint: Checkpoint) -> bool:
-        return model_type(checkpoint) in _BY_NAME
+    types = tuple(_BY_NAME)
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint if isinstance(checkpoint, Today) else Today(checkpoint)
@@ -78,9 +74,6 @@ class TransformersDialect(Dialect):
 
     def rules(self, config: DecoderConfig) -> list[Rule]:
         return list(_rules(choose(config), config))
-
-    def header(self, config: DecoderConfig, facts: Facts) -> Mapping[str, str]:
-        return {"format": "pt"}
 
     def files(self, config: DecoderConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         vocabulary = vocabularies.get("text")

@@ -9,16 +9,16 @@ from typing import Any
 
 from warmstart.errors import DialectError, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.family import Dialect, Facts
+from warmstart.models.family import Facts
 from warmstart.models.huggingface import (
     ACTIVATIONS,
     CONFIG,
     GENERATION,
     TOKENIZER_FILES,
+    HuggingfaceDialect,
     Loaded,
     Options,
     json_file,
-    model_type,
     read_tokenizer,
 )
 from warmstart.models.t5.config import T5Config
@@ -39,14 +39,10 @@ _BYTE_SENTINELS = 125
 _DERIVED = ("dense_act_fn", "is_gated_act", "n_positions", "bos_token_id")
 
 
-class TransformersDialect(Dialect):
+class TransformersDialect(HuggingfaceDialect):
     """Weights [out, in]; the table of position biases in the first layer of a side, or in every layer (umT5)."""
 
-    name = "transformers"
-    layout = "model.safetensors"
-
-    def recognise(self, checkpoint: Checkpoint) -> bool:
-        return model_type(checkpoint) in ARCHITECTURES
+    types = tuple(ARCHITECTURES)
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         return Loaded(checkpoint)
@@ -144,9 +140,6 @@ class TransformersDialect(Dialect):
             vocabulary.unk_id, vocabulary), bos=vocabulary.pad, pad=vocabulary.pad, files=kept)}  # fmt: skip
 
     # what is written
-
-    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
-        return {"format": "pt"}
 
     def files(self, config: T5Config, vocabularies: Mapping[str, Vocabulary], facts: Facts) -> Mapping[str, bytes]:
         vocabulary = vocabularies[VOCABULARY]

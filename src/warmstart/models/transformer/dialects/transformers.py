@@ -1,6 +1,6 @@
 """How ``transformers`` spells the encoder-decoder Transformer: MarianMT, BART, mBART, Pegasus, M2M100 and NLLB.
 
-Five classes of one layout, told apart by norms, positions and how the decoder starts (``_Kind``).
+Five classes of one layout, told apart by norms, positions and how the decoder starts (``Kind``).
 """
 
 from __future__ import annotations
@@ -13,99 +13,45 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.errors import DialectError, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.family import Dialect, Facts
+from warmstart.models.family import Facts
 from warmstart.models.huggingface import (
     CONFIG,
     GENERATION,
+    HuggingfaceDialect,
     Loaded,
     Options,
     Tokenizer,
     activation_of,
-    model_type,
     read_tokenizer,
 )
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.languages import M2M100
 from warmstart.models.transformer.dialects.slow_tokenizers import with_table
+from warmstart.models.transformer.dialects.transformers_kinds import EPSILON, KINDS, Kind, kind_of, positions_of
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Chain, ExtraRows, Generated, Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """One class of ``transformers``: what of the family's configuration it fixes, and what else it is.
-
-    Attributes:
-        offset: rows before the first position in a table of learned positions.
-        pad_row: a row for ``<pad>`` behind the vocabulary, as Marian's models get.
-        writes_positions: computed positions are saved, too.
-        start: what the decoder is fed first, where it is no matter of the configuration.
-        special: what the class's tokenizer calls by which name, where no file says it.
-    """
-
-    architecture: str
-    tokenizer: str
-    norm: str
-    layernorm_embedding: bool
-    sinusoids: str | None
-    offset: int = 0
-    pad_row: bool = False
-    bias: bool = True
-    writes_positions: bool = False
-    special: Mapping[str, str] | None = None
-
-
-_USUAL = {
-    "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>", "pad_token": "<pad>",
-    "cls_token": "<s>", "mask_token": "<mask>",
-}  # fmt: skip
-_FEW = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-
-KINDS = {
-    "marian": _Kind(
-        "MarianMTModel", "MarianTokenizer", "post", False, "transformers", pad_row=True, special=_FEW
-    ),
-    "bart": _Kind(
-        "BartForConditionalGeneration", "BartTokenizer", "post", True, None, offset=2, special=_USUAL
-    ),
-    "mbart": _Kind(
-        "MBartForConditionalGeneration", "MBartTokenizer", "pre", True, None, offset=2, special=_USUAL
-    ),
-    "pegasus": _Kind(
-        "PegasusForConditionalGeneration", "PegasusTokenizer", "pre", False, "transformers", writes_positions=True,
-        special={**_FEW, "mask_token": "<mask_2>"},
-    ),
-    "m2m_100": _Kind(
-        "M2M100ForConditionalGeneration", "NllbTokenizer", "pre", False, "fairseq", bias=False, special=_USUAL
-    ),
-}  # fmt: skip
-
 _TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
 _PAD = "<pad>"
-_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class TransformersDialect(Dialect):
+class TransformersDialect(HuggingfaceDialect):
     """Weights [out, in] as ``nn.Linear`` has them; names of BART, from which the others were copied.
 
     ``dtype`` is that of arrays which the configuration says.
     """
 
-    name = "transformers"
-    layout = "model.safetensors"
     dtype: str = "float32"
+    types = tuple(KINDS)
 
     def adapt(self, facts: Facts) -> TransformersDialect:
         return replace(self, dtype=facts.dtype)
-
-    def recognise(self, checkpoint: Checkpoint) -> bool:
-        return model_type(checkpoint) in KINDS
 
     def view(self, checkpoint: Checkpoint) -> Checkpoint:
         return Loaded(checkpoint)
@@ -119,12 +65,9 @@ class TransformersDialect(Dialect):
         }
 
     def approximations(self, config: TransformerConfig) -> Mapping[str, str]:
-        if config.layer_norm_epsilon == _EPSILON:
+        if config.layer_norm_epsilon == EPSILON:
             return {}
-        return {"layer_norm_epsilon": f"{_EPSILON:g}, not {config.layer_norm_epsilon:g}"}
-
-    def header(self, config: Any, facts: Facts) -> Mapping[str, str]:
-        return {"format": "pt"}
+        return {"layer_norm_epsilon": f"{EPSILON:g}, not {config.layer_norm_epsilon:g}"}
 
     # what is read
 
@@ -156,7 +99,7 @@ class TransformersDialect(Dialect):
             "scale_embeddings": bool(options.get("scale_embedding", not kind.bias)),
             "decoder_start": self._start(options, kind, loaded, rows),
             "source_eos": kind.pad_row,  # the tokenizers of the others frame a source themselves
-            "layer_norm_epsilon": _EPSILON,
+            "layer_norm_epsilon": EPSILON,
             "dropout": options.get("dropout", 0.1),
             "attention_dropout": options.get("attention_dropout", 0.0),
             "ffn_dropout": options.get("activation_dropout", 0.0),
@@ -171,7 +114,7 @@ class TransformersDialect(Dialect):
             raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
 
     @staticmethod
-    def _start(options: Options, kind: _Kind, loaded: Loaded, rows: int) -> str:
+    def _start(options: Options, kind: Kind, loaded: Loaded, rows: int) -> str:
         row = options.get("decoder_start_token_id", options.values.get("eos_token_id"))
         if kind.pad_row:
             pad = options.get("pad_token_id", rows - 1)
@@ -271,51 +214,7 @@ class TransformersDialect(Dialect):
         return files_of(config, name, KINDS[name], vocabularies, facts)
 
 
-def kind_of(config: TransformerConfig) -> str:
-    """The class (``model_type``) that computes what ``config`` says.
-
-    Raises:
-        DialectError: none does; what keeps the nearest from it is named.
-    """
-    faults = {name: _faults(config, name) for name in KINDS}
-    best = min(faults, key=lambda name: len(faults[name]))
-    if faults[best]:
-        raise DialectError(
-            "no class of transformers computes this model",
-            problems=[Problem(f"{KINDS[best].architecture}: {fault}") for fault in faults[best]],
-        )
-    return best
-
-
-def _faults(c: TransformerConfig, name: str) -> list[str]:
-    kind, faults = KINDS[name], []
-
-    def need(holds: bool, fault: str) -> None:
-        if not holds:
-            faults.append(fault)
-
-    need(c.norm == kind.norm, f"it is {kind.norm}-norm")
-    need(c.layernorm_embedding == kind.layernorm_embedding, "embeddings are normalised in one, not in the other")
-    need(c.normalize_keys, "it normalises keys and values")
-    need((c.decoder_start == "zero") == kind.pad_row, "its decoder starts from another embedding")
-    need(c.decoder_max_positions is None, "both sides have tables of positions of one length")
-    if kind.sinusoids is None or c.positions == "learned":
-        need(c.positions == "learned", "its positions are learned")
-        need(kind.pad_row or kind.writes_positions or kind.sinusoids is None, "it computes positions")
-    else:
-        known = (kind.sinusoids, "marian") if kind.pad_row else (kind.sinusoids,)
-        need(c.sinusoids in known, f"its positions are of the formula {kind.sinusoids}, not {c.sinusoids}")
-    need(not c.gated, "its feed-forward layers are not gated")
-    need(c.max_relative_positions is None, "its positions are not relative")
-    need(not c.features, "its source has no features")
-    need(c.attention_bias and c.ffn_bias, "its linear layers have biases")
-    need(kind.bias or not c.output_bias, "it has no bias of the output")
-    need(c.layer_norm_epsilon == _EPSILON or (kind.pad_row and c.layer_norm_epsilon == 1e-6), "epsilon is 1e-5")
-    need(c.tied_embeddings in ("all", "inputs") or kind.pad_row, "both sides share one table")
-    return faults
-
-
-def _legacy(options: Options, kind: _Kind, heads: int, shared: int) -> None:
+def _legacy(options: Options, kind: Kind, heads: int, shared: int) -> None:
     """Keys that older versions wrote beside those that say the same, and what must be as the class fixes it."""
     pre = kind.norm == "pre"
     options.expect("decoder_attention_heads", heads)
@@ -337,7 +236,7 @@ def _has_bias(loaded: Loaded) -> bool:
     return "final_logits_bias" in loaded.entries and bool(np.any(loaded.read("final_logits_bias")))
 
 
-def _positions(loaded: Loaded, kind: _Kind, length: int, width: int) -> dict[str, Any]:
+def _positions(loaded: Loaded, kind: Kind, length: int, width: int) -> dict[str, Any]:
     if kind.sinusoids is None:
         return {"positions": "learned", "max_positions": length, "positions_per_side": True}
     for formula in dict.fromkeys((kind.sinusoids, "marian")):
@@ -348,7 +247,7 @@ def _positions(loaded: Loaded, kind: _Kind, length: int, width: int) -> dict[str
     return {"positions": "learned", "max_positions": length, "positions_per_side": True}
 
 
-def _rows(tokenizer: Tokenizer, kind: _Kind, config: Mapping[str, Any], where: object) -> list[str]:
+def _rows(tokenizer: Tokenizer, kind: Kind, config: Mapping[str, Any], where: object) -> list[str]:
     """The tokens of the rows that the model has."""
     tokens, rows = list(tokenizer.tokens), int(config["vocab_size"])
     if kind.pad_row:
@@ -372,7 +271,7 @@ def _languages(tokens: list[str], tokenizer: Tokenizer) -> None:
         tokens.insert(_UNKNOWN_ROW, tokens.pop())
 
 
-def _defaults(kind: _Kind, files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
+def _defaults(kind: Kind, files: Mapping[str, bytes], config: Mapping[str, Any]) -> dict[str, str]:
     """Special tokens of the tokenizer's class, which differ among those that one model goes with."""
     special = dict(kind.special or {})
     if "sentencepiece.bpe.model" in files and "vocab.json" in files:  # M2M100Tokenizer
@@ -385,7 +284,7 @@ def _defaults(kind: _Kind, files: Mapping[str, bytes], config: Mapping[str, Any]
 _UNKNOWN_ROW = 3
 
 
-def _tables(c: TransformerConfig, kind: _Kind, dtype: str) -> list[Rule]:
+def _tables(c: TransformerConfig, kind: Kind, dtype: str) -> list[Rule]:
     """Positions: learned ones, computed ones that are saved, and computed ones that are only met with."""
     extra = ExtraRows(first=kind.offset) if kind.offset else None
     if c.positions == "learned":
@@ -398,11 +297,6 @@ def _tables(c: TransformerConfig, kind: _Kind, dtype: str) -> list[Rule]:
     computed = Generated(partial(sinusoids, length, c.d_model, c.sinusoids), (length, c.d_model), dtype=dtype)
     saved = kind.writes_positions or c.sinusoids != kind.sinusoids
     return [rule(table, (), computed, alternative=not saved) for table in _TABLES]
-
-
-def positions_of(c: TransformerConfig) -> int:
-    """``max_position_embeddings``; Marian's own models say none, and get what OPUS-MT's are published with."""
-    return c.max_positions or 512
 
 
 def _layer(side: str, each: Mapping[str, int]) -> list[Rule]:
@@ -422,6 +316,3 @@ def _layer(side: str, each: Mapping[str, int]) -> list[Rule]:
 
 def _both(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
     return [rule(f"{theirs}.{what}", f"{ours}.{what}", each=each) for what in ("weight", "bias")]
-
-
-__all__ = ["KINDS", "TransformersDialect", "kind_of", "positions_of"]

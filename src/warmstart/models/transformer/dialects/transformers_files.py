@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from warmstart.errors import VocabularyError
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import ACTIVATIONS, CONFIG, GENERATION, TOKENIZER_FILES, json_file
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.slow_tokenizers import MODELS
+from warmstart.models.transformer.dialects.transformers_kinds import Kind, positions_of
 from warmstart.vocabularies.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from warmstart.models.transformer.dialects.transformers import _Kind
 
 _PAD = "<pad>"
 
 
 def files_of(
-    config: TransformerConfig, name: str, kind: _Kind, vocabularies: Mapping[str, Vocabulary], facts: Facts
+    config: TransformerConfig, name: str, kind: Kind, vocabularies: Mapping[str, Vocabulary], facts: Facts
 ) -> dict[str, bytes]:
     """Every file beside the arrays, by name.
 
@@ -43,7 +41,7 @@ def _object(data: bytes | None) -> dict[str, Any]:
     return json.loads(data) if data else {}
 
 
-def _special(target: Vocabulary, config: TransformerConfig, kind: _Kind) -> dict[str, int | None]:
+def _special(target: Vocabulary, config: TransformerConfig, kind: Kind) -> dict[str, int | None]:
     """Rows of the special tokens, by transformers' names."""
     index = target.index
     pad = config.target_vocab_size if kind.pad_row else index.get(getattr(target, "pad", None) or _PAD)
@@ -53,10 +51,8 @@ def _special(target: Vocabulary, config: TransformerConfig, kind: _Kind) -> dict
 
 
 def _config(
-    c: TransformerConfig, name: str, kind: _Kind, special: Mapping[str, int | None], kept: dict[str, Any], facts: Facts
+    c: TransformerConfig, name: str, kind: Kind, special: Mapping[str, int | None], kept: dict[str, Any], facts: Facts
 ) -> dict[str, Any]:
-    from warmstart.models.transformer.dialects.transformers import positions_of
-
     usual = {
         "architectures": [kind.architecture],
         "is_encoder_decoder": True,
@@ -118,7 +114,7 @@ def _still(own: Mapping[str, bytes], vocabularies: Mapping[str, Vocabulary]) -> 
 
 
 def _tokenizer(
-    c: TransformerConfig, kind: _Kind, vocabularies: Mapping[str, Vocabulary], own: Mapping[str, bytes]
+    c: TransformerConfig, kind: Kind, vocabularies: Mapping[str, Vocabulary], own: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     """A tokenizer from the vocabularies alone: their table and, where they are SentencePiece's, its models."""
     source, target = vocabularies["source"], vocabularies["target"]
@@ -143,7 +139,7 @@ def _tokenizer(
     return {**files, "tokenizer_config.json": json_file(settings)}
 
 
-def _table(vocabulary: Vocabulary, kind: _Kind) -> bytes:
+def _table(vocabulary: Vocabulary, kind: Kind) -> bytes:
     rows = {token: row for row, token in enumerate(vocabulary.tokens)}
     if kind.pad_row:
         if _PAD in rows:
