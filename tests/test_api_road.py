@@ -266,6 +266,26 @@ def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):
         api.plan("c.yaml", ["model.d_f=3"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.schedule=null", "training.schedule has no keys\n  expected: {type: …} of inverse_sqrt, constant,"),
+        (
+            "training.schedule=constant",
+            "training.schedule has no keys\n  expected: {type: …} of inverse_sqrt, constant,",
+        ),
+        ("training.schedule={}", "training.schedule has no type\n  expected: {type: …} of inverse_sqrt, constant,"),
+        ("data.tasks.reverse.splits.train=a.tsv", "splits.train has no keys\n  expected: source, target, tsv"),
+        ("vocabularies=joint", "vocabularies has no keys\n  expected: a key for each\n  found: 'joint'"),
+        ("start=runs/parent", "start has no keys\n  expected: source, mode,"),
+    ],
+)
+def test_a_value_where_keys_belong(workplace, override, message):
+    with pytest.raises(ConfigError) as caught:
+        api.plan("c.yaml", [override])
+    assert message in str(caught.value)
+
+
 def test_another_configuration_in_a_run_directory_is_refused(workplace):
     api.train("c.yaml", ["training.steps=2"], progress=False)
     with pytest.raises(ConfigError, match="the run directory holds another run"):

@@ -129,6 +129,9 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object, override: str
     tree[keys[-1]] = value
 
 
+_NO_KEYS = ("dict_type", "model_type", "model_attributes_type", "tuple_type")  # of pydantic's errors
+
+
 def _problems(error: ValidationError, tree: object) -> Iterable[Problem]:
     for item in error.errors():
         place = [str(part) for part in item["loc"]]
@@ -138,7 +141,13 @@ def _problems(error: ValidationError, tree: object) -> Iterable[Problem]:
             todo = f"did you mean {near[0]}?" if near else "remove it"
             yield Problem(f"unknown key {where}", todo=todo)
         elif item["type"] == "missing":
-            yield Problem(f"{where} is missing")
+            yield Problem(f"{where} is missing", expected=_with_type(place))
+        elif item["type"] == "union_tag_not_found":
+            yield Problem(f"{where} has no type", expected=_with_type(place))
+        elif item["type"] in _NO_KEYS and where:
+            keys = _with_type(place) or ", ".join(dict.fromkeys(_known_keys(place)))
+            expected = "a key for each" if item["type"] == "dict_type" else keys
+            yield Problem(f"{where} has no keys", expected=expected, found=repr(item["input"]))
         elif item["type"] == "union_tag_invalid":
             tag, tags = item["ctx"]["tag"], [name.strip(" '") for name in item["ctx"]["expected_tags"].split(",")]
             near = get_close_matches(tag, tags, n=1)
@@ -165,8 +174,20 @@ def _keys(place: Sequence[str | int], tree: Any, *, missing: bool) -> list[str]:
     return found
 
 
+def _with_type(place: Sequence[str]) -> str | None:
+    """What may stand at ``place``, where its ``type`` decides; None elsewhere."""
+    fields = [m.model_fields["type"] for m in _models_at(place) if "type" in m.model_fields]
+    names = [name for field in fields for name in get_args(field.annotation)]
+    return f"{{type: …}} of {', '.join(names)}" if names else None
+
+
 def _known_keys(place: Sequence[str]) -> list[str]:
-    """Keys that may stand at ``place``, found by walking the models."""
+    """Keys that may stand at ``place``."""
+    return [key for m in _models_at(place) for key in m.model_fields]
+
+
+def _models_at(place: Sequence[str]) -> list[type[BaseModel]]:
+    """The models of which one may stand at ``place``, found by walking them from the top."""
     models: list[type[BaseModel]] = [RunConfig]
     for part in place:
         inner: list[type[BaseModel]] = []
@@ -175,7 +196,7 @@ def _known_keys(place: Sequence[str]) -> list[str]:
             inner += _models_in(field.annotation) if field else []
         chosen = [m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part]
         models = inner or chosen or models
-    return [key for m in models for key in m.model_fields]
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
