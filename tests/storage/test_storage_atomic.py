@@ -123,6 +123,36 @@ def test_killed_process_leaves_the_old_directory(tmp_path: Path) -> None:
     assert [name for name in names(tmp_path) if not name.startswith(".")] == ["out"]
 
 
+HOLDS = """
+import os, pathlib, sys
+from warmstart.storage.atomic import atomic_file, new_directory
+writer = {"file": atomic_file, "directory": new_directory}[sys.argv[1]]
+with writer(pathlib.Path(sys.argv[2])) as temporary:
+    print(temporary.name, flush=True)
+    sys.stdin.readline()
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, other = tmp_path / "out", tmp_path / ".out2.tmp-1-00000000"
+    other.mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([sys.executable, "-c", HOLDS, kind, str(target)], **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    left = [writer.stdout.readline().strip() for writer in writers]
+    writers[0].communicate("\n")
+    with atomic_file(target) if kind == "file" else new_directory(target) as temporary:
+        assert names(tmp_path) == sorted([left[1], temporary.name, other.name])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / left[0]} was left by a process that was stopped before it had finished: removed"
+    ]
+    writers[1].communicate("\n")
+    assert names(tmp_path) == sorted([left[1], "out", other.name])
+
+
 def test_a_directory_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a moment at which neither is there, in which a process could be killed."""
     out = tmp_path / "out"

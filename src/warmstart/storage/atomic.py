@@ -1,7 +1,8 @@
 """Files and directories that are complete or invisible.
 
 Everything is written under a hidden temporary name beside its target, flushed to the disk and then
-renamed. What was there before stays as it was until the new one is complete.
+renamed. What was there before stays as it was until the new one is complete. What a killed process left under such a
+name, the next one that writes the same target removes (``leftovers.py``).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from warmstart.errors import StorageError
+from warmstart.storage.leftovers import hidden, hidden_name, remove
 
 _ADVICE = {
     errno.ENOSPC: "free some space on this disk, or write to another one",
@@ -80,20 +82,6 @@ def _sync_tree(directory: Path) -> None:
         _sync(Path(folder))
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        import shutil
-
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _sibling(path: Path, purpose: str) -> Path:
-    return path.parent / f".{path.name}.{purpose}-{os.getpid()}-{os.urandom(4).hex()}"
-
-
 def _within(error: OSError, temporary: Path) -> bool:
     """Whether ``error`` is about writing below ``temporary`` and not about something the caller read."""
     if error.errno in _DISK:
@@ -103,24 +91,36 @@ def _within(error: OSError, temporary: Path) -> bool:
 
 
 @contextlib.contextmanager
+def _hidden(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A hidden name beside ``path``, made by ``make`` and held until the end."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(hidden(path, make))
+        except OSError as error:
+            raise storage_error(error, path) from error
+        yield temporary
+
+
+@contextlib.contextmanager
 def _filling(temporary: Path, path: Path) -> Iterator[None]:
     """While ``temporary`` is filled for ``path``: after an exception it is removed, and an error of writing it is a
     :class:`StorageError` about ``path``."""
     try:
         yield
     except OSError as error:
-        _remove(temporary)
+        remove(temporary)
         if _within(error, temporary):
             raise storage_error(error, path) from error
         raise
     except StorageError as error:
-        _remove(temporary)
+        remove(temporary)
         if error.where is None or not Path(error.where).is_relative_to(temporary):
             raise
         inside = path / Path(error.where).relative_to(temporary)
         raise StorageError(error.what, where=inside, found=error.problem.found, todo=error.problem.todo) from error
     except BaseException:
-        _remove(temporary)
+        remove(temporary)
         raise
 
 
@@ -132,13 +132,7 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
         StorageError: the file cannot be written (no space, read-only, no permission).
     """
     path = Path(path)
-    temporary = _sibling(path, "tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise storage_error(error, path) from error
-    with _filling(temporary, path):
+    with _hidden(path, lambda temporary: temporary.touch(exist_ok=False)) as temporary, _filling(temporary, path):
         yield temporary
         try:
             _sync(temporary)
@@ -195,16 +189,16 @@ def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
     if not _present(path):
         temporary.rename(path)
     elif _exchange(temporary, path):
-        _remove(temporary)
+        remove(temporary)
     else:
-        aside = _sibling(path, "old")
+        aside = hidden_name(path, "old")
         path.rename(aside)
         try:
             temporary.rename(path)
         except BaseException:
             aside.rename(path)
             raise
-        _remove(aside)
+        remove(aside)
     _sync(path.parent)
 
 
@@ -221,13 +215,7 @@ def new_directory(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     path = Path(os.path.abspath(path))
     if not force:
         _refuse_existing(path)
-    temporary = _sibling(path, "tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    except OSError as error:
-        raise storage_error(error, path) from error
-    with _filling(temporary, path):
+    with _hidden(path, Path.mkdir) as temporary, _filling(temporary, path):
         yield temporary
         try:
             _sync_tree(temporary)
