@@ -204,10 +204,44 @@ def test_what_the_runtime_lets_pass_is_refused_by_name(case, to, exported, tmp_p
 
 
 def test_a_missing_last_layer_is_another_model(exported, tmp_path):
-    """Nothing in the file says how many layers there were."""
+    """Nothing in the file says how many layers there were; warmstart.json of our own conversion does."""
     rewrite(exported, lambda a, _: [a.pop(n) for n in list(a) if n.startswith("decoder/layer_2/")])
+    with pytest.raises(DialectError, match="the file's decoder_layers are others\n  expected: 3\n  found: 2"):
+        api.convert(exported, tmp_path / "bundle", "warmstart")
+    (exported / "warmstart.json").unlink()
     api.convert(exported, tmp_path / "bundle", "warmstart")
     assert open_model(tmp_path / "bundle").config.decoder_layers == 2
+
+
+def test_a_last_layer_that_gives_alignments(exported, tmp_path):
+    (exported / "warmstart.json").unlink()
+    rewrite(exported, lambda a, _: a.update({"decoder/alignment_layer": np.asarray(np.int16(3))}))
+    with pytest.raises(DialectError, match="alignment_layer 3 is none of 3 decoder layers"):
+        api.convert(exported, tmp_path / "bundle", "warmstart")
+
+
+def test_what_config_json_must_say_it_must_say(exported, tmp_path):
+    """As the engine, which does not open such a model; what the engine takes for the rest is said."""
+    rewrite(exported, lambda a, _: a.update({"decoder/start_from_zero_embedding": np.asarray(np.int8(0))}))
+    file = exported / "config.json"
+    said = json.loads(file.read_text())
+    file.unlink()
+    for to in ("warmstart", "ctranslate2"):
+        with pytest.raises(DialectError, match=r"needs its config\.json") as error:
+            api.convert(exported, tmp_path / "out", to)
+        assert error.value.expected == "bos_token, eos_token, unk_token, add_source_bos, add_source_eos"
+    file.write_text(json.dumps({**said, "unk_token": None, "add_source_eos": 1}))
+    with pytest.raises(DialectError, match="lacks what CTranslate2 needs") as error:
+        api.convert(exported, tmp_path / "out", "warmstart")
+    assert [p.what for p in error.value.problems] == ["unk_token is null", "add_source_eos is 1"]
+    del said["decoder_start_token"]
+    file.write_text(json.dumps(said))
+    facts = api.convert(exported, tmp_path / "out", "warmstart")
+    assert facts["remarks"] == [
+        "config.json does not say decoder_start_token: "
+        "taken is none, which the user of the engine gives with every input"
+    ]
+    assert open_model(tmp_path / "out").config.decoder_start == "given"
 
 
 def test_a_vocabulary_too_long(exported, tmp_path):

@@ -138,13 +138,27 @@ def test_heads_come_from_a_description_or_from_a_name(tmp_path):
     (source / "model_description.py").unlink()
     with pytest.raises(DialectError, match="nothing says how many heads"):
         open_model(source / "ckpt-5")
-    assert open_model(source / "ckpt-5", dialect="opennmt-tf:TransformerBase").config.num_heads == 8
+    with pytest.raises(DialectError, match="the options say 6 layers of the encoder\n  found: 2 in the file"):
+        open_model(source / "ckpt-5", dialect="opennmt-tf:TransformerBase")
     with pytest.raises(DialectError, match="LuongAttention is not a model that is known here"):
         open_model(source / "ckpt-5", dialect="opennmt-tf:LuongAttention")
     (source / "model_description.py").write_text(
         'from opennmt import models\nmodel = lambda: models.get_model_from_catalog("TransformerTiny")\n'
     )
-    assert open_model(source / "ckpt-5").config.num_heads == 2
+    with pytest.raises(DialectError, match="the options say 2 layers of the decoder\n  found: 3 in the file"):
+        open_model(source / "ckpt-5")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = lambda: Transformer(WordEmbedder(16), WordEmbedder(16), (2, 3), 16, 2)",
+        "class Mine(onmt.Transformer):\n def __init__(self):\n  super().__init__(num_layers=[2, 3], num_heads=2)",
+        "class Mine(Transformer):\n def __init__(self):\n  super().__init__(num_layers=N, num_heads=2)\nmodel = Mine",
+    ],
+)
+def test_descriptions_are_written_in_several_ways(text, tmp_path):
+    assert open_model(write(tmp_path / "source", "before", text) / "ckpt-5").config.num_heads == 2
 
 
 def test_inputs_in_parallel_are_features_of_the_source(tmp_path):
@@ -178,7 +192,7 @@ def test_one_table_for_all_inputs_stays_one(tmp_path):
 
 def test_inputs_that_share_parameters_have_one_table_beside_the_target(tmp_path):
     """As ``share_parameters=True`` without a shared target is saved: under the first input alone."""
-    text = "model = lambda: Transformer(ParallelInputter([W(16), W(16)], SumReducer(), True), num_heads=4)\n"
+    text = "model = lambda: Transformer(ParallelInputter([W(16), W(16)], SumReducer(), True), None, (2, 3), 16, 4)\n"
     folder = write(tmp_path / "source", "target tied", text.replace("W(", "WordEmbedder("))
     shapes = KINDS["target tied"]["shapes"]
     names = {n.replace("features_inputter/", "features_inputter/inputters/0/"): tuple(s) for n, s in shapes.items()}
@@ -226,7 +240,7 @@ def test_an_encoder_for_each_input_is_refused_by_name(tmp_path):
         ("num_heads=HEADS * 2", "num_heads is not a number"),
         ("ffn_activation=tf.nn.elu", "ffn_activation: 'elu' is not supported"),
         ("attention_reduction=R.AVERAGE_ALL_LAYERS", "attention_reduction: AVERAGE_ALL_LAYERS is not supported"),
-        (") or open('never', 'w'", None),
+        ("num_layers=(2, 3)) or open('never', 'w'", None),
     ],
 )
 def test_a_description_is_read_and_never_run(arguments, found, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -117,6 +118,14 @@ def test_the_tiny_model_of_mesh_tensorflow(fixtures):
     assert (model.dialect, len(model.reading.origins), model.reading.unknown) == ("mesh-tensorflow", 52, [])
     assert (model.config.d_model, model.config.d_kv, model.config.num_heads) == (32, 64, 2)
     assert len(model.checkpoint.slots) == 52
+
+
+def test_layers_that_its_gin_says_must_be_there(fixtures, tmp_path):
+    shutil.copytree(fixtures / "fixtures/t5x/testdata/mtf_tiny_t5", tmp_path / "tiny")
+    gin = tmp_path / "tiny/operative_config.gin"
+    gin.write_text(gin.read_text().replace("decoder/make_layer_stack.num_layers = %num_layers", "decoder/num_layers=3"))
+    with pytest.raises(DialectError, match="decoder/num_layers is 3, but the arrays say 2"):
+        open_model(tmp_path / "tiny")
 
 
 def with_adafactor(source: Path, folder: Path) -> Path:

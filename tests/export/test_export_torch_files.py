@@ -65,6 +65,8 @@ def test_eole_as_its_converter_writes_it(kind, tmp_path):
         ({"embeddings": {"position_encoding_type": "Alibi"}}, "embeddings.position_encoding_type: 'Alibi' is not"),
         ({"embeddings": {"position_encoding_type": "Relative"}}, "self_attn.relative_positions_embeddings.weight is m"),
         ({"encoder": {"position_encoding_type": "Relative"}}, "position_encoding_type differs: "),
+        ({"encoder": {"layers": 6}}, "the options say 6 layers of the encoder"),
+        ({"layers": 7, "decoder": {}}, "the options say 7 layers of the decoder"),
         ({"encoder_layer_style": "postnorm"}, "encoder_layer_style: 'postnorm' is not supported"),
     ],
 )
@@ -140,7 +142,8 @@ def edited(path: Path, key: str, **values: object) -> Path:
         ({"encoder_type": "mean"}, "encoder_type: 'mean' is not supported"),
         ({"pos_ffn_activation_fn": "prelu"}, "pos_ffn_activation_fn: 'prelu' is not supported"),
         ({"copy_attn": True}, "copy_attn: True is not supported"),
-        ({"enc_layers": 6}, "enc_layers is 6"),
+        ({"enc_layers": 6}, "6 layers of the encoder"),
+        ({"layers": 6}, "6 layers of the decoder"),
         ({"heads": 5}, "not a multiple of num_heads 5"),
         ({"decoder_start_token": "<go>"}, "decoder_start_token: '<go>' is not supported"),
     ],
@@ -159,7 +162,7 @@ def test_options_of_opennmt_py_are_understood_or_refused(values, found, tmp_path
         ({"no_token_positional_embeddings": True}, "no_token_positional_embeddings: True is not supported"),
         ({"lang_tok_replacing_bos_eos": True}, "lang_tok_replacing_bos_eos: True is not supported"),
         ({"adaptive_softmax_cutoff": "10,20"}, "adaptive_softmax_cutoff: '10,20' is not supported"),
-        ({"encoder_layers": 6}, "encoder_layers is 6"),
+        ({"encoder_layers": 6}, "6 layers of the encoder"),
     ],
 )
 def test_options_of_fairseq_are_understood_or_refused(values, found, tmp_path):

@@ -11,6 +11,7 @@ from warmstart.export.plan import Conversion, Job, Ledger, Options, Row, check_s
 from warmstart.export.quantize import Storage, storage_of
 from warmstart.models.family import vocabulary_rows
 from warmstart.models.model_bin import Floats, Upgraded, json_file, quantizable, specification_of, vocabulary_files
+from warmstart.models.model_bin_beside import SINCE
 from warmstart.models.registry import dialect
 from warmstart.spec.mapping import Link, read_through
 from warmstart.spec.ops import Identity
@@ -94,14 +95,14 @@ def _check_tables(stored: Upgraded, sizes: Mapping[str, int]) -> None:
 def _files(stored: Upgraded) -> dict[str, bytes]:
     original = stored.original
     config = original.metadata.get("config")
-    if config is None:
+    if config is None and original.metadata["binary_version"] < SINCE:
         config = dict(_DEFAULTS)
         for name, value in stored.moved.items():
             config[_MOVED.get(name, name)] = value
         if config.pop("user_decoder_start_tokens", False):
             config["decoder_start_token"] = None
         config.pop("with_target_bos", None)
-    files = {"config.json": json_file(config)}
+    files = {} if config is None else {"config.json": json_file(config)}
     there = original.metadata.get("vocabularies", {})
     tables = {name: original.vocabulary(name) for name in there}
     if set(tables) == {"vocabulary"}:

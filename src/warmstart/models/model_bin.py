@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from warmstart.errors import VocabularyError
+from warmstart.errors import DialectError, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect
+from warmstart.models.model_bin_beside import check_description, check_layers, taken
 from warmstart.spec.templates import match, rename
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -25,7 +26,7 @@ ROUNDED_SINCE = 5  # older versions truncated
 
 
 class ModelBin(Dialect):
-    """Base of every family's ``ctranslate2`` dialect."""
+    """Base of every family's ``ctranslate2`` dialect, which says in ``config_of`` what the arrays and numbers mean."""
 
     name = "ctranslate2"
     layout = "model.bin"
@@ -39,6 +40,30 @@ class ModelBin(Dialect):
 
     def quantizable(self, name: str) -> bool:
         return quantizable(name)
+
+    def read_config(self, checkpoint: Checkpoint) -> Any:
+        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+        check_description(*_said(stored), stored.path)
+        config = self.config_of(stored)
+        check_layers(config, stored.path)
+        return config
+
+    def config_of(self, stored: Upgraded) -> Any:
+        """The family's configuration from numbers and shapes of arrays and ``config.json``.
+
+        Raises:
+            DialectError: what the family cannot express, or is missing; all at once.
+        """
+        raise DialectError(f"models of {self.name} are written, not read", where=stored.path)
+
+    def remarks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        return taken(*_said(checkpoint))
+
+
+def _said(checkpoint: Checkpoint) -> tuple[str, int, Any]:
+    """Name of the specification, version of the file, and config.json."""
+    metadata = checkpoint.metadata
+    return specification_of(checkpoint), metadata["binary_version"], metadata.get("config")
 
 
 def quantizable(name: str) -> bool:

@@ -13,8 +13,9 @@ _LIMIT = 2**20
 _MACROS = 16
 
 
-def read_gin(path: Path) -> dict[str, Any]:
-    """Bindings by name without scope (``T5Config.emb_dim``); macros by their own.
+def read_gin(path: Path, *, scopes: bool = False) -> dict[str, Any]:
+    """Bindings by name without scope (``T5Config.emb_dim``), with ``scopes`` also with it
+    (``encoder/make_layer_stack.num_layers``); macros by their own.
 
     Values are Python literals; of others the text is given, and references to functions (``@``) are left out. Nothing
     is executed.
@@ -27,7 +28,10 @@ def read_gin(path: Path) -> dict[str, Any]:
     for statement in _statements(text):
         found = _BINDING.fullmatch(statement)
         if found:
-            raw[found[1].rpartition("/")[2]] = found[2].strip()
+            scope, slash, name = found[1].rpartition("/")
+            raw[name] = found[2].strip()
+            if scopes and slash:
+                raw[f"{scope}/{'.'.join(name.split('.')[-2:])}"] = raw[name]
     values: dict[str, Any] = {}
     for name in raw:
         value = _followed(raw, name)
@@ -62,12 +66,12 @@ def _followed(raw: Mapping[str, str], name: str) -> str:
     return text
 
 
-def gin_beside(path: Path, names: tuple[str, ...]) -> tuple[Path | None, Mapping[str, Any]]:
+def gin_beside(path: Path, names: tuple[str, ...], *, scopes: bool = False) -> tuple[Path | None, Mapping[str, Any]]:
     """The first of ``names`` in the checkpoint's directory or the one above it, and what it says."""
     for folder in (path, path.parent) if path.is_dir() else (path.parent,):
         for name in names:
             if (folder / name).is_file():
-                return folder / name, read_gin(folder / name)
+                return folder / name, read_gin(folder / name, scopes=scopes)
     return None, {}
 
 

@@ -83,9 +83,8 @@ class CTranslate2Dialect(ModelBin):
     def quantizable(self, name: str) -> bool:
         return quantizable(name)
 
-    def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
-        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
-        found, kept = read(stored), _manifest(checkpoint)
+    def config_of(self, stored: Upgraded) -> DecoderConfig:
+        found, kept = read(stored), _manifest(stored)
         names = (None, *(a.name for a in ARCHITECTURES))
         guesses = [found.model_copy(update={"architecture": name}) for name in names]
         likely = [kept, *guesses] if kept is not None else guesses

@@ -12,7 +12,7 @@ from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
-from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file
+from warmstart.models.model_bin import ModelBin, Upgraded, json_file
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, read_table
 from warmstart.models.pretrained import SIDE, manifest_config
 from warmstart.spec.mapping import Rule, rule
@@ -71,10 +71,9 @@ class CTranslate2Dialect(ModelBin):
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         return read_table(checkpoint, files, {"unk": "unk_token"})
 
-    def read_config(self, checkpoint: Checkpoint) -> EncoderConfig:
-        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+    def config_of(self, stored: Upgraded) -> EncoderConfig:
         found = _read(stored)
-        kept = manifest_config(checkpoint, "encoder", EncoderConfig)
+        kept = manifest_config(stored, "encoder", EncoderConfig)
         free = {"architecture": "bert", "position_offset": 0, "dropout": 0.1, "attention_dropout": 0.1}
         if kept is not None and kept.model_copy(update=free) == found.model_copy(update=free):
             return kept

@@ -88,8 +88,7 @@ class CTranslate2Dialect(ModelBin):
             vocabulary.pad = getattr(vocabulary, "bos", None)  # type: ignore[attr-defined]
         return found
 
-    def read_config(self, checkpoint: Checkpoint) -> T5Config:
-        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+    def config_of(self, stored: Upgraded) -> T5Config:
         return _Reader(stored).config()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect, Facts
 from warmstart.models.t5.config import T5Config
@@ -74,13 +75,13 @@ class MeshTensorFlowDialect(Dialect):
     # what is read
 
     def read_config(self, checkpoint: Checkpoint) -> T5Config:
-        _, gin = gin_beside(checkpoint.path, (GIN,))
+        file, gin = gin_beside(checkpoint.path, (GIN,), scopes=True)
         names = list(checkpoint.entries)
         layers = {side: count_layers(names, f"{side}/block_{{i}}") for side in ("encoder", "decoder")}
         shapes = Shapes(checkpoint.path, {n: e.shape for n, e in checkpoint.entries.items()}, layers)
         first = "encoder/block_000"
         per_layer = any(f"{s}/block_001/layer_000/{_BIAS}" in checkpoint.entries for s in ("encoder", "decoder"))
-        return shapes.config(
+        config = shapes.config(
             "mesh-tensorflow",
             embedding=_EMBEDDING,
             output=_OUTPUT,
@@ -91,6 +92,15 @@ class MeshTensorFlowDialect(Dialect):
             activation=gin.get("DenseReluDense.activation"),
             dropout=gin.get("DenseReluDense.dropout_rate", gin.get("dropout_rate")),
         )
+        said = [(key, ours) for key, ours in _SAID.items() if isinstance(gin.get(key), int)]
+        problems = [
+            Problem(f"{key} is {gin[key]}, but the arrays say {getattr(config, ours)}")
+            for key, ours in said
+            if gin[key] != getattr(config, ours)
+        ]
+        if problems:
+            raise DialectError("this mesh-tensorflow model is not what its gin says", where=file, problems=problems)
+        return config
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         return read_vocabulary(checkpoint, files, checkpoint.entries[_EMBEDDING].shape[0])
@@ -112,6 +122,12 @@ class MeshTensorFlowDialect(Dialect):
         return {GIN: gin_text(bindings), **vocabulary_files(vocabularies)}
 
 
+# Macros, and bindings of the stacks of layers. ``num_layers`` alone is a macro of both sides, or of one of several.
+_SAID = {
+    "d_model": "d_model", "d_ff": "d_ff", "d_kv": "d_kv", "num_heads": "num_heads",
+    **{f"{side}/{name}": f"{side}_layers" for side in ("encoder", "decoder")
+       for name in ("num_layers", "make_layer_stack.num_layers")},
+}  # fmt: skip
 _LETTERS = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 

@@ -14,6 +14,7 @@ from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
+from warmstart.models.model_bin_beside import SINCE
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.mapping import Rule, rule
@@ -177,8 +178,7 @@ class CTranslate2Dialect(ModelBin):
         sizes = {side: there.entries[name].shape[0] for side, name in tables.items() if name in there.entries}
         return read_vocabularies(checkpoint, files, sizes)
 
-    def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
-        stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+    def config_of(self, stored: Upgraded) -> TransformerConfig:
         return _Reader(stored).config()
 
 
@@ -364,7 +364,8 @@ class _Reader:
         given = self.stored.metadata.get("config") or {}
         moved = self.stored.moved
         bos, eos = given.get("bos_token", "<s>"), given.get("eos_token", "</s>")
-        start = given.get("decoder_start_token", moved.get("decoder_start_token", bos))
+        older = self.stored.metadata["binary_version"] < SINCE
+        start = given.get("decoder_start_token", moved.get("decoder_start_token", bos) if older else None)
         if self.stored.attribute("decoder/start_from_zero_embedding", 0):
             kind = "zero"
         elif start is None or moved.get("user_decoder_start_tokens"):

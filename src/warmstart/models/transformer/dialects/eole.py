@@ -12,7 +12,7 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import CONFIG, folder_of, read_json
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of, require
+from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -90,6 +90,7 @@ class EoleDialect(Dialect):
             problems.append(Problem("encoder and decoder have another number of heads", found=f"{heads}"))
         problems += [Problem(f"heads_kv: {n} is not supported") for n in kv if n not in (None, 0, *heads)]
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
+        problems += layers_as_said({side: said("layers", None, side) for side in _SIDES}, layers)
         biases = {name.rpartition(".")[0] for name in entries if name.endswith(".bias")}
         first = _SIDES["encoder"].format(i=0)
         attention = [f"{first}.self_attn.{part}" in biases for part in ("linear_query", "linear_keys", "final_linear")]

@@ -13,7 +13,7 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import layers_of, require
+from warmstart.models.transformer.dialects.torch_files import layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import ExtraRows, Split
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -118,10 +118,7 @@ class FairseqDialect(Dialect):
         needed += [_SIDES[side].format(i=0) + ".fc1.weight" for side in _SIDES]
         problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
-        for side in _SIDES:
-            if args.get(f"{side}_layers") not in (None, layers[side]):
-                said = args[f"{side}_layers"]
-                problems.append(Problem(f"{side}_layers is {said}", found=f"{layers[side]} layers in the file"))
+        problems += layers_as_said({side: args.get(f"{side}_layers") for side in _SIDES}, layers)
         if problems:
             raise DialectError("this fairseq model is not supported", where=checkpoint.path, problems=problems)
         shapes = [entries[name].shape for name in needed]

@@ -13,7 +13,7 @@ from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint, Entry
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_of, require
+from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -95,9 +95,10 @@ class OpenNMTPyDialect(Dialect):
         needed = [*tables.values(), *(_SIDES[side].format(i=0) + ".feed_forward.w_1.weight" for side in _SIDES)]
         problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
-        for side, option in (("encoder", "enc_layers"), ("decoder", "dec_layers")):
-            if option in opt and opt[option] not in (-1, layers[side]):
-                problems.append(Problem(f"{option} is {opt[option]}", found=f"{layers[side]} layers in the file"))
+        both = opt.get("layers", -1)
+        options = {"encoder": "enc_layers", "decoder": "dec_layers"}
+        said = {side: opt.get(option) if both == -1 else both for side, option in options.items()}
+        problems += layers_as_said(said, layers)
         aligned = bool(opt.get("lambda_align"))
         start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(str(opt.get("decoder_start_token", "<s>")))
         if start is None:

@@ -20,9 +20,11 @@ from warmstart.models.transformer.dialects.opennmt_tf_description import (
     CATALOG,
     DESCRIPTION,
     describe,
+    layers_said,
+    of_catalog,
     parallel_inputs,
 )
-from warmstart.models.transformer.dialects.torch_files import layers_of, require
+from warmstart.models.transformer.dialects.torch_files import layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import ExtraRows, Transpose
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -37,6 +39,7 @@ _INPUTTERS = {
 _TABLES = {side: f"{inputter}/embedding" for side, inputter in _INPUTTERS.items()}
 # Of a source that several inputters read in parallel, ``inputters.k`` reads the words and features k - 1.
 _PARALLEL = f"{_INPUTTERS['encoder']}/inputters/{{k}}/embedding"
+_SAY_LAYERS = f"a model of other sizes is described by {DESCRIPTION}: model = lambda: Transformer(num_layers=(6, 3), …)"
 _LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")}
 
 
@@ -76,6 +79,7 @@ class OpenNMTTFDialect(Dialect):
         encoders = any(name.startswith("model/encoder/encoders/") for name in names)
         parallel = parallel_inputs(said, None if single else stored, encoders, problems)
         layers = {side: _count(names, side, problems) for side in _LAYERS}
+        problems += [replace(p, todo=_SAY_LAYERS) for p in layers_as_said(layers_said(said), layers)]
         if problems:
             raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
         there = set(names)
@@ -132,7 +136,7 @@ class OpenNMTTFDialect(Dialect):
         if self.model_type:
             if self.model_type not in CATALOG:
                 problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
-            return {"num_heads": CATALOG.get(self.model_type, 8), "source_inputter": None}
+            return {**of_catalog(self.model_type), "source_inputter": None}
         if not path.is_file():
             problems.append(
                 Problem(

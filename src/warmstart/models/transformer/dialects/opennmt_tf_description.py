@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import Problem
 
 DESCRIPTION = "model_description.py"
-# Models of the catalogue → heads. Source: OpenNMT-tf 2.32, ``opennmt/models/catalog.py``.
+# Models of the catalogue → heads, and layers where they are not 6. Source: OpenNMT-tf 2.32,
+# ``opennmt/models/catalog.py`` and ``transformer.py``.
 CATALOG = {
     "Transformer": 8, "TransformerBase": 8, "TransformerBaseSharedEmbeddings": 8, "TransformerBig": 16,
     "TransformerBigSharedEmbeddings": 16, "TransformerTiny": 2, "ScalingNmtEnDe": 16, "ScalingNmtEnFr": 16,
 }  # fmt: skip
-_LITERALS = {
-    "num_heads", "ffn_activation", "attention_reduction", "position_encoder_class", "maximum_relative_position",
-    "num_layers", "num_units", "ffn_inner_dim", "dropout", "attention_dropout", "ffn_dropout", "pre_norm",
-    "share_embeddings", "output_layer_bias", "mha_bias", "share_encoders", "embedding_size",
-}  # fmt: skip
+_LAYERS = {"TransformerTiny": 2}
+# Arguments of the class Transformer in their order, and those that are read as they stand.
+_ARGUMENTS = (
+    "source_inputter", "target_inputter", "num_layers", "num_units", "num_heads", "ffn_inner_dim", "dropout",
+    "attention_dropout", "ffn_dropout", "ffn_activation", "mha_bias", "position_encoder_class", "share_embeddings",
+    "share_encoders", "maximum_relative_position", "attention_reduction", "pre_norm", "output_layer_bias",
+)  # fmt: skip
+_INPUTTERS = ("source_inputter", "target_inputter")
 _REDUCERS = {"ConcatReducer": "concat", "SumReducer": "sum"}
+
+
+def of_catalog(name: str) -> dict[str, Any]:
+    """What the class ``name`` says where its call does not."""
+    return {"num_heads": CATALOG.get(name, 8), "num_layers": _LAYERS.get(name, 6)}
+
+
+def layers_said(said: Mapping[str, Any]) -> dict[str, object]:
+    """Side → number of layers, None where it is no number that stands in the text."""
+    number = said.get("num_layers")
+    pair = number if isinstance(number, (tuple, list)) and len(number) == 2 else (number, number)
+    return {side: n if isinstance(n, int) else None for side, n in zip(("encoder", "decoder"), pair, strict=True)}
+
+
+def _calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Calls and what is called; ``super().__init__`` is the class that the one around it is made of."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.bases:
+            for call in ast.walk(node):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
+                    yield call, _last(node.bases[0])
+        elif isinstance(node, ast.Call):
+            yield node, _last(node.func)
 
 
 def describe(text: str, where: object, problems: list[Problem]) -> dict[str, Any]:
@@ -30,22 +57,16 @@ def describe(text: str, where: object, problems: list[Problem]) -> dict[str, Any
     except (SyntaxError, ValueError, RecursionError) as error:
         problems.append(Problem(f"{DESCRIPTION} is not Python", where=str(where), found=str(error)))
         return {}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = _last(node.func)
+    for node, called in _calls(tree):
         if called == "get_model_from_catalog" and node.args and isinstance(node.args[0], ast.Constant):
-            called = str(node.args[0].value)
-            if called not in CATALOG:
-                problems.append(Problem(f"{called} is not a model that is known here", expected=", ".join(CATALOG)))
-            return {"num_heads": CATALOG.get(called, 8)}
+            name = str(node.args[0].value)
+            if name not in CATALOG:
+                problems.append(Problem(f"{name} is not a model that is known here", expected=", ".join(CATALOG)))
+            return of_catalog(name)
         if called in CATALOG:
-            said: dict[str, Any] = {"num_heads": CATALOG[called]}
-            for keyword in node.keywords:
-                if keyword.arg in _LITERALS:
-                    said[keyword.arg] = _literal(keyword.value)
-            inputters = [*node.args[:1], *(k.value for k in node.keywords if k.arg == "source_inputter")]
-            said["source_inputter"] = inputters[0] if inputters else None
+            given = dict(zip(_ARGUMENTS, node.args, strict=False)) | {str(k.arg): k.value for k in node.keywords}
+            said = of_catalog(called) | {k: _literal(v) for k, v in given.items() if k not in _INPUTTERS}
+            said["source_inputter"] = given.get("source_inputter")
             if not isinstance(said["num_heads"], int):
                 problems.append(Problem("num_heads is not a number that stands in the text", where=str(where)))
             return said
@@ -101,4 +122,6 @@ def _last(node: ast.AST) -> str:
 def _literal(node: ast.AST) -> Any:
     if isinstance(node, ast.Constant):
         return node.value
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return tuple(map(_literal, node.elts))
     return _last(node) or ast.dump(node)

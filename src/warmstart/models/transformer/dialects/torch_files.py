@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -28,6 +28,15 @@ def layers_of(names: Iterable[str], template: str, problems: list[Problem]) -> i
     if missing:
         problems.append(Problem(f"{template.format(i=missing[0])} is missing before later layers"))
     return len(found)
+
+
+def layers_as_said(said: Mapping[str, object], found: Mapping[str, int]) -> list[Problem]:
+    """That there are as many layers as an option says (``said``: side → number; None and -1 say nothing)."""
+    return [
+        Problem(f"the options say {number} layers of the {side}", found=f"{found[side]} in the file")
+        for side, number in said.items()
+        if number not in (None, -1, found[side])
+    ]
 
 
 def require(config: BaseModel, framework: str, **allowed: tuple[object, ...]) -> None:

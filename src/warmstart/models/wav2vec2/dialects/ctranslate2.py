@@ -11,7 +11,7 @@ import numpy as np
 from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
-from warmstart.models.model_bin import Floats, ModelBin, Upgraded
+from warmstart.models.model_bin import ModelBin, Upgraded
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, linear, read_table
 from warmstart.models.pretrained import SIDE
 from warmstart.models.wav2vec2.config import Wav2Vec2Config
@@ -72,8 +72,8 @@ class CTranslate2Dialect(ModelBin):
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         return read_table(checkpoint, files, {})
 
-    def read_config(self, checkpoint: Checkpoint) -> Wav2Vec2Config:
-        return _read(checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint))
+    def config_of(self, stored: Upgraded) -> Wav2Vec2Config:
+        return _read(stored)
 
 
 def _read(stored: Upgraded) -> Wav2Vec2Config:
