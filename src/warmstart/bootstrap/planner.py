@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
 from warmstart.bootstrap.plan import Action, Leftover, Plan, Row, SlotRow
 from warmstart.bootstrap.rows import rows_by_token
+from warmstart.bootstrap.selection import Draft, dropped_storages, offered_names
 from warmstart.bootstrap.start import Answers, StartConfig, answers
 from warmstart.bundle.model import Model
-from warmstart.errors import PlanError, Problem
+from warmstart.errors import PlanError
 from warmstart.models.family import Parameter
 from warmstart.redact import redact
-from warmstart.spec.templates import matches, problem_with_rename, rename
+from warmstart.spec.templates import matches
 from warmstart.vocabularies.load import difference
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -33,25 +34,13 @@ class Target:
     config: BaseModel | None = None
 
 
-@dataclass
-class _Draft:
-    rows: dict[str, Row] = field(default_factory=dict)
-    slots: list[SlotRow] = field(default_factory=list)
-    leftovers: list[Leftover] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def problem(self, what: str, **more: str) -> None:
-        self.problems.append(Problem(what, **more))
-
-
 def make_plan(starts: Sequence[tuple[StartConfig, Model]], target: Target, *, require_coverage: float = 0.0) -> Plan:
     """Plan a start from one or several sources.
 
     Raises:
         PlanError: every reason why the start is impossible as configured.
     """
-    draft = _Draft()
+    draft = Draft()
     all_answers: list[Answers] = []
     step = 0
     for number, (config, model) in enumerate(starts):
@@ -96,7 +85,7 @@ class _Source:
     """One source against the model: it writes rows, slots, leftovers, notes and problems into the draft."""
 
     def __init__(
-        self, draft: _Draft, number: int, config: StartConfig, answer: Answers, model: Model, target: Target
+        self, draft: Draft, number: int, config: StartConfig, answer: Answers, model: Model, target: Target
     ) -> None:
         self.draft, self.number, self.config, self.answer, self.model = draft, number, config, answer, model
         self.target = target
@@ -113,9 +102,11 @@ class _Source:
             self.draft.problem(f"`into: {self.config.into}` is no part of the model")
             return
         ties = {p.name: p.storage for p in self.family.parameters(self.source_config)}
-        offered = self._offered([name for name, storage in ties.items() if storage in self.reading.origins])
+        there = [name for name, storage in ties.items() if storage in self.reading.origins]
+        offered = offered_names(self.draft, self.config, there, self.prefix)
         by_target = {new: name for name, new in reversed(offered.items())}
-        dropped = self._dropped()
+        stages, order = self.target.stages, self.target.order
+        dropped = dropped_storages(self.draft, self.config, stages, order, self.mine, self.prefix)
         self._compare_behaviour()
         taken: set[str] = set()
         for storage in dict.fromkeys(p.storage for p in self.mine):
@@ -162,69 +153,6 @@ class _Source:
                 todo="say `strict: false` to initialise it",
             )
         self.draft.rows.setdefault(storage, _initialise(p, "the source has no such parameter"))
-
-    def _offered(self, names: list[str]) -> dict[str, str]:
-        """Source canonical name → name in the target, after select, exclude, rename and into."""
-        draft, config = self.draft, self.config
-        for key, patterns in (("select", config.select), ("exclude", config.exclude)):
-            for pattern in patterns:
-                if not any(matches(pattern, n) for n in names):
-                    draft.problem(
-                        f"`{key}: {pattern}` matches nothing",
-                        where=config.source,
-                        found=f"names such as {', '.join(names[:3])}",
-                    )
-        kept = [n for n in names if not config.select or any(matches(p, n) for p in config.select)]
-        kept = [n for n in kept if not any(matches(p, n) for p in config.exclude)]
-        out = {n: n for n in kept}
-        for pattern, replacement in config.rename.items():
-            wrong = problem_with_rename(pattern, replacement)
-            if wrong:
-                draft.problem(f"`rename: {pattern}: {replacement}` cannot be done", found=wrong)
-                continue
-            hits = {n: new for n in kept if (new := rename(pattern, replacement, n)) is not None}
-            if not hits:
-                draft.problem(f"`rename: {pattern}` matches nothing", where=config.source)
-            out.update(hits)
-        seen: dict[str, str] = {}
-        for name, new in out.items():
-            if new in seen:
-                draft.problem(f"{seen[new]} and {name} are both renamed to {new}", where=config.source)
-            seen[new] = name
-        return {name: self.prefix + new for name, new in out.items()}
-
-    def _dropped(self) -> dict[str, str]:
-        """Storage → stage, where the stage is dropped. Half of a tie is a problem."""
-        draft, order = self.draft, self.target.order
-        stages = {self.prefix + s for s in self.config.drop}
-        known = [s for s in self.target.stages if s.startswith(self.prefix)]
-        for stage in sorted(stages - set(known)):
-            draft.problem(f"`drop: {stage}` is no stage of the model", expected=", ".join(known))
-        last = self.config.drop_last
-        if last is not None:
-            if order is None:
-                draft.problem(
-                    "`drop_last` needs stages with an order, which this family does not have",
-                    todo=f"name them: `drop: [...]` of {', '.join(known)}",
-                )
-            elif not 0 < last < len(order):
-                draft.problem(f"`drop_last: {last}` is out of range", expected=f"1 to {len(order) - 1}")
-            else:
-                stages |= set(order[-last:])
-        dropped: dict[str, str] = {}
-        for storage in dict.fromkeys(p.storage for p in self.mine):
-            members = [p for p in self.mine if p.storage == storage]
-            out = [p for p in members if p.stage in stages]
-            if out and len(out) < len(members):
-                rest = [p for p in members if p not in out]
-                draft.problem(
-                    f"dropping {out[0].stage} would drop half of a tie",
-                    found=f"{out[0].name} is the same array as {', '.join(p.name for p in rest)}",
-                    todo=f"drop {', '.join(sorted({p.stage for p in rest}))} as well, or untie them in the model",
-                )
-            elif out:
-                dropped[storage] = out[0].stage
-        return dropped
 
     def _compare_behaviour(self) -> None:
         for key, value in self.family.behaviour(self.source_config).items():
