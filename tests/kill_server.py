@@ -4,15 +4,19 @@ Reads a JSON line ``[config, overrides, operation]`` (for ``warmstart stt train`
 standard input, answers with the child's process number, and
 with its exit status when it has ended. With ``operation`` k the child kills itself at its k-th operation on the disk:
 before a flush or a renaming, or in the middle of writing a log line; ``-1`` has it print how many there are.
+
+With the environment's ``POISON`` N, text batches whose examples' places add up to a multiple of N have a loss of NaN.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from warmstart import api
@@ -54,6 +58,18 @@ def count_operations(limit: int) -> list[int]:
     return done
 
 
+def poison(every: int) -> None:
+    from warmstart.training.objective import CrossEntropy
+
+    call = CrossEntropy.__call__
+
+    def poisoned(self: CrossEntropy, model: Any, batch: Any) -> Any:
+        loss = call(self, model, batch)
+        return loss if batch.indices.sum() % every else replace(loss, loss=loss.loss * math.nan)
+
+    CrossEntropy.__call__ = poisoned  # type: ignore[method-assign]
+
+
 def child(config: str, overrides: list[str], operation: int) -> int:
     done = count_operations(operation)
     try:
@@ -85,6 +101,8 @@ def preload() -> None:
 
 def serve() -> None:
     preload()
+    if every := int(os.environ.get("POISON", "0")):
+        poison(every)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:

@@ -26,6 +26,9 @@ TRAINING = {
 }
 
 
+DIRECTORIES = ("checkpoints/", "model/", "adapters/", "distilled/", "nonfinite/")
+
+
 def write_task(folder: Path, **training: Any) -> None:
     """Words to be reversed, and ``c.yaml``: a tiny model with dropout that learns it."""
     rng = np.random.default_rng(0)
@@ -46,7 +49,7 @@ def write_task(folder: Path, **training: Any) -> None:
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
 
 
-def spawn(script: str, place: Path, log: TextIO) -> subprocess.Popen[str]:
+def spawn(script: str, place: Path, log: TextIO, poison: int = 0) -> subprocess.Popen[str]:
     """One of the scripts beside this file that are told by lines what to do, in ``place``, with one thread."""
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name(script))],
@@ -55,17 +58,17 @@ def spawn(script: str, place: Path, log: TextIO) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "POISON": str(poison)},
     )
 
 
 class Server:
     """Trains ``c.yaml`` of the folder ``place`` in forked children (``kill_server.py``)."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, poison: int = 0) -> None:
         self.place = place
         self.log = (place / "log").open("a")
-        self.process = spawn("kill_server.py", place, self.log)
+        self.process = spawn("kill_server.py", place, self.log, poison)
 
     def start(self, run: str, *overrides: str, operation: int = 0) -> int:
         return self.ask("c.yaml", [f"run={run}", *overrides], operation)
@@ -104,7 +107,7 @@ def contents(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(run.rglob("*")):
         name = str(file.relative_to(run))
-        if file.is_file() and name.startswith(("checkpoints/", "model/")):
+        if file.is_file() and name.startswith(DIRECTORIES):
             found[name] = file.read_bytes()
     for name in ("metrics.jsonl", "samples.jsonl"):
         lines = (run / name).read_text().splitlines()

@@ -11,11 +11,13 @@ import os
 import signal
 import sys
 
-from kill_server import child, preload
+from kill_server import child, poison, preload
 
 
 def serve() -> None:
     preload()
+    if every := int(os.environ.get("POISON", "0")):
+        poison(every)
     for line in sys.stdin:
         ranks, port = json.loads(line)
         pids = []

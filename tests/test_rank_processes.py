@@ -27,9 +27,14 @@ PLAIN = ("model.dropout=0.0", "training.optimizer={type: sgd}", "training.averag
 class Servant:
     """Trains ``c.yaml`` of the folder ``place`` with several ranks (``rank_server.py``)."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, poison: int = 0) -> None:
         self.place, self.log = place, (place / "log").open("a")
-        self.process = spawn("rank_server.py", place, self.log)
+        self.process = spawn("rank_server.py", place, self.log, poison)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
 
     def start(self, run: str, *overrides: str, size: int = 2, last: Sequence[str] = ()) -> list[int]:
         """Process numbers; ``last`` are further overrides of the last rank."""
@@ -58,8 +63,8 @@ class Servant:
     def await_start(self, run: str) -> None:
         """Until the ranks have met (then rank 0 holds the run's directory) and have begun to train."""
         until = time.monotonic() + 20.0
-        started = self.place / run / "checkpoints/step-00000000"
-        while (holder(self.place / run) is None or not started.is_dir()) and time.monotonic() < until:
+        saved = self.place / run / "checkpoints"
+        while (holder(self.place / run) is None or not any(saved.glob("step-*"))) and time.monotonic() < until:
             time.sleep(0.005)
 
     def said(self, since: int = 0) -> str:
@@ -72,9 +77,7 @@ def servant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servant]:
     write_task(folder, accumulation=2)
     servant = Servant(folder)
     yield servant
-    servant.process.kill()
-    servant.process.wait()
-    servant.log.close()
+    servant.stop()
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,49 @@ def test_killed_ranks_go_on_bit_for_bit(servant: Servant, whole: Any) -> None:
             assert set(statuses) <= {0, 1, -signal.SIGKILL}, servant.said()[-2000:]
         assert servant.train(run) == [0, 0]
         assert contents(servant.place / run) == expected, killed
+
+
+FEATURES = {
+    "back and on in another order, one teacher, adapters": {
+        "training.nonfinite": {"action": "rewind", "limit": 60},
+        "training.distillation": {"teachers": ["whole/model"], "weight": 0.5},
+        "training.lora": {"modules": ["**.query", "**.value"], "rank": 2},
+    },
+    "translations of two teachers, releases at plateaus, back to the best": {
+        "training.nonfinite": {"action": "skip", "limit": 60},
+        "training.distillation": {"teachers": ["whole/model", "warm/model"], "level": "sequence", "beam_size": 2},
+        "training.plateau": {"metric": "validation/loss", "patience": 1, "min_change": 0.3, "reload_best": True},
+        "training.groups": [{"stages": ["encoder"], "freeze": {"plateaus": 1}}],
+        "training.early_stopping": {"metric": "validation/loss", "patience": 3, "min_change": 0.3},
+        "training.steps": 40,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_killed_ranks_with_more_features_go_on_bit_for_bit(name: str, servant: Servant, whole: Any) -> None:
+    overrides = [f"{key}={json.dumps(value)}" for key, value in FEATURES[name].items()]
+    poisoned = Servant(servant.place, poison=5)
+    try:
+        began = time.perf_counter()
+        assert poisoned.train(f"whole {name}", *overrides) == [0, 0], poisoned.said()[-2000:]
+        seconds = time.perf_counter() - began
+        expected = contents(servant.place / f"whole {name}")
+        assert any(file.startswith("nonfinite/") for file in expected)
+        chance = random.Random(name)
+        for trial in range(TRIALS):
+            run = f"killed {trial} {name}"
+            for _ in range(2):
+                pids = poisoned.start(run, *overrides)
+                poisoned.await_start(run)
+                time.sleep(0.5 * chance.random() * seconds)
+                for rank in chance.choice([(0,), (1,), (0, 1)]):
+                    send(pids[rank], signal.SIGKILL)
+                assert set(poisoned.wait()) <= {0, 1, -signal.SIGKILL}, poisoned.said()[-2000:]
+            assert poisoned.train(run, *overrides) == [0, 0], poisoned.said()[-2000:]
+            assert contents(servant.place / run) == expected
+    finally:
+        poisoned.stop()
 
 
 def test_a_signal_to_one_rank_stops_all_at_one_step(servant: Servant, whole: Any) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,40 @@ def test_going_back_makes_up_for_an_evaluation_that_a_signal_kept_away(  # type:
         go(tmp_path, build, stream(), rewinding, evaluate=evaluate)
     _, result = go(tmp_path, build, stream(), rewinding, evaluate=evaluate, objective=Poisoned(config, bad))
     assert [r["step"] for r in result.history if r["kind"] == "validation"] == [0, 2, 4, 6]
-    assert checkpoints.read_state(checkpoints.latest(tmp_path)).order == 1
+    state = checkpoints.read_state(checkpoints.latest(tmp_path))
+    assert (state.order, state.exact) == (1, False)  # without the signal it would have gone back to another one
+
+
+def test_numbers_between_two_records_are_those_of_the_updates_that_were_made(  # type: ignore[no-untyped-def]
+    tmp_path: Path, build, stream, config, bad
+) -> None:
+    """Update 5, which is left out, has a record of its own; it is the same after going on at step 4."""
+
+    def steps(count: int) -> Any:
+        rule = {"nonfinite": Nonfinite(action="skip"), "log_every": 1, "checkpoint_every": 1, "steps": count}
+        return config.model_copy(update=rule)
+
+    _, whole = go(tmp_path / "whole", build, stream(), steps(6), objective=Poisoned(config, bad))
+    go(tmp_path / "cut", build, stream(), steps(4), objective=Poisoned(config, bad))
+    _, cut = go(tmp_path / "cut", build, stream(), steps(6), objective=Poisoned(config, bad))
+    records = [[r | {"time": None} for r in x.history if r["kind"] == "train"] for x in (whole, cut)]
+    assert records[0] == records[1]
+    fifth = records[0][4]
+    assert (fifth["step"], fifth["train/tokens"], fifth["train/skipped"]) == (5, 0, 1)
+    assert fifth["train/loss"] is fifth["train/gradient_norm"] is None
+
+
+def test_going_back_does_not_forget_another_environment(tmp_path: Path, build, stream, config, bad) -> None:  # type: ignore[no-untyped-def]
+    first = config.model_copy(update={"steps": 4, "checkpoint_every": 4, "evaluate_every": 4})
+    go(tmp_path, build, stream(), first)
+    newest = checkpoints.latest(tmp_path)
+    state = checkpoints.read_state(newest)
+    checkpoints.write_state(newest, replace(state, environment={**state.environment, "torch": "0"}))
+    rule = {"nonfinite": Nonfinite(action="rewind"), "checkpoint_every": 4, "evaluate_every": 4}
+    go(tmp_path, build, stream(), config.model_copy(update=rule), objective=Poisoned(config, bad))
+    after = checkpoints.read_state(checkpoints.latest(tmp_path))
+    assert (after.step, after.order, after.exact) == (6, 1, False)
+    assert after.environment == {**state.environment, "torch": torch.__version__}
 
 
 def test_really_the_best_are_kept_and_pinned_ones_too(tmp_path: Path, build, stream, config) -> None:  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,10 +115,11 @@ def train(
             describe=describe,
             output=stack.enter_context(Output(run, start, written) if ranks.first else NoOutput()),
             start=start,
+            begins=start_step,
             signals=stack.enter_context(Signals()),
             bar=stack.enter_context(Progress("training", config.steps - start.step, "steps")) if progress else None,
         )
-        return loop.go(first=latest is None, begins=start_step)
+        return loop.go(first=latest is None)
 
 
 class _Stop(Exception):
@@ -135,6 +137,7 @@ class _Loop:
         describe: Describe | None,
         output: Output,
         start: State,
+        begins: int,
         signals: Signals,
         bar: Progress | None,
     ) -> None:
@@ -142,21 +145,21 @@ class _Loop:
         self.ranks, self.output = learner.ranks, output
         self.stream, self.evaluate, self.describe = stream, evaluate, describe
         self.unit, self.work = learner.objective.unit, learner.objective.work
-        self.signals, self.bar = signals, bar
+        self.begins, self.signals, self.bar = begins, signals, bar
         self.began = self.saved_at = time.perf_counter()
         self._resume_at(start)
 
     def _resume_at(self, state: State) -> None:
         self.state, self.step, self.position = state, state.step, state.position
         self.standing = Standing(self.config, state)
-        self.sums = dict(state.sums) or dict.fromkeys(("loss", "nll", self.unit, "updates"), 0.0)
+        self.sums = dict.fromkeys(("loss", "nll", self.unit, "updates", "norm"), 0.0) | dict(state.sums)
         self.evaluated, self.skipped = state.evaluated, state.skipped
-        self.norm = self.speed = self.rate = 0.0
+        self.speed = self.rate = 0.0
         stream, ranks = self.stream.reordered(state.order), self.ranks
         alone = ranks.size == 1
         self.batches = stream.iterate(state.position) if alone else stream.deal(state.position, ranks.rank, ranks.size)
 
-    def go(self, *, first: bool, begins: int) -> TrainResult:
+    def go(self, *, first: bool) -> TrainResult:
         stopped = None
         try:
             if first and self.config.evaluate_first and self.config.evaluate_every is not None:
@@ -164,7 +167,7 @@ class _Loop:
             if first:
                 self._save()
             else:
-                self._make_up(begins)
+                self._make_up()
             if reason := self.standing.out_of_patience():
                 raise _Stop(reason)
             self.model.train()
@@ -172,7 +175,7 @@ class _Loop:
                 if self._update():
                     self._boundary()
                 else:
-                    self._make_up(begins)
+                    self._make_up()
         except _Stop as reason:
             stopped = str(reason)
         self.output.wait()
@@ -182,9 +185,9 @@ class _Loop:
             self.step, best, best_metrics(history, best), history, time.perf_counter() - self.began, stopped
         )
 
-    def _make_up(self, begins: int) -> None:
+    def _make_up(self) -> None:
         """Evaluate where the checkpoint was written because somebody asked to stop before the evaluation."""
-        if self.step not in (begins, self.evaluated) and self._due(self.config.evaluate_every):
+        if self.step not in (self.begins, self.evaluated) and self._due(self.config.evaluate_every):
             self._boundary(log=False)
 
     def _due(self, every: int | None) -> bool:
@@ -239,7 +242,7 @@ class _Loop:
         found = self.learner.gradient(parts, step, self.standing.plateaus)
         if found.finite:
             self.learner.apply(step, self.rate)
-            self.norm = found.norm
+            self.sums["norm"] = found.norm
             for name, value in (("loss", found.loss), ("nll", found.nll), (self.unit, found.units), ("updates", 1)):
                 self.sums[name] += value
         elif not self._not_finite(step, where, parts, found):
@@ -289,21 +292,31 @@ class _Loop:
         latest = self.ranks.share(checkpoints.latest(self.run))
         assert latest is not None  # the first one is written before the first update
         state = self.learner.restore(latest)
-        position = Position(state.position.epoch, state.position.window, 0)
-        order = self.state.order + 1
+        every = self.config.checkpoint_every
+        planned = state.step in (self.begins, *(b.step for b in state.best)) or state.step % every == 0
+        if not planned:  # a signal or the clock had it written
+            logger.warning("step %d has a checkpoint by chance: this run cannot be repeated exactly", state.step)
         if self.bar is not None:
             self.bar.update(state.step - self.step)
-        self._resume_at(replace(state, position=position, order=order))
+        self._resume_at(
+            replace(
+                state,
+                position=Position(state.position.epoch, state.position.window, 0),
+                order=self.state.order + 1,
+                environment=self.state.environment,
+                exact=self.state.exact and planned,
+            )
+        )
         self.output.rewind(state)
 
     def _log(self) -> None:
-        """A record over the updates since the last one."""
-        units = max(1.0, self.sums[self.unit])
+        """A record over the updates since the last one; without numbers where all of them were left out."""
+        made, units = self.sums["updates"] > 0, max(1.0, self.sums[self.unit])
         fields = {
-            "train/loss": self.sums["loss"] / units,
-            "train/nll": self.sums["nll"] / units,
+            "train/loss": self.sums["loss"] / units if made else math.nan,
+            "train/nll": self.sums["nll"] / units if made else math.nan,
             f"train/{self.unit}": self.sums[self.unit],
-            "train/gradient_norm": self.norm,
+            "train/gradient_norm": self.sums["norm"] if made else math.nan,
             "train/learning_rate": self.rate,
             "train/epoch": self.position.epoch,
         }
