@@ -265,3 +265,37 @@ def test_output_is_the_same_every_time(tmp_path):
     files = [sorted(p for p in (tmp_path / n).rglob("*") if p.is_file()) for n in ("a", "b")]
     assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
     assert len(files[0]) == 8, [Path(p).name for p in files[0]]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("to", ["ctranslate2", "transformers", "warmstart", "marian"])
+def test_integers_are_no_weights(dtype, to, tmp_path):
+    """Without a scale they mean nothing; the engine would take them as they are."""
+    contents = arrays(OPTIONS)
+    contents["encoder_l1_self_Wo"] = (contents["encoder_l1_self_Wo"] * 10).astype(dtype)
+    folder = write(tmp_path / "marian", OPTIONS, contents, opus=True)
+    for quantize in (None, "int8") if to == "ctranslate2" else (None,):
+        with pytest.raises(DialectError, match=f"encoder_l1_self_Wo holds {dtype}, which is no weight"):
+            api.convert(folder, tmp_path / "out", to, quantize=quantize)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "to", "stored", "said"),
+    [
+        ("float64", "ctranslate2", "float32", "float64 becomes float32: rounded"),
+        ("float64", "marian", "float32", "float64 becomes float32: rounded"),
+        ("float64", "warmstart", "float64", None),
+        ("float64", "transformers", "float64", None),
+        ("float16", "ctranslate2", "float16", None),
+        ("float16", "marian", "float32", "float16 becomes float32, which is exact"),
+    ],
+)
+def test_a_dtype_that_changes_is_in_the_ledger(dtype, to, stored, said, tmp_path):
+    contents = {name: array.astype(dtype) for name, array in arrays(OPTIONS).items()}
+    folder = write(tmp_path / "marian", OPTIONS, contents, opus=True)
+    facts = api.convert(folder, tmp_path / "out", to)
+    lossy = facts["ledger"]["lossy"]
+    lossy.pop("layer_norm_epsilon", None)
+    assert set(lossy.values()) == ({said} if said else set())
+    layer = [e for n, e in open_checkpoint(tmp_path / "out").entries.items() if "ffn" in n or "fc1" in n]
+    assert {entry.dtype for entry in layer} == {stored}

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantizations import QUANTIZATIONS
-from warmstart.export.quantize import Storage, already_quantized, storage_of
+from warmstart.export.quantize import FLOATS, Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
-from warmstart.models.family import Dialect, Facts, Family
+from warmstart.models.family import PACKED, Dialect, Facts, Family
 from warmstart.spec.mapping import Link, Reading, expand
 from warmstart.spec.op import Op, Shape, ShapeMismatch
 from warmstart.spec.ops import Chain, Generated
@@ -151,6 +151,7 @@ def plan_conversion(
             todo=others or "leave it out, or use --to ctranslate2",
         )
     problems = _algebra(family, config, reading, source)
+    unexplained: list[str] = []
     links = [link for link in expand(target.rules(config)) if not link.alternative]
     storages = {p.name: p.storage for p in family.parameters(config)}
     rows: list[Row] = []
@@ -170,7 +171,7 @@ def plan_conversion(
             rows += _rows(link, sources, reading, target, options)
         except ShapeMismatch as error:
             problems.append(Problem(f"{', '.join(link.foreign)} cannot be written", found=str(error)))
-    ledger = _ledger(config, reading, source, rows, spelt, target.approximations(config))
+    ledger = _ledger(config, reading, source, rows, spelt, target.approximations(config), options)
     if options.strict:
         unexplained = [n for n, why in ledger.left.items() if why == _NOBODY or n in reading.origins]
         problems += [Problem(f"{n} would be left behind", found=ledger.left[n]) for n in unexplained]
@@ -179,9 +180,10 @@ def plan_conversion(
             f"this model cannot be converted to {target.name}",
             where=reading.checkpoint.path,
             problems=problems,
-            todo="--no-strict leaves behind what is listed so" if options.strict and len(problems) else None,
+            todo="--no-strict leaves behind what is listed so" if unexplained else None,
         )
-    _refuse_rounding_twice(ledger, options)
+    _refuse_packed(rows, target, options)
+    _refuse_rounding_twice(getattr(reading.checkpoint, "dequantized", {}), ledger, options)
     ordered = tuple(sorted(rows, key=lambda row: row.name))
     states, ledger = _slots(links, storages, reading, target, ledger)
     scalars = target.scalars(config, facts)
@@ -236,6 +238,7 @@ def _scalars_left(
     return replace(ledger, slots={**ledger.slots, **left})
 
 
+_NO_FLOAT64 = ("model.bin", "onnx", "tflite")
 _NOBODY = "no rule of the dialect speaks of it"
 
 
@@ -258,6 +261,9 @@ def _algebra(family: Family, config: BaseModel, reading: Reading, source: Dialec
         elif packed := [f for f in origin.link.foreign if not reading.checkpoint.entries[f].readable]:
             kind = reading.checkpoint.entries[packed[0]].dtype
             problems.append(Problem(f"{packed[0]} is packed as {kind}, whose values cannot be converted"))
+        elif origin.dtype not in FLOATS and p.axes != PACKED:
+            what = f"{', '.join(origin.link.foreign)} holds {origin.dtype}, which is no weight without a scale"
+            problems.append(Problem(what, expected=", ".join(FLOATS)))
         elif origin.shape != p.shape:
             problems.append(
                 Problem(
@@ -280,16 +286,30 @@ def _rows(link: Link, sources: tuple[str, ...], reading: Reading, target: Dialec
     rows = []
     for index, (name, shape) in enumerate(zip(link.foreign, shapes, strict=True)):
         quantizable = target.quantizable(name)
-        if already_quantized(dtype, quantizable, options.quantization):
-            raise ConfigError(
-                "this weight is quantized already",
-                where=name,
-                found=dtype,
-                todo="leave --quantize out to pass it on as it is",
-            )
         storage = storage_of(dtype, len(shape), quantizable, options.quantization)
+        storage = replace(storage, dtype=_held(target.layout, storage.dtype))
         rows.append(Row(name, tuple(shape), dtype, sources, link.op, index, storage))
     return rows
+
+
+def _held(layout: str, dtype: str) -> str:
+    """``dtype`` as ``layout`` holds it: Marian's files are float32, the engines know no float64."""
+    narrow = FLOATS if layout == "model.npz" else ("float64",) if layout in _NO_FLOAT64 else ()
+    return "float32" if dtype in narrow else dtype
+
+
+def _cast(rows: Sequence[Row], reading: Reading, options: Options) -> dict[str, str]:
+    """Canonical name → how its dtype changes though nobody asked for it."""
+    if options.quantization not in ("none", "int8"):
+        return {}
+    found: dict[str, str] = {}
+    for row in rows:
+        for name in row.sources if row.storage.scale == "none" else ():
+            dtype = reading.origins[name].dtype
+            if dtype != row.storage.dtype:
+                exact = dtype != "float64"
+                found[name] = f"{dtype} becomes {row.storage.dtype}{', which is exact' if exact else ': rounded'}"
+    return found
 
 
 def promoted(dtypes: Sequence[str]) -> str:
@@ -310,6 +330,7 @@ def _ledger(
     rows: Sequence[Row],
     spelt: set[str],
     approximations: Mapping[str, str],
+    options: Options,
 ) -> Ledger:
     used: dict[str, tuple[str, ...]] = {}
     lossy: dict[str, str] = dict(approximations)
@@ -324,19 +345,31 @@ def _ledger(
     explained = source.left_behind(config) if source is not None else {}
     for array in reading.unknown:
         left[array] = next((why for pattern, why in explained.items() if matches(pattern, array)), _NOBODY)
+    lossy.update(_cast(rows, reading, options))
     lossy.update(getattr(reading.checkpoint, "dequantized", {}))
     lossy.update(getattr(reading.checkpoint, "lossy", {}))
     checked = tuple(f for link in reading.checks for f in link.foreign)
     return Ledger(used, checked, left, tuple(row.name for row in rows if row.generated), lossy)
 
 
-def _refuse_rounding_twice(ledger: Ledger, options: Options) -> None:
-    dequantized = [name for name in ledger.lossy if name in ledger.used]  # the source's names; ops have the family's
+def _refuse_packed(rows: Sequence[Row], target: Dialect, options: Options) -> None:
+    packed = (r for r in rows if already_quantized(r.dtype, target.quantizable(r.name), options.quantization))
+    if row := next(packed, None):
+        raise ConfigError(
+            "this weight is quantized already",
+            where=row.name,
+            found=row.dtype,
+            todo="leave --quantize out to pass it on as it is",
+        )
+
+
+def _refuse_rounding_twice(rounded: Mapping[str, str], ledger: Ledger, options: Options) -> None:
+    dequantized = [name for name in rounded if name in ledger.used]
     if options.requantize or options.quantization == "none" or not dequantized:
         return
     raise ConfigError(
         "the source is quantized already, and would be rounded a second time",
         where=dequantized[0],
-        found=ledger.lossy[dequantized[0]],
+        found=rounded[dequantized[0]],
         todo="--requantize does it knowingly; the model in float32 would give a better one",
     )

@@ -51,12 +51,12 @@ def storage_of(dtype: str, rank: int, quantizable: bool, quantization: str) -> S
     if quantization not in QUANTIZATIONS:
         raise ConfigError(f"quantization {quantization!r} is not supported", expected=", ".join(QUANTIZATIONS))
     if dtype not in FLOATS or rank == 0 or quantization == "none":
-        return Storage("float32" if dtype == "float64" else dtype)  # model.bin has no float64
+        return Storage(dtype)
     if quantizable and quantization.startswith("int8"):
         return Storage("int8", "rows")
     if quantizable and quantization == "int16":
         return Storage("int16", "whole")
-    return Storage(_OTHERS.get(quantization, "float32" if dtype == "float64" else dtype))
+    return Storage(_OTHERS.get(quantization, dtype))
 
 
 def already_quantized(dtype: str, quantizable: bool, quantization: str) -> bool:

@@ -14,15 +14,17 @@ from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.vocabulary import Vocabulary
 
+PACKED = ("packed", "packed")  # axes of a matrix of bits, whose integers are no values
+
 
 @dataclass(frozen=True)
 class Parameter:
     """One canonical parameter.
 
     ``axes`` names every axis; an axis ``vocabulary:source`` is indexed by the rows of that vocabulary, and
-    ``positions`` by positions. Parameters with one ``storage`` are one array. ``initialiser`` is one of
-    ``glorot`` (uniform ±√(6/(fan_in+fan_out)), Glorot & Bengio 2010), ``embedding`` (uniform ±√(3/width)),
-    ``zeros`` and ``ones``.
+    ``positions`` by positions; all parameters but those of the axes ``PACKED`` are of floating point. Parameters with
+    one ``storage`` are one array. ``initialiser`` is one of ``glorot`` (uniform ±√(6/(fan_in+fan_out)), Glorot & Bengio
+    2010), ``embedding`` (uniform ±√(3/width)), ``zeros`` and ``ones``.
     """
 
     name: str

@@ -226,6 +226,11 @@ class Loaded(View):
         }
         files = [*checkpoint.files, *(Path(name) for name in beside)]
         super().__init__(checkpoint, entries=there, metadata=metadata, files=files)
+        self.lossy = {
+            name: f"{entry.dtype} becomes {self.dtype}, which {CONFIG} says"
+            for name, entry in checkpoint.entries.items()
+            if entry.dtype in FLOATS and entry.dtype != self.dtype
+        }
 
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         array = super().seen(name, read)

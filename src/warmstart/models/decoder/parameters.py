@@ -11,7 +11,7 @@ from math import ceil
 from typing import Literal
 
 from warmstart.models.decoder.config import DecoderConfig, Packing
-from warmstart.models.family import Parameter
+from warmstart.models.family import PACKED, Parameter
 
 STAGES = ("embedding", "decoder", "output")
 
@@ -130,5 +130,5 @@ def _of(m: Module, name: str, c: DecoderConfig) -> Iterator[Parameter]:
         if what == "weight":
             yield Parameter(f"{name}.weight", shape, m.axes, m.stage, first, storage)
         else:
-            axes = m.axes[:1] if what == "bias" else ("packed", "packed")
+            axes = m.axes[:1] if what == "bias" else PACKED
             yield Parameter(f"{name}.{what}", shape, axes, m.stage, "zeros")
