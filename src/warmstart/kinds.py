@@ -13,6 +13,8 @@ from pydantic import Discriminator, Tag
 
 from warmstart.data.config import DataConfig, SplitConfig, TaskConfig
 from warmstart.data.speech.config import SpeechDataConfig, SpeechSplitConfig, SpeechTaskConfig
+from warmstart.redact import redact
+from warmstart.sources.uri import is_remote, local
 
 if TYPE_CHECKING:
     from warmstart.inference.asked import Asked
@@ -35,8 +37,9 @@ class Kind(Protocol):
     @property
     def name(self) -> str: ...
 
-    def of_files(self, files: Sequence[Path], split: str) -> Data | None:
-        """A configuration with ``files`` as ``split``, each a task or all one; None if they are not of this kind."""
+    def of_files(self, files: Sequence[str | Path], split: str) -> Data | None:
+        """A configuration with ``files``, paths or URLs, as ``split``, each a task or all one; None if they are of
+        another kind."""
         ...
 
     def workload(self, job: Job, *, write: bool, progress: bool) -> Workload:
@@ -56,13 +59,14 @@ class Kind(Protocol):
 class Text:
     name = "text"
 
-    def of_files(self, files: Sequence[Path], split: str) -> DataConfig | None:
-        if all(file.suffix.lower() == ".tsv" for file in files):
-            return DataConfig(tasks={str(file): TaskConfig(splits={split: SplitConfig(tsv=file)}) for file in files})
-        if len(files) != 2:
+    def of_files(self, files: Sequence[str | Path], split: str) -> DataConfig | None:
+        here = [local(file) for file in files]
+        if all(file.suffix.lower() == ".tsv" for file in here):
+            return DataConfig(tasks={str(file): TaskConfig(splits={split: SplitConfig(tsv=file)}) for file in here})
+        if len(here) != 2:
             return None
-        pair = SplitConfig(source=files[0], target=files[1])
-        return DataConfig(tasks={files[1].name: TaskConfig(splits={split: pair})})
+        pair = SplitConfig(source=here[0], target=here[1])
+        return DataConfig(tasks={here[1].name: TaskConfig(splits={split: pair})})
 
     def workload(self, job: Job, *, write: bool, progress: bool) -> Workload:
         from warmstart.training.text_task import text_workload
@@ -78,12 +82,14 @@ class Text:
 class Speech:
     name = "speech"
 
-    def of_files(self, files: Sequence[Path], split: str) -> SpeechDataConfig | None:
+    def of_files(self, files: Sequence[str | Path], split: str) -> SpeechDataConfig | None:
         from warmstart.data.speech.read import is_list
 
         if not all(is_list(file) for file in files):
             return None
-        tasks = {str(file): SpeechTaskConfig(splits={split: SpeechSplitConfig(files=(file,))}) for file in files}
+        named = {redact(file) if is_remote(file) else str(file): file for file in files}
+        splits = {name: {split: SpeechSplitConfig(files=(file,))} for name, file in named.items()}
+        tasks = {name: SpeechTaskConfig(splits=some) for name, some in splits.items()}
         return SpeechDataConfig(tasks=tasks)
 
     def workload(self, job: Job, *, write: bool, progress: bool) -> Workload:

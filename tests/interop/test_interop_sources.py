@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "sources"))
 from hub import Hub
 from server import serving
 
-from warmstart.errors import SourceError
+from warmstart.data.speech.read import read_examples
+from warmstart.errors import DataError, SourceError
 from warmstart.sources import objects
 from warmstart.sources.cache import Cache
 from warmstart.sources.uri import resolve
@@ -234,6 +235,17 @@ def test_several_threads_read_one_bucket(bucket: Any) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == sorted(FILES.values())
+
+
+def test_recordings_lie_beside_their_list(bucket: Any) -> None:
+    bucket("digits/list.csv", b"wav_filename,transcript\nwav/a 1.wav,one\nwav/none.wav,none\nwav,no file\n")
+    bucket("digits/wav/a 1.wav", b"RIFF")
+    found, *others = read_examples(f"{bucket.url}/digits/list.csv")
+    assert (found.where, found.transcript) == (f"{bucket.url}/digits/wav/a 1.wav", "one")
+    assert found.audio.read() == b"RIFF"
+    for example in others:
+        with pytest.raises(DataError, match="the audio cannot be fetched"):
+            example.audio.read()
 
 
 def test_the_hubs_own_client_reads_the_server_that_stands_for_it(tmp_path: Path) -> None:

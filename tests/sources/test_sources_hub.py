@@ -39,6 +39,14 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return made
 
 
+def test_a_file_among_many_is_brought_alone(hub: Hub, cache: Path) -> None:
+    assert resolve("hf:owner/name/onnx/model.onnx", alone=True).read_bytes() == FILES["onnx/model.onnx"]
+    assert not list(cache.rglob("README.md"))
+    for name in ("onnx", "none.wav"):
+        with pytest.raises(SourceError, match="there is no such file"):
+            resolve(f"hf:owner/name/{name}", alone=True)
+
+
 def test_spellings() -> None:
     assert parse("hf:owner/name").revision == "main"
     assert parse("hf://owner/name@refs%2Fpr%2F1/a/b").path == "a/b"

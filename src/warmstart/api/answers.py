@@ -54,6 +54,7 @@ def transcribe(
     Raises:
         WarmstartError: the model or the scorer cannot be opened, or options do not go together.
     """
+    from warmstart.data.speech.example import AudioSource
     from warmstart.errors import WarmstartError
     from warmstart.inference.ctc import SpeechSearch
     from warmstart.inference.speech.acoustic import open_acoustic
@@ -61,9 +62,9 @@ def transcribe(
     from warmstart.storage.progress import Progress
 
     transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocabularies)), SpeechSearch.of(search))
-    found: list[dict[str, Any]] = [{"file": str(file)} for file in files]
+    found: list[dict[str, Any]] = [{"file": str(AudioSource(file))} for file in files]
     with Progress("transcribing", len(files), "files") as bar:
-        for number, heard in transcriber.files([Path(file) for file in files]):
+        for number, heard in transcriber.files([AudioSource(file) for file in files]):
             found[number] |= {"error": str(heard)} if isinstance(heard, WarmstartError) else heard.as_json()
             if progress:
                 bar.update(1)
@@ -93,7 +94,7 @@ def lm_tune(
     from warmstart.data.speech.read import read_examples
     from warmstart.inference.speech.tuning import tune_scorer
 
-    examples = [example for path in data for example in read_examples(Path(path))]
+    examples = [example for path in data for example in read_examples(path)]
     return tune_scorer(
         model, examples, scorer, beam_size=beam_size, alpha_max=alpha_max, beta_max=beta_max, progress=progress,
         vocabularies=vocabularies,
@@ -118,7 +119,7 @@ def evaluate(
     Args:
         data: a configuration whose ``data`` names the tasks; for a run, its own by default. Or the data themselves:
             lists of recordings (``.csv``, ``.sdb``, ``.tar``), ``.tsv`` files with two columns, each a task, or two
-            text files whose lines belong together.
+            text files whose lines belong together. All may be URLs.
         search: for texts keys of ``inference.search.SearchConfig``; for speech those of
             ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
@@ -126,8 +127,10 @@ def evaluate(
     """
     from warmstart.inference.asked import Asked
     from warmstart.kinds import kind_of
+    from warmstart.sources.uri import is_remote
 
-    files = [Path(data)] if isinstance(data, str | Path) else [Path(file) for file in data]
+    named = [data] if isinstance(data, str | Path) else data
+    files = [file if is_remote(file) else Path(file) for file in named]
     found = _data_to_evaluate(model, files, split)
     asked = Asked(
         model, split, engine, vocabularies, None if output is None else Path(output), report, report_count, progress,
@@ -136,15 +139,15 @@ def evaluate(
     return kind_of(found).evaluate(found, asked)
 
 
-def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> Data:
+def _data_to_evaluate(model: str | Path, files: Sequence[str | Path], split: str) -> Data:
     """What ``files`` are, or the configuration of the run ``model``."""
     from warmstart.config import load_config
     from warmstart.formats.detect import split_choice
     from warmstart.kinds import KINDS
     from warmstart.setting import data_of
-    from warmstart.sources.uri import resolve
+    from warmstart.sources.uri import local, resolve
 
-    missing = [Problem("there is no such file", str(file)) for file in files if not file.is_file()]
+    missing = [Problem("there is no such file", str(f)) for f in files if isinstance(f, Path) and not f.is_file()]
     if missing:
         raise ConfigError("what to evaluate on is not there", problems=missing)
     for kind in KINDS if files else ():
@@ -156,7 +159,7 @@ def _data_to_evaluate(model: str | Path, files: Sequence[Path], split: str) -> D
             found=", ".join(map(str, files)),
             expected="a configuration, lists of recordings, TSV files, or two files whose lines belong together",
         )
-    source = files[0] if files else resolve(split_choice(model)[0]) / "config.yaml"
+    source = local(files[0]) if files else resolve(split_choice(model)[0]) / "config.yaml"
     if not source.is_file():
         raise ConfigError(
             "what to evaluate on is not known",

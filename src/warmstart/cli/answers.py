@@ -14,7 +14,7 @@ from warmstart.cli.options import Beam, Engine, Json, Normalize, Offline, Vocab,
 def evaluate(
     model: str,
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--data",
             help="configuration that names the tasks; or a CSV, SDB or tar file of recordings, a TSV file of texts and "

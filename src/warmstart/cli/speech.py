@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmstart.cli.options import AS_IT_IS
+from warmstart.cli.options import AS_IT_IS, Offline
 from warmstart.errors import ConfigError, DataError
 from warmstart.frontends.coqui import ALIASES, COMMANDS
 
 if TYPE_CHECKING:
     from warmstart.inference.speech.transcriber import Transcriber
 
+SHOWN = 100  # characters of what a stream has heard
 HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOOST, added to its logarithm")]
 
 
 def transcribe(
     model: str,
-    files: Annotated[list[Path], typer.Argument(help="audio files; - is raw 16-bit mono on standard input")],
+    files: Annotated[list[str], typer.Argument(help="files or URLs; - is raw 16-bit mono on standard input")],
     beam_size: Annotated[int | None, typer.Option("--beam-size", help="1 is greedy; with a scorer 500")] = None,
     scorer: Annotated[Path | None, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")] = None,
     alpha: Annotated[float | None, typer.Option("--alpha", help="weight of the scorer; else its own")] = None,
@@ -32,8 +33,10 @@ def transcribe(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words")] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="print subtitles")] = False,
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
+    offline: Offline = False,
 ) -> None:
     """Say what is said in recordings. Status 1 if a file cannot be read; the others are transcribed."""
+    from warmstart.data.speech.example import AudioSource
     from warmstart.inference.ctc import SpeechSearch
     from warmstart.inference.speech.acoustic import open_acoustic
     from warmstart.inference.speech.transcriber import Transcriber
@@ -42,7 +45,7 @@ def transcribe(
 
     if as_json and as_srt:
         raise ConfigError("--json and --srt exclude each other")
-    one = as_srt or stream or Path("-") in files
+    one = as_srt or stream or "-" in files
     if one and len(files) != 1:
         raise ConfigError("--srt, --stream and - are for one recording", found=f"{len(files)} files")
     options: dict[str, Any] = {
@@ -51,11 +54,14 @@ def transcribe(
     }  # fmt: skip
     if one:
         transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocab or ())), SpeechSearch(**options))
-        heard = _hear(transcriber, files[0], show=stream and not (as_json or as_srt))
+        if stream or files[0] == "-":
+            heard = _hear(transcriber, files[0], show=stream and not (as_json or as_srt))
+        else:
+            heard = transcriber.file(AudioSource(files[0]))
         if as_srt:
             typer.echo(srt(heard.words), nl=False)
         else:
-            typer.echo(json_text([{"file": str(files[0]), **heard.as_json()}]) if as_json else heard.text)
+            typer.echo(json_text([{"file": str(AudioSource(files[0])), **heard.as_json()}]) if as_json else heard.text)
         return
     from warmstart import api
 
@@ -71,28 +77,30 @@ def transcribe(
         raise typer.Exit(1)
 
 
-def _hear(transcriber: Transcriber, file: Path, *, show: bool) -> Any:
-    """One recording as it comes; with ``show``, standard error says at each new word what is heard so far."""
+def _hear(transcriber: Transcriber, file: str, *, show: bool) -> Any:
+    """One recording as it comes; with ``show``, standard error has the end of what is heard so far, as it changes."""
     stream, shown = transcriber.stream(), ""
     for samples in _samples(file, transcriber.acoustic.mfcc.sample_rate):
         stream.feed(samples)
         if show and (text := stream.intermediate().text) != shown:
             shown = text
-            typer.echo(f"\r\x1b[K{text[-100:]}" if sys.stderr.isatty() else text, nl=not sys.stderr.isatty(), err=True)
+            end = text[-SHOWN:]
+            typer.echo(f"\r\x1b[K{end}" if sys.stderr.isatty() else end, nl=not sys.stderr.isatty(), err=True)
     if shown and sys.stderr.isatty():
         typer.echo("\r\x1b[K", nl=False, err=True)
     return stream.finish()
 
 
-def _samples(file: Path, rate: int) -> Iterator[Any]:
+def _samples(file: str, rate: int) -> Iterator[Any]:
     """Pieces of a fifth of a second."""
     import numpy as np
 
     from warmstart.data.speech.audio import FULL_SCALE, audio_blocks
+    from warmstart.data.speech.example import AudioSource
 
     size = rate // 5
-    if str(file) != "-":
-        for block in audio_blocks(file, rate):
+    if file != "-":
+        for block in audio_blocks(AudioSource(file), rate):
             yield from (block[at : at + size] for at in range(0, len(block), size))
         return
     heard = False
@@ -121,11 +129,12 @@ def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:
 def lm_tune(
     model: str,
     scorer: Annotated[Path, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")],
-    data: Annotated[list[Path], typer.Option("--data", help="CSV, SDB or tar file of recordings with transcripts")],
+    data: Annotated[list[str], typer.Option("--data", help="CSV, SDB or tar file of recordings with transcripts")],
     beam_size: Annotated[int, typer.Option("--beam-size")] = 100,
     alpha_max: Annotated[float, typer.Option("--alpha-max", help="greatest weight of the scorer")] = 5.0,
     beta_max: Annotated[float, typer.Option("--beta-max", help="greatest weight of a word")] = 5.0,
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
+    offline: Offline = False,
 ) -> None:
     """Choose the weights of a language model. Every recording is heard once, then pairs of weights are tried."""
     from warmstart import api

@@ -21,6 +21,7 @@ def obtain(
     everything: bool = False,
     progress: bool = True,
     choice: str | None = None,
+    alone: bool = False,
 ) -> Obtained:
     """Brings what ``url`` (http, https, gs, s3 or hf) names into the cache, unless it is there and still the same.
 
@@ -29,6 +30,7 @@ def obtain(
         offline: ask nobody.
         everything: of a directory that is listed, also what no family of files asks for.
         choice: of a directory with several checkpoints, bring this one only (where the files' names tell which it is).
+        alone: it is one file; nothing else is looked for where that is not there.
 
     Raises:
         SourceError, StorageError, MissingExtra.
@@ -41,10 +43,10 @@ def obtain(
             fetcher = Fetcher(cache, report)
             scheme = urlsplit(url).scheme.lower()
             if scheme == "hf":
-                return Hub(fetcher).obtain(parse(url), sha256, everything, choice)
+                return Hub(fetcher).obtain(parse(url), sha256, everything, choice, alone)
             if scheme in ("gs", "s3"):
-                return Bucket(fetcher, scheme).obtain(url, sha256, choice)
-            return Web(fetcher).obtain(url, sha256, everything, choice)
+                return Bucket(fetcher, scheme).obtain(url, sha256, choice, alone)
+            return Web(fetcher).obtain(url, sha256, everything, choice, alone)
     except Unreachable as error:
         _offline_would_do(cache, url, sha256, choice, error)
         raise

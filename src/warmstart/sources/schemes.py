@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from warmstart.errors import SourceError
 from warmstart.redact import redact
@@ -20,6 +20,7 @@ from warmstart.sources.http import HttpTransport
 from warmstart.sources.hub import HubTransport, Repository
 from warmstart.sources.objects import ObjectTransport
 from warmstart.sources.transport import Missing, RemoteFile
+from warmstart.sources.uri import below
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,18 @@ class Web(Scheme):
     """http and https: nobody lists a directory, so the names that the families use are tried."""
 
     def _home(self, directory: str) -> Home:
-        return Home(directory, tree_of(directory), HttpTransport(), lambda name: join(directory, name))
+        return Home(directory, tree_of(directory), HttpTransport(), lambda name: below(directory, name))
 
-    def obtain(self, url: str, sha256: str | None, everything: bool = False, choice: str | None = None) -> Obtained:
+    def obtain(
+        self, url: str, sha256: str | None, everything: bool = False, choice: str | None = None, alone: bool = False
+    ) -> Obtained:
         directory, name = _split(url)
         if not name:
             return self._family(url, sha256, everything, choice)
         try:
             return self._file(self._home(directory), _check_name(name, url), sha256)
         except Missing as error:
-            if sha256 is not None:  # of a file, and a file it must be
+            if alone or sha256 is not None:  # of a file, and a file it must be
                 raise
             with contextlib.suppress(Missing):
                 return self._prefix(self._home(directory), name)
@@ -164,13 +167,14 @@ class Bucket(Scheme):
         base = directory.rstrip("/") + "/"
         return Home(base, tree_of(base), self._transport, lambda name: base + name, listing)
 
-    def obtain(self, url: str, sha256: str | None, choice: str | None = None) -> Obtained:
+    def obtain(self, url: str, sha256: str | None, choice: str | None = None, alone: bool = False) -> Obtained:
         directory, _, name = url.rpartition("/")
         if name and not directory.endswith("/"):  # more than a bucket
             try:
                 return self._file(self._home(directory), _check_name(name, url), sha256)
             except Missing:
-                pass
+                if alone:
+                    raise
         _refuse_sum(url, sha256)
         listing = self._fetcher.patiently(lambda: self._transport.files(url), url)
         assert listing is not None
@@ -203,7 +207,12 @@ class Hub(Scheme):
         )
 
     def obtain(
-        self, repository: Repository, sha256: str | None, everything: bool, choice: str | None = None
+        self,
+        repository: Repository,
+        sha256: str | None,
+        everything: bool,
+        choice: str | None = None,
+        alone: bool = False,
     ) -> Obtained:
         home, path = self._home(repository), repository.path
         url = f"{repository.url}/{path}".rstrip("/")
@@ -213,7 +222,7 @@ class Hub(Scheme):
         _refuse_sum(url, sha256)
         prefix = f"{path}/" if path else ""
         below = [name.removeprefix(prefix) for name in home.listing if name.startswith(prefix)]
-        if not below:
+        if alone or not below:
             home.file(path)
         required, optional = ([], []) if everything else chosen(below)
         only = self._wanted(home, prefix, below, choice)
@@ -237,12 +246,6 @@ class Hub(Scheme):
         if not rows:
             home.file(path)
         return [Listed(name, f"{repository.url}/{prefix}{name}", size) for name, size in sorted(rows.items())]
-
-
-def join(directory: str, name: str) -> str:
-    """The URL of the file ``name`` in ``directory`` (which ends in ``/``), with the directory's query."""
-    parts = urlsplit(directory)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path + quote(name), parts.query, ""))
 
 
 def with_choice(url: str, choice: str) -> str:

@@ -26,7 +26,12 @@ def shown(source: str | Path) -> str:
 
 
 def resolve(
-    source: str | Path, *, offline: bool | None = None, sha256: str | None = None, choice: str | None = None
+    source: str | Path,
+    *,
+    offline: bool | None = None,
+    sha256: str | None = None,
+    choice: str | None = None,
+    alone: bool = False,
 ) -> Path:
     """The existing path that ``source`` names: a local path (with ``~``), or in the cache what a URL names (``file:``,
     ``http:``, ``https:``, ``gs:``, ``s3:``, ``hf:owner/name@revision/path``).
@@ -38,6 +43,7 @@ def resolve(
         offline: ask nobody; None leaves it to ``using`` and to ``WARMSTART_OFFLINE``.
         sha256: what the file must have, hex; also written ``URL#sha256=…``.
         choice: of a remote directory with several checkpoints, bring this one only.
+        alone: a URL is that of one file among many, which is brought without a word; a directory is an error.
 
     Raises:
         SourceError: it does not exist (the message names what is nearest), may not be read, or is another file.
@@ -50,7 +56,8 @@ def resolve(
     from warmstart.sources.policy import is_offline
     from warmstart.sources.remote import obtain
 
-    return obtain(where, sha256=sum_, offline=is_offline() if offline is None else offline, choice=choice).path
+    off = is_offline() if offline is None else offline
+    return obtain(where, sha256=sum_, offline=off, choice=choice, alone=alone, progress=not alone).path
 
 
 def local(file: str | Path) -> Path:
@@ -59,6 +66,25 @@ def local(file: str | Path) -> Path:
     Raises of URLs what :func:`resolve` raises.
     """
     return resolve(file) if is_remote(file) else Path(file)
+
+
+def directory_of(url: str) -> str:
+    """The URL of the directory of the file at ``url``, with ``/`` at its end."""
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(_SUM.sub("", url))
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rpartition("/")[0] + "/", parts.query, parts.fragment))
+
+
+def below(directory: str, name: str) -> str:
+    """The URL of the file ``name`` in the directory of a URL. Over http the directory's query goes with it."""
+    from urllib.parse import quote, urlsplit, urlunsplit
+
+    parts = urlsplit(directory)
+    if parts.scheme.lower() not in ("http", "https"):
+        return f"{directory.rstrip('/')}/{name}"
+    path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
+    return urlunsplit((parts.scheme, parts.netloc, path + quote(name), parts.query, ""))
 
 
 def split_choice(source: str | Path) -> tuple[str | Path, str | None]:

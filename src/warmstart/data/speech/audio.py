@@ -112,12 +112,12 @@ def _decoded(soundfile: Any, file: Any, where: object, start: float) -> Iterator
 
 
 def _opened(audio: AudioSource | Path | bytes) -> Any:
-    """What libsndfile opens. Raises ``OSError``, and ``DataError`` where the file is cut off."""
+    """What libsndfile opens. Raises ``OSError``, and ``DataError`` where the file is cut off or cannot be fetched."""
     if isinstance(audio, AudioSource):
         if audio.length is not None:
             data = audio.read()
             return _in_memory(ogg_of_packed(data, audio) if audio.packed else data, audio)
-        audio = audio.path
+        audio = audio.file()
     if isinstance(audio, bytes):
         return _in_memory(audio, "audio in memory")
     status = os.stat(audio)

@@ -64,14 +64,15 @@ def shared_folder() -> Path:
 
 
 def feature_store(
-    recordings: Sequence[AudioSource],
+    recordings: Sequence[AudioSource | Problem],
     mfcc: Mfcc,
     folder: Path,
     *,
     resample: bool = True,
     progress: Callable[[int], None] = lambda done: None,
 ) -> FeatureStore:
-    """Features of ``recordings``, from the cache in ``folder`` or put there now, in several threads.
+    """Features of ``recordings``, from the cache in ``folder`` or put there now, in several threads. What is no
+    recording but a ``Problem`` is one of the faults.
 
     Every recording is read to its end, so that a damaged one is found here and not in the middle of a training.
     ``progress`` is called with 1 after each. Raises ``StorageError`` where the cache cannot be written.
@@ -99,9 +100,15 @@ def feature_store(
 
 
 def _fill(
-    folder: Path, recordings: Sequence[AudioSource], mfcc: Mfcc, resample: bool, progress: Callable[[int], None]
+    folder: Path,
+    recordings: Sequence[AudioSource | Problem],
+    mfcc: Mfcc,
+    resample: bool,
+    progress: Callable[[int], None],
 ) -> None:
-    def features(recording: AudioSource) -> Floats | Problem:
+    def features(recording: AudioSource | Problem) -> Floats | Problem:
+        if isinstance(recording, Problem):
+            return recording
         try:
             pieces = list(mfcc.stream(audio_blocks(recording, mfcc.sample_rate, resample=resample)))
         except DataError as error:
@@ -144,11 +151,13 @@ def _open(path: Path, digests: tuple[str, ...], width: int) -> FeatureStore | No
     return FeatureStore(frames.astype(np.int64), values, digests, faults)
 
 
-def _digest(recording: AudioSource) -> str:
+def _digest(recording: AudioSource | Problem) -> str:
+    if isinstance(recording, Problem):
+        return f"unreadable: {recording.what} {recording.found}"
     digest = hashlib.sha256()
     left = recording.length
     try:
-        with recording.path.open("rb") as file:
+        with recording.file().open("rb") as file:
             file.seek(recording.offset)
             while chunk := file.read(CHUNK if left is None else min(CHUNK, left)):
                 digest.update(chunk)

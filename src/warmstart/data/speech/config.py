@@ -46,14 +46,14 @@ def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
 
 class SpeechSplitConfig(BaseModel):
     """``files`` are lists of recordings (``.csv``, ``.sdb``, ``.tar``, ``.tar.gz``, ``.tar.zst``), paths or URLs;
-    ``folder`` is where relative names in a CSV begin (each CSV's own directory, if not given, which a CSV at a URL has
-    not); ``limit`` takes the first so many examples.
+    ``folder``, a path or a URL, is where relative names in a CSV begin (beside each CSV, if not given); ``limit`` takes
+    the first so many examples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: Annotated[tuple[Named, ...], Field(min_length=1)]
-    folder: Path | None = None
+    folder: Named | None = None
     limit: PositiveInt | None = None
 
     @field_validator("files", mode="before")

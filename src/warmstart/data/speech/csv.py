@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from warmstart.data.speech.example import AudioSource, SpeechExample
 from warmstart.errors import DataError, Problem
+from warmstart.sources.uri import below, is_remote
 
 SHOWN = 20
 
 
-def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
+def read_csv(path: Path, *, folder: str | Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
     """The examples of a CSV, in its order. Other columns are ignored, ``wav_filesize`` may be missing.
 
-    Relative names are below ``folder``, or below the CSV's own; whether there are such files is not asked. Raises one
-    ``DataError`` with every bad row: no name, a size that is no number, columns that are missing.
+    Names may be URLs; relative ones are below ``folder``, a directory or its URL, or below the CSV's own. Whether there
+    are such files is not asked. Raises one ``DataError`` with every bad row: no name, a name that leaves the URL of
+    its folder, a size that is no number, columns that are missing.
     """
     folder = path.parent if folder is None else folder
     examples: list[SpeechExample] = []
@@ -28,14 +30,28 @@ def read_csv(path: Path, *, folder: Path | None = None, transcripts: bool = True
             problems.append(Problem("a row has too few columns", where))
         elif not name or "\0" in name:
             problems.append(Problem("a row names no file", where, expected="wav_filename"))
+        elif not is_remote(name) and is_remote(folder) and _leaves(name):
+            problems.append(Problem("a name leaves the directory of its URL", where, found=name, todo="write its URL"))
         elif not (size.isascii() and size.isdigit() and len(size) < 19):
             problems.append(Problem("wav_filesize is no number of bytes", where, found=repr(size)))
         else:
-            examples.append(SpeechExample(f"{folder / name}", AudioSource(folder / name), text, int(size)))
+            audio = AudioSource(_place(folder, name))
+            examples.append(SpeechExample(str(audio), audio, text, int(size)))
     if problems:
         more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
         raise DataError(f"{path.name} has {len(problems)} bad rows{more}", where=path, problems=problems[:SHOWN])
     return examples
+
+
+def _leaves(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _place(folder: str | Path, name: str) -> str | Path:
+    if is_remote(name):
+        return name
+    return below(folder, name) if isinstance(folder, str) else folder / name
 
 
 def read_rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, str | None]]]:

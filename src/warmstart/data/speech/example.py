@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmstart.errors import DataError
+from warmstart.errors import DataError, SourceError
+from warmstart.redact import redact
+from warmstart.sources.transport import Unreachable
+from warmstart.sources.uri import is_remote, resolve
 
 LONGEST_TRANSCRIPT = 1 << 20  # bytes: more is no transcript but a damaged file
 
@@ -13,17 +16,46 @@ LONGEST_TRANSCRIPT = 1 << 20  # bytes: more is no transcript but a damaged file
 @dataclass(frozen=True)
 class AudioSource:
     """An audio file, or ``length`` bytes of a file from ``offset`` on that are one, or (``packed``) are Opus as only
-    sample databases hold it."""
+    sample databases hold it.
 
-    path: Path
+    ``path`` may be the text of a URL: it is asked for at every use, so that what is used often is taken ``here`` first.
+    """
+
+    path: Path | str
     offset: int = 0
     length: int | None = None
     packed: bool = False
 
+    def here(self) -> AudioSource:
+        """Itself, or what its URL names, in the cache. Raises as :meth:`file`."""
+        return replace(self, path=self.file())
+
+    def file(self) -> Path:
+        """The file on this machine.
+
+        Raises:
+            DataError: it cannot be fetched.
+            SourceError: nothing can be fetched from there.
+        """
+        if not is_remote(self.path):
+            return Path(self.path)
+        try:
+            return resolve(self.path, alone=True)
+        except Unreachable:  # as the next recording would be
+            raise
+        except SourceError as error:
+            raise DataError(
+                f"the audio cannot be fetched: {error.what}",
+                where=self,
+                expected=error.expected,
+                found=error.found,
+                todo=error.todo,
+            ) from error
+
     def read(self) -> bytes:
         """The whole of it. Raises ``DataError``."""
         try:
-            with self.path.open("rb") as file:
+            with self.file().open("rb") as file:
                 file.seek(self.offset)
                 data = file.read(-1 if self.length is None else self.length)
         except OSError as error:
@@ -33,7 +65,8 @@ class AudioSource:
         return data
 
     def __str__(self) -> str:
-        return str(self.path) if self.length is None else f"{self.path}, byte {self.offset}"
+        path = redact(self.path) if is_remote(self.path) else str(self.path)
+        return path if self.length is None else f"{path}, byte {self.offset}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.sdb import read_sdb
 from warmstart.data.speech.tar import read_tar
 from warmstart.errors import DataError
-from warmstart.sources.uri import is_remote, local
+from warmstart.sources.uri import directory_of, is_remote, local
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 LISTS = (".csv", ".sdb", *TARS)
@@ -21,20 +21,19 @@ def is_list(file: str | Path) -> bool:
     return _name(file).endswith(LISTS)
 
 
-def read_examples(file: str | Path, *, folder: Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
-    """The examples of a ``.csv``, ``.sdb`` or tar file, a path or a URL; ``folder`` is where names in a CSV begin.
+def read_examples(
+    file: str | Path, *, folder: str | Path | None = None, transcripts: bool = True
+) -> list[SpeechExample]:
+    """The examples of a ``.csv``, ``.sdb`` or tar file, a path or a URL; ``folder``, a path or a URL, is where names in
+    a CSV begin, if not beside it.
 
     Raises:
-        DataError: it is no such list or a damaged one, or a CSV at a URL, without a folder.
+        DataError: it is no such list or a damaged one.
         SourceError: a URL does not bring it.
     """
-    if is_remote(file) and _name(file).endswith(".csv") and folder is None:
-        raise DataError(
-            "a CSV at a URL does not say where its recordings are",
-            where=file,
-            todo="give the folder that they are in (`folder`), a tar or SDB file, which holds them, or a local copy",
-        )
     path = local(file)
+    if folder is None and isinstance(file, str) and is_remote(file):
+        folder = directory_of(file)
     kind = path.suffix.lower()
     if kind == ".csv":
         return read_csv(path, folder=folder, transcripts=transcripts)

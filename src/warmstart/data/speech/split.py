@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,8 +19,10 @@ from warmstart.data.speech.audio import Samples, read_audio
 from warmstart.data.speech.cache import FeatureStore, feature_store
 from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.example import unreadable as unreadable_audio
+from warmstart.data.speech.fetched import fetched
 from warmstart.errors import DataError, Problem
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.sources.uri import is_remote
 from warmstart.vocabularies.alphabet import described
 
 Floats = NDArray[np.float32]
@@ -165,7 +168,9 @@ def encode_speech(
         raise DataError(f"{name} cannot be used", problems=problems)
     silent = {example.where for example in dropped}
     spoken = [example for example in examples if example.where not in silent]
-    store = feature_store([e.audio for e in spoken], mfcc, cache, resample=resample, progress=progress)
+    recordings = fetched([example.audio for example in spoken])
+    spoken = [e if isinstance(a, Problem) else replace(e, audio=a) for e, a in zip(spoken, recordings, strict=True)]
+    store = feature_store(recordings, mfcc, cache, resample=resample, progress=progress)
     if store.faults and unreadable == "error":
         faults = [Problem(f.what, spoken[i].where, f.expected, f.found) for i, f in sorted(store.faults.items())]
         raise DataError(
@@ -213,8 +218,10 @@ def at_most(count: int, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def _missing(example: SpeechExample) -> Problem | None:
+    if is_remote(example.audio.path):  # nothing is fetched of data that cannot be used
+        return None
     try:
-        example.audio.path.stat()
+        os.stat(example.audio.path)
     except OSError as error:
         return unreadable_audio(error, example.where).problem
     return None

@@ -12,21 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.data.speech.audio import FULL_SCALE, read_audio
+from warmstart.data.speech.example import AudioSource
 from warmstart.errors import ConfigError, DataError, MissingExtra, Problem, SourceError
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.inference.speech.transcriber import Transcriber
+from warmstart.sources.uri import is_remote
 from warmstart.storage import atomic
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 FRAME_MS, FRAMES, SHARE = 30, 10, 0.9  # of Coqui's ``vad_split``: 300 ms that are nine tenths speech, or silence
 
 
-def recordings(flags: Flags) -> list[tuple[Path, Path]]:
+def recordings(flags: Flags) -> list[tuple[AudioSource, Path]]:
     """(recording, transcript) of everything that ``--src`` names.
 
     Raises:
         ConfigError, SourceError, DataError: there is nothing to be transcribed, or transcripts are there already.
     """
+    if is_remote(flags["src"]):
+        if not flags["dst"]:
+            raise ConfigError("nothing says where the transcript of a URL goes", todo="give --dst FILE.tlog")
+        return _unwritten([(AudioSource(flags["src"]), Path(flags["dst"]))], flags)
     source = Path(flags["src"]) if flags["src"] else None
     if source is None or not source.exists():
         raise SourceError(
@@ -50,6 +56,10 @@ def recordings(flags: Flags) -> list[tuple[Path, Path]]:
             expected=", ".join(f"*{e}" for e in ENDINGS),
             todo=None if flags["recursive"] else "--recursive true also looks into directories of the directory",
         )
+    return _unwritten([(AudioSource(audio), tlog) for audio, tlog in jobs], flags)
+
+
+def _unwritten(jobs: list[tuple[AudioSource, Path]], flags: Flags) -> list[tuple[AudioSource, Path]]:
     there = [] if flags["force"] else [tlog for _, tlog in jobs if tlog.exists()]
     if there:
         raise ConfigError(
@@ -70,7 +80,7 @@ def _catalog(path: Path) -> list[tuple[Path, Path]]:
         ) from None
 
 
-def write_tlog(transcriber: Transcriber, audio: Path, tlog: Path, flags: Flags) -> None:
+def write_tlog(transcriber: Transcriber, audio: AudioSource, tlog: Path, flags: Flags) -> None:
     """Write ``[{"start", "end", "transcript"}]`` (milliseconds) of a recording's utterances.
 
     Raises:

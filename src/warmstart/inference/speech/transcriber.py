@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.data.speech.audio import audio_blocks
+from warmstart.data.speech.example import AudioSource
 from warmstart.errors import WarmstartError
 from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, words
 from warmstart.inference.speech.acoustic import Acoustic, Floats
@@ -58,20 +58,25 @@ class Transcriber:
         """A recording that comes in pieces; the model runs on as many ``frames`` at a time (20 ms each, usually)."""
         return Stream(self, frames)
 
-    def files(self, paths: Sequence[Path]) -> Iterator[tuple[int, Heard | WarmstartError]]:
+    def files(self, recordings: Sequence[AudioSource]) -> Iterator[tuple[int, Heard | WarmstartError]]:
         """(number of the file, what was heard in it or why it cannot be read), batched by length: not in order."""
-        for first in range(0, len(paths), BATCH):
+        for first in range(0, len(recordings), BATCH):
             features: dict[int, Floats] = {}
             seconds: dict[int, float] = {}
-            for number in range(first, min(first + BATCH, len(paths))):
+            for number in range(first, min(first + BATCH, len(recordings))):
                 try:
-                    features[number], seconds[number] = self._features(paths[number])
+                    features[number], seconds[number] = self._features(recordings[number])
                 except WarmstartError as error:
                     yield number, error
             for group in _alike(features):
                 transcripts = self.transcripts([features.pop(number) for number in group])
                 for number, transcript in zip(group, transcripts, strict=True):
                     yield number, self.heard(transcript, seconds[number])
+
+    def file(self, recording: AudioSource) -> Heard:
+        """What was heard in one file. Raises ``WarmstartError``: it cannot be read."""
+        features, seconds = self._features(recording)
+        return self.heard(self.transcripts([features])[0], seconds)
 
     def transcripts(self, features: Sequence[Floats]) -> list[Transcript]:
         """Of the features [T, F] of several recordings, computed as one batch."""
@@ -102,13 +107,13 @@ class Transcriber:
         timed = words(transcript, self.acoustic.alphabet, step)
         return Heard(transcript.text, transcript.confidence, tuple(timed), seconds)
 
-    def _features(self, path: Path) -> tuple[Floats, float]:
+    def _features(self, recording: AudioSource) -> tuple[Floats, float]:
         """Features of a file, and how many seconds it lasts."""
         mfcc, samples = self.acoustic.mfcc, 0
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             nonlocal samples
-            for block in audio_blocks(path, mfcc.sample_rate):
+            for block in audio_blocks(recording, mfcc.sample_rate):
                 samples += len(block)
                 yield block
 

@@ -16,6 +16,7 @@ from warmstart.data.speech.augment.ranges import Numbers
 from warmstart.data.speech.augment.signal import Overlay, Resample, Reverb, Volume
 from warmstart.data.speech.augment.spectrogram import FrequencyMask, Pitch, Tempo, Warp
 from warmstart.errors import ConfigError, Problem
+from warmstart.sources.uri import is_remote
 
 KINDS: tuple[type[Augmentation], ...] = (
     *(Overlay, Codec, Reverb, Resample, Volume),
@@ -85,10 +86,10 @@ def _value(kind: type[Augmentation], key: str, text: str) -> Any:
     hint = get_type_hints(kind)[key]
     if key == "domain":
         return _domain(text)
-    if hint is Path:
+    if key == "source":
         if not text:
-            raise ValueError("a path is expected")
-        return Path(text)
+            raise ValueError("a path or a URL is expected")
+        return text if is_remote(text) else Path(text)
     value = hint.parse(text) if isinstance(hint, type) and issubclass(hint, Numbers) else _number(text)
     low, high = (0.0, 1.0) if key == "p" else kind.limits.get(key, (float("-inf"), float("inf")))
     lowest, highest = (value.lowest, value.highest) if isinstance(value, Numbers) else (value, value)

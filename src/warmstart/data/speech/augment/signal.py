@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -12,11 +12,13 @@ import numpy as np
 from warmstart.data.speech.audio import audio_blocks, libraries
 from warmstart.data.speech.augment.base import Augmentation, Moment, Values, fitted, normalized, peak_dbfs, ratio
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
-from warmstart.data.speech.example import SpeechExample
+from warmstart.data.speech.example import AudioSource, SpeechExample
+from warmstart.data.speech.fetched import fetched
 from warmstart.data.speech.read import read_examples
-from warmstart.errors import DataError, Problem
+from warmstart.errors import DataError, Problem, SourceError
 from warmstart.models.deepspeech.mfcc import Mfcc
 
+SHOWN = 20
 PRIMES = (17, 19, 23, 29, 31)  # delays in these proportions interfere little
 SHORTEST_DELAY = 16
 
@@ -32,19 +34,24 @@ class Overlay(Augmentation):
     name: ClassVar[str] = "overlay"
     limits: ClassVar = {"layers": (0, 100)}
 
-    source: Path
+    source: str | Path
     snr: Numbers = Numbers(3.0, 3.0)
     layers: Wholes = Wholes(1, 1)
 
     @cached_property
     def recordings(self) -> list[SpeechExample]:
-        return read_examples(self.source, transcripts=False)
+        examples = read_examples(self.source, transcripts=False)
+        here = fetched([example.audio for example in examples])
+        faults = [audio for audio in here if isinstance(audio, Problem)]
+        if faults:
+            raise DataError(f"{len(faults)} recordings cannot be fetched", where=self.source, problems=faults[:SHOWN])
+        return [replace(e, audio=a) for e, a in zip(examples, here, strict=True) if isinstance(a, AudioSource)]
 
     def problems(self, mfcc: Mfcc) -> list[Problem]:
         """Reads every recording to its end."""
         try:
             recordings = self.recordings
-        except DataError as error:
+        except (DataError, SourceError) as error:
             return [error.problem, *error.problems]
         found, sound = [], False
         for example in recordings:
