@@ -128,9 +128,40 @@ def test_the_command(tmp_path):
         ct2.run("ct2-opennmt-tf-converter", [*flags, "--output_dir", str(tmp_path / name)])
         expected = (tmp_path / "expected/model.bin").read_bytes()
         assert (tmp_path / name / "model.bin").read_bytes() == expected
-    config.write_text(f"model_dir: {source}\ndata:\n  source_sequence_controls: {{start: true}}\n")
-    with pytest.raises(ConfigError, match="source_sequence_controls is not followed"):
-        ct2.run("ct2-opennmt-tf-converter", ["--config", str(config), "--output_dir", str(tmp_path / "no")])
+
+
+@pytest.mark.parametrize(
+    ("data", "flags", "start", "end"),
+    [
+        ("source_sequence_controls: {start: true}", [], True, False),
+        ("sequence_controls: {start: true, end: true}", [], True, True),
+        ("source_sequence_controls: {end: true}\n  sequence_controls: {start: true}", [], False, True),
+        ("source_1_sequence_controls: {start: true}", [], False, False),
+        ("source_sequence_controls: {start: true}", ["--auto_config"], True, True),
+    ],
+)
+def test_tokens_that_frame_a_source_stand_in_its_configuration(data, flags, start, end, tmp_path):
+    """Source: the real OpenNMT-tf's inputters (``RelativeConfig``), seen to write the same config.json."""
+    kind = "ScalingNmtEnDe" if flags else "Transformer"
+    text = f"model = lambda: {kind}(num_layers=(2, 3), num_heads=4)\n"
+    source = write(tmp_path / "source", "before", text)
+    (tmp_path / "data.yml").write_text(
+        f"model_dir: {source}\ndata:\n  source_vocabulary: source.txt\n  target_vocabulary: target.txt\n  {data}\n"
+    )
+    flags = ["--config", str(tmp_path / "data.yml"), "--output_dir", str(tmp_path / "ct2"), *flags]
+    ct2.run("ct2-opennmt-tf-converter", flags)
+    said = json.loads((tmp_path / "ct2/config.json").read_text())
+    assert (said["add_source_bos"], said["add_source_eos"]) == (start, end)
+
+
+def test_what_cannot_be_said_of_a_model(tmp_path):
+    source = write(tmp_path / "source", "before")
+    for what in ("Transformer,TransformerBig", "start,", "end,,start"):
+        with pytest.raises(ConfigError, match="this is not what can be said of a model of OpenNMT-tf"):
+            open_model(source / "ckpt-5", dialect=f"opennmt-tf:{what}")
+    (tmp_path / "data.yml").write_text(f"model_dir: {source}\ndata:\n  sequence_controls: {{begin: true}}\n")
+    with pytest.raises(ConfigError, match=r"data\.sequence_controls is not understood"):
+        ct2.run("ct2-opennmt-tf-converter", ["--config", str(tmp_path / "data.yml"), "--output_dir", str(tmp_path)])
 
 
 def test_heads_come_from_a_description_or_from_a_name(tmp_path):

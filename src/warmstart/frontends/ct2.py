@@ -112,13 +112,6 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError("the configuration cannot be read", where=args.config, found=error) from None
     data = config.get("data") or {}
-    controls = [key for key in ("sequence_controls", "source_sequence_controls") if data.get(key)]
-    if controls:
-        raise ConfigError(
-            f"{', '.join(controls)} is not followed yet",
-            where=args.config,
-            todo='leave it out, and set "add_source_bos" and "add_source_eos" in the config.json that is written',
-        )
     folder = Path(str(config.get("model_dir", "")))
     files = []
     parallel = [(None, key) for k in range(len(data)) if (key := f"source_{k + 1}_vocabulary") in data]
@@ -135,8 +128,30 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
             "--model_type names a program, which is not run",
             todo="put it beside the checkpoint as model_description.py: it is read as text there",
         )
-    dialect = f"opennmt-tf:{args.model_type}" if args.model_type else "opennmt-tf"
-    return Request(str(source), {"from_": dialect, "vocabularies": files})
+    words = [args.model_type or "", *_controls(data, bool(parallel), args.config), "auto" if args.auto_config else ""]
+    said = ",".join(word for word in words if word)
+    return Request(str(source), {"from_": f"opennmt-tf:{said}" if said else "opennmt-tf", "vocabularies": files})
+
+
+def _controls(data: Mapping[str, Any], parallel: bool, where: object) -> list[str]:
+    """Which special tokens frame a source: ``start``, ``end``. The first input's own words go before those for all
+    (OpenNMT-tf, ``inputters/text_inputter.py``).
+
+    Raises:
+        ConfigError: something else is said.
+    """
+    keys = (*(("source_1_sequence_controls",) if parallel else ()), "source_sequence_controls", "sequence_controls")
+    key = next((key for key in keys if data.get(key) is not None), keys[-1])
+    said = data.get(key) or {}
+    if (
+        not isinstance(said, Mapping)
+        or not {*said} <= {"start", "end"}
+        or not all(type(v) is bool for v in said.values())
+    ):
+        raise ConfigError(
+            f"data.{key} is not understood", where=where, expected="start and end, true or false", found=str(said)
+        )
+    return [word for word in ("start", "end") if said.get(word)]
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -189,7 +204,7 @@ CONVERTERS: dict[str, Converter] = {
         "convert a model of OpenNMT-tf",
         (
             Flag("config", "path to the YAML configuration"),
-            Flag("auto_config", "nothing: it concerns training", kind="switch"),
+            Flag("auto_config", "follow the model's own configuration: whether sources end with </s>", kind="switch"),
             Flag("model_path", "path to the checkpoint, or to a directory of them; else the latest of the model's"),
             Flag("model_type", "name of the model in the catalogue, where no model_description.py lies beside it"),
             Flag("src_vocab", "path to the source vocabulary"),

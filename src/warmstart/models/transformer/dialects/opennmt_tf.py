@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
@@ -32,6 +32,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 EPSILON = 1e-3  # Keras's default, which OpenNMT-tf leaves
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu_tanh", "swish": "swish", "silu": "swish"}
+CONTROLS = ("start", "end", "auto")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _INPUTTERS = {
     "encoder": "model/examples_inputter/features_inputter", "decoder": "model/examples_inputter/labels_inputter",
@@ -45,16 +46,27 @@ _LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class OpenNMTTFDialect(Dialect):
-    """Kernels [in, out]; a table of learned positions has one row more. ``model_type`` names a model of the catalogue
-    where no description lies beside the checkpoint (``--from opennmt-tf:TransformerBase``).
+    """Kernels [in, out]; a table of learned positions has one row more.
 
-    Inputs in parallel that one encoder reads, joined or added, are features of the source."""
+    Inputs in parallel that one encoder reads, joined or added, are features of the source.
+
+    A person may say (``--from opennmt-tf:TransformerBase,end``) what the training's YAML or nothing beside the
+    checkpoint does: ``model_type``, a model of the catalogue, where no description lies there; and ``controls``, with
+    which special tokens a source begins and ends (``sequence_controls``): ``start``, ``end``, or ``auto``, which is
+    what the model's class itself asks for.
+    """
 
     name = "opennmt-tf"
     model_type: str = ""
+    controls: frozenset[str] = frozenset()
 
     def told(self, what: str) -> OpenNMTTFDialect:
-        return replace(self, model_type=what)
+        words = what.split(",")
+        names = [word for word in words if word not in CONTROLS]
+        if len(names) > 1 or "" in words:
+            form = f"--from {self.name}:NAME,{','.join(CONTROLS)}, of which any may be left out"
+            raise ConfigError("this is not what can be said of a model of OpenNMT-tf", found=what, expected=form)
+        return replace(self, model_type="".join(names), controls=frozenset(words) - frozenset(names))
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         entries, tables = checkpoint.entries, (*_TABLES.values(), _PARALLEL.format(k=0))
@@ -120,7 +132,8 @@ class OpenNMTTFDialect(Dialect):
                     "attention_bias": f"{first}/self_attention/layer/linear_queries/bias" in there,
                     "ffn_bias": f"{first}/ffn/layer/inner/bias" in there,
                     "decoder_start": "bos",
-                    "source_eos": False,
+                    "source_bos": "start" in self.controls,
+                    "source_eos": "end" in self.controls or ("auto" in self.controls and bool(said.get("source_end"))),
                     "alignment_heads": 0 if reduction == "AVERAGE_LAST_LAYER" else 1,
                     "layer_norm_epsilon": EPSILON,
                     **_positions(there, shape),

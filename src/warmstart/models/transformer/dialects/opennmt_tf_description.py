@@ -28,8 +28,10 @@ _REDUCERS = {"ConcatReducer": "concat", "SumReducer": "sum"}
 
 
 def of_catalog(name: str) -> dict[str, Any]:
-    """What the class ``name`` says where its call does not."""
-    return {"num_heads": CATALOG.get(name, 8), "num_layers": _LAYERS.get(name, 6)}
+    """What the class ``name`` says where its call does not, and whether its own configuration ends sources with
+    ``</s>`` (``auto_config``)."""
+    sizes = {"num_heads": CATALOG.get(name, 8), "num_layers": _LAYERS.get(name, 6)}
+    return {**sizes, "source_end": name.startswith("ScalingNmt")}
 
 
 def layers_said(said: Mapping[str, Any]) -> dict[str, object]:
@@ -91,7 +93,8 @@ def parallel_inputs(said: Mapping[str, Any], tables: int | None, encoders: bool,
     kind = _last(node.func) if isinstance(node, ast.Call) else None
     if encoders:
         todo = "ParallelInputter(..., reducer=...) has one encoder for all, and is converted"
-        problems.append(Problem("a ParallelInputter without a reducer, with an encoder for each input", todo=todo))
+        what = "a ParallelInputter without a reducer, with an encoder for each input; CTranslate2 has no such models"
+        problems.append(Problem(what, todo=todo))
         return Inputs()
     if tables is None:
         if kind not in (None, "WordEmbedder"):
