@@ -174,3 +174,32 @@ def test_without_the_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert "soundfile is not installed" in done.stdout
     assert "warmstart[speech]" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "found", "todo"),
+    [
+        (b"", "an empty file", "again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a git-lfs pointer", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Not found</title>", "a web page", "download"),
+        (b"\0\0\0\x20ftypM4A \0\0\0\0", "MPEG-4", "ffmpeg"),
+        (b"\x1aE\xdf\xa3\x01\0\0\0", "Matroska or WebM", "ffmpeg"),
+        (b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n", "shorten", "sph2pipe"),
+        (b"hello" * 100, "Format not recognised", "ffmpeg"),
+    ],
+)
+def test_what_is_not_read_is_named_with_what_to_do(tmp_path: Path, data: bytes, found: str, todo: str) -> None:
+    (tmp_path / "a.wav").write_bytes(data)
+    for source in (tmp_path / "a.wav", data):
+        with pytest.raises(DataError, match="no audio file") as caught:
+            read_audio(source, RATE)
+        assert found in str(caught.value.found)
+        assert todo in str(caught.value.todo)
+
+
+def test_floating_point_samples_may_be_loud_but_not_integers() -> None:
+    loud = tone(0.1) * 10
+    assert np.abs(read_audio(wav_bytes(loud, subtype="FLOAT"), RATE)).max() > 2
+    with pytest.raises(DataError, match="out of range") as caught:
+        read_audio(wav_bytes(loud * 3276, subtype="FLOAT"), RATE)
+    assert caught.value.expected == "about -1 to 1"

@@ -23,7 +23,16 @@ SOUND = tone(1.0)
 WAV = wav_bytes(SOUND)
 ENCODINGS = [
     *(("WAV", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("WAVEX", "PCM_16"), ("RF64", "PCM_16")),
-    *(("AIFF", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")),
+    *(("W64", "PCM_16"), ("W64", "FLOAT"), ("CAF", "PCM_16"), ("AU", "PCM_24"), ("AU", "ULAW"), ("NIST", "PCM_16")),
+    *(
+        ("NIST", "ULAW"),
+        ("AIFF", "FLOAT"),
+        ("AIFF", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("OGG", "VORBIS"),
+        ("OGG", "OPUS"),
+        ("MP3", "MPEG_LAYER_III"),
+    ),
 ]
 
 
@@ -72,6 +81,25 @@ def test_headers_that_were_never_completed(kind: str, at: bytes) -> None:
     with pytest.raises(DataError, match="never completed") as caught:
         read_audio(bytes(data), RATE)
     assert caught.value.found == f"0, and {len(SOUND) * 2:,} bytes after it"
+
+
+def test_au_and_sphere_that_do_not_say_how_much_there_is() -> None:
+    data = bytearray(wav_bytes(SOUND, format="AU"))
+    data[8:12] = b"\xff" * 4
+    assert len(read_audio(bytes(data), RATE)) == len(SOUND)
+    data[8:12] = bytes(4)
+    with pytest.raises(DataError, match="never completed"):
+        read_audio(bytes(data), RATE)
+    sphere = wav_bytes(SOUND, format="NIST")
+    uncounted = sphere.replace(f"sample_count -i {len(SOUND)}\n".encode(), b"")
+    uncounted = uncounted[:900] + bytes(len(sphere) - len(uncounted)) + uncounted[900:]
+    assert len(read_audio(uncounted, RATE)) == len(SOUND)
+
+
+def test_an_ogg_stream_that_ends_between_pages_is_a_recording_of_a_stream() -> None:
+    whole = wav_bytes(np.tile(SOUND, 20), format="OGG", subtype="VORBIS")
+    end = whole.index(b"OggS", len(whole) // 2)
+    assert 0 < len(read_audio(whole[:end], RATE)) < 20 * len(SOUND)
 
 
 def test_no_samples_and_something_after_them() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from warmstart.data.speech.example import AudioSource, unreadable
 from warmstart.data.speech.opus import ogg_of_packed
+from warmstart.data.speech.unread import HEAD, unread
 from warmstart.data.speech.whole import check_whole
 from warmstart.errors import DataError, MissingExtra
 
@@ -26,6 +27,7 @@ Samples = NDArray[np.float32]
 
 BLOCK_VALUES = 1 << 17  # samples of all channels that are decoded at a time
 RATES = (1_000, 768_000)  # a header that says another rate is damaged, or would make a small file a huge one
+LOUDEST = 16.0  # of floating-point samples, 24 dB above full scale: more are integers in disguise
 FULL_SCALE = 32767  # what Coqui's training divides 16-bit samples by (its C++ client by 32768)
 
 
@@ -48,15 +50,18 @@ def audio_blocks(
 
     Raises:
         DataError: the file is missing, no audio, damaged or shorter than it says, of another rate where ``resample``
-            is false, or holds samples that are not finite.
+            is false, or holds samples that are not finite or far above full scale.
         MissingExtra: soundfile or soxr is not installed.
     """
     soundfile, soxr = libraries()
     where = "audio in memory" if isinstance(audio, bytes) else audio
     try:
-        file = soundfile.SoundFile(_opened(audio))
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError("this is no audio file that can be read", where=where, found=_reason(error)) from error
+        opened = _opened(audio)
+        try:
+            file = soundfile.SoundFile(opened)
+        except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+            found, todo = unread(_head(opened), _reason(error))
+            raise DataError("this is no audio file that can be read", where=where, found=found, todo=todo) from error
     except OSError as error:
         raise unreadable(error, where) from error
     with file:
@@ -97,8 +102,8 @@ def _decoded(soundfile: Any, file: Any, where: object, start: float) -> Iterator
             remaining -= len(block_NC)
             values_N = block_NC[:, 0] if file.channels == 1 else block_NC.mean(axis=1)
             samples_N = np.asarray(values_N if as_float else values_N / FULL_SCALE, np.float32)
-            if as_float and not np.isfinite(samples_N).all():
-                raise DataError("the audio holds samples that are not finite", where=where)
+            if as_float:
+                _check_floats(samples_N, where)
             yield samples_N
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise DataError("the audio is damaged", where=where, found=_reason(error)) from error
@@ -111,7 +116,21 @@ def _decoded(soundfile: Any, file: Any, where: object, start: float) -> Iterator
         )
 
 
-def _opened(audio: AudioSource | Path | bytes) -> Any:
+def _check_floats(samples_N: Samples, where: object) -> None:
+    peak = float(np.abs(samples_N).max())
+    if not np.isfinite(peak):
+        raise DataError("the audio holds samples that are not finite", where=where)
+    if peak > LOUDEST:
+        raise DataError(
+            "the audio's floating-point samples are out of range",
+            where=where,
+            expected="about -1 to 1",
+            found=f"{peak:g}",
+            todo="divide them: integers of 16 bits by 32768",
+        )
+
+
+def _opened(audio: AudioSource | Path | bytes) -> str | io.BytesIO:
     """What libsndfile opens. Raises ``OSError``, and ``DataError`` where the file is cut off or cannot be fetched."""
     if isinstance(audio, AudioSource):
         if audio.length is not None:
@@ -130,6 +149,13 @@ def _opened(audio: AudioSource | Path | bytes) -> Any:
         finally:
             os.close(opened)
     return str(audio)
+
+
+def _head(opened: str | io.BytesIO) -> bytes:
+    if isinstance(opened, io.BytesIO):
+        return opened.getvalue()[:HEAD]
+    with open(opened, "rb") as file:
+        return file.read(HEAD)
 
 
 def _in_memory(data: bytes, where: object) -> io.BytesIO:

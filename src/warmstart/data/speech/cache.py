@@ -30,7 +30,7 @@ from warmstart.storage.atomic import new_directory
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-VERSION = 2  # of what is computed, and of what counts as damaged
+VERSION = 3  # of what is computed, and of what counts as damaged
 CHUNK = 1 << 20
 AHEAD = 4  # recordings for each thread that may wait to be written
 
