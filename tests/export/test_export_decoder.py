@@ -14,7 +14,7 @@ from decoder_models import write
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.converters import OpenAIGPT2Converter, TransformersConverter
-from warmstart.errors import ConfigError, DialectError, VocabularyError
+from warmstart.errors import ConfigError, DialectError, FormatError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
@@ -239,6 +239,32 @@ def test_packed_weights_are_passed_on(kind, layout, tmp_path):
     assert {n: before.read(n).tobytes() for n in before.entries} == {n: after.read(n).tobytes() for n in after.entries}
     with pytest.raises(ConfigError, match="quantized already"):
         api.convert(source, tmp_path / "again", "ctranslate2", quantize="int8")
+
+
+def test_what_goes_with_packed_weights_is_float16(tmp_path):
+    """Whatever config.json says: the engine computes with packed weights in float16 alone."""
+    source = decoder_models.write_packed(tmp_path / "source", "llama", "gemm")
+    config = json.loads((source / "config.json").read_text())
+    expected = api.convert(source, tmp_path / "a", "ctranslate2")
+    (source / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    facts = api.convert(source, tmp_path / "b", "ctranslate2")
+    assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
+    assert facts["ledger"]["lossy"] == expected["ledger"]["lossy"] == {}
+
+
+def test_a_dtype_that_config_json_says_is_followed_and_told(tmp_path):
+    source = write(tmp_path / "source", "gpt2", dtype="float16")
+    stored = open_checkpoint(source / "model.safetensors")
+    arrays = {name: np.array(stored.read(name), np.float32) for name in stored.entries}
+    entries = [Entry(name, value.shape, "float32") for name, value in arrays.items()]
+    write_safetensors(source / "model.safetensors", entries, arrays.values(), {"format": "pt"})
+    told = api.convert(source, tmp_path / "a", "ctranslate2")["ledger"]["lossy"]
+    assert told["transformer.wte.weight"] == "float32 becomes float16, which config.json says"
+    arrays["transformer.h.1.mlp.c_fc.weight"][0, 0] = 1e6
+    write_safetensors(source / "model.safetensors", entries, arrays.values(), {"format": "pt"})
+    with pytest.raises(FormatError, match="values do not fit into float16") as error:
+        api.convert(source, tmp_path / "b", "ctranslate2")
+    assert "transformer.h.1.mlp.c_fc.weight" in error.value.where
 
 
 def test_biases_of_packed_layers_travel(tmp_path):

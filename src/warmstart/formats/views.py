@@ -36,6 +36,12 @@ class View(Checkpoint):
         }
         super().__init__(**{**same, **changed})
 
+    @property
+    def lossy(self) -> Mapping[str, str]:
+        """Arrays that are not seen as they are stored, and so cannot return → how."""
+        before: Mapping[str, str] = getattr(self.original, "lossy", {})
+        return {new: before[old] for new, old in self.names.items() if old in before}
+
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         """The array ``name``, of which ``read`` gives the arrays of the original."""
         return read(self.names[name])

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.errors import DialectError, FormatError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect, Facts
@@ -202,7 +202,8 @@ class Options:
 
 
 class Loaded(View):
-    """Arrays as ``from_pretrained`` gives them: floats in the dtype that config.json says.
+    """Arrays as ``from_pretrained`` gives them: floats in the dtype that config.json says. Of packed models (AWQ) they
+    are float16, the one dtype in which engines compute with packed weights.
 
     ``metadata`` holds the parsed ``config``, ``generation`` and the bytes of the tokenizer's files (``tokenizer``).
     """
@@ -210,7 +211,8 @@ class Loaded(View):
     def __init__(self, checkpoint: Checkpoint) -> None:
         folder = folder_of(checkpoint)
         config = read_json(folder / CONFIG)
-        wanted = config.get("dtype") or config.get("torch_dtype")
+        packed = (config.get("quantization_config") or {}).get("quant_method") == "awq"
+        wanted = "float16" if packed else config.get("dtype") or config.get("torch_dtype")
         self.dtype = wanted if wanted in FLOATS else next(
             (e.dtype for e in checkpoint.entries.values() if e.dtype in FLOATS), "float32"
         )  # fmt: skip
@@ -226,17 +228,28 @@ class Loaded(View):
         }
         files = [*checkpoint.files, *(Path(name) for name in beside)]
         super().__init__(checkpoint, entries=there, metadata=metadata, files=files)
-        self.lossy = {
-            name: f"{entry.dtype} becomes {self.dtype}, which {CONFIG} says"
-            for name, entry in checkpoint.entries.items()
-            if entry.dtype in FLOATS and entry.dtype != self.dtype
-        }
+        self._why = "as weights are packed" if packed else f"which {CONFIG} says"
+
+    @property
+    def lossy(self) -> Mapping[str, str]:
+        stored = self.original.entries
+        cast = (name for name, e in stored.items() if e.dtype in FLOATS and e.dtype != self.dtype)
+        return {name: f"{stored[name].dtype} becomes {self.dtype}, {self._why}" for name in cast}
 
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         array = super().seen(name, read)
         if array.dtype.name == self.entries[name].dtype:
             return array
-        return np.asarray(array, dtype_of(self.entries[name].dtype))
+        with np.errstate(over="ignore"):
+            cast = np.asarray(array, dtype_of(self.dtype))
+        if not np.isfinite(cast).all() and np.isfinite(array).all():
+            raise FormatError(
+                f"values do not fit into {self.dtype}",
+                where=f"{self.path}, array {name!r}",
+                found=f"{np.abs(array).max():g}",
+                todo=f'say "dtype": "{array.dtype.name}" in {CONFIG}',
+            )
+        return cast
 
 
 @dataclass(frozen=True)
