@@ -1,7 +1,7 @@
 """Runs trainings of several ranks in forked children, without paying for each start of Python.
 
-Reads a JSON line ``[overrides of each rank, port]`` from standard input, answers with the children's process numbers,
-and with their exit statuses when all have ended.
+Reads a JSON line ``[overrides of each rank, port, more of the environment]`` from standard input, answers with the
+children's process numbers, and with their exit statuses when all have ended.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def serve() -> None:
     if every := int(os.environ.get("POISON", "0")):
         poison(every)
     for line in sys.stdin:
-        ranks, port = json.loads(line)
+        ranks, port, more = json.loads(line)
         pids = []
         for rank, overrides in enumerate(ranks):
             pid = os.fork()
             if pid == 0:
                 address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(len(ranks)), **address}
+                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(len(ranks)), **address, **more}
                 signal.alarm(120)  # nobody waits for a rank that hangs
                 try:
                     status = child("c.yaml", overrides, 0)

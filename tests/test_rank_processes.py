@@ -9,12 +9,13 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch.distributed import TCPStore
 
 from killing import contents, spawn, write_task
 from warmstart.formats.detect import open_checkpoint
@@ -36,15 +37,24 @@ class Servant:
         self.process.wait()
         self.log.close()
 
-    def start(self, run: str, *overrides: str, size: int = 2, last: Sequence[str] = ()) -> list[int]:
-        """Process numbers; ``last`` are further overrides of the last rank."""
+    def start(
+        self,
+        run: str,
+        *overrides: str,
+        size: int = 2,
+        last: Sequence[str] = (),
+        port: int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> list[int]:
+        """Process numbers; ``last`` are further overrides of the last rank, ``more`` is more of the environment."""
         ranks = [[f"run={run}", *overrides] for _ in range(size)]
         ranks[-1] += last
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        if port is None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
         assert self.process.stdin
-        self.process.stdin.write(json.dumps([ranks, port]) + "\n")
+        self.process.stdin.write(json.dumps([ranks, port, dict(more or {})]) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -128,6 +138,21 @@ def test_killed_ranks_go_on_bit_for_bit(servant: Servant, whole: Any) -> None:
             assert set(statuses) <= {0, 1, -signal.SIGKILL}, servant.said()[-2000:]
         assert servant.train(run) == [0, 0]
         assert contents(servant.place / run) == expected, killed
+
+
+def test_ranks_that_torchrun_starts_again_meet_again(servant: Servant, whole: Any) -> None:
+    """``--max-restarts``: torchrun keeps the store where they meet, with what those before have said there."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "GROUP_WORLD_SIZE": "1"}
+    for attempt in range(3):
+        more = {**agent, "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+        pids = servant.start("again", port=store.port, more=more)
+        if attempt < 2:
+            servant.await_start("again")
+            send(pids[attempt], signal.SIGKILL)
+        statuses = servant.wait()
+    assert statuses == [0, 0], servant.said()[-2000:]
+    assert contents(servant.place / "again") == whole[0]
 
 
 FEATURES = {

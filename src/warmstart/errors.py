@@ -14,7 +14,7 @@
     ├── ConfigError          a configuration is invalid (carries every problem)
     ├── DataError            training or test data cannot be used
     ├── TrainingError        a training cannot go on
-    ├── Interrupted          SIGTERM or Ctrl-C stopped a training, whose state is saved
+    ├── Interrupted          SIGTERM, Ctrl-C or SIGHUP stopped a training, whose state is saved
     ├── VerificationError    two models that should give the same answers do not
     ├── StorageError         a directory or file cannot be written
     └── MissingExtra         an optional library is not installed

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,10 +236,28 @@ def test_a_full_disk_stops_with_an_error_and_loses_nothing(tmp_path: Path, build
     assert weights(tmp_path / "run", 6) == weights(tmp_path / "whole", 6)
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP is not ignored, also where the tests run under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path: Path, build, stream, config, hangup) -> None:  # type: ignore[no-untyped-def]
+    def evaluate(model: torch.nn.Module, step: int) -> Measured:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return Measured({"validation/loss": 1.0})
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _, result = go(tmp_path, build, stream(), config, evaluate=evaluate)
+    assert result.steps == 6
+
+
 @pytest.mark.parametrize("place", ["update", "evaluation"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_stops(  # type: ignore[no-untyped-def]
-    tmp_path: Path, build, stream, config, place: str, number: signal.Signals
+    tmp_path: Path, build, stream, config, hangup, place: str, number: signal.Signals, status: int
 ) -> None:
     measured: list[int] = []
 
@@ -261,7 +280,7 @@ def test_a_signal_saves_and_stops(  # type: ignore[no-untyped-def]
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as caught:
         go(tmp_path / "run", build, stream(), config, evaluate=evaluate, objective=Asking(config))
-    assert caught.value.status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert caught.value.status == status
     assert signal.getsignal(number) == before
     stopped = 4 if place == "evaluation" else 5
     assert checkpoints.latest(tmp_path / "run") == checkpoints.checkpoint_path(tmp_path / "run", stopped)

@@ -78,7 +78,7 @@ def train(
         TrainingError: no step is left, the checkpoint is of another model, seed or task, the loss is not finite,
             or a metric that decides something is not measured.
         StorageError: something cannot be written; the latest checkpoint is as it was.
-        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+        Interrupted: SIGTERM, Ctrl-C or SIGHUP; the state is saved.
     """
     config, ranks = learner.config, learner.ranks
     run.mkdir(parents=True, exist_ok=True)

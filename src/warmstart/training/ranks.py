@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from warmstart.errors import ConfigError, Interrupted, TrainingError, WarmstartError
 from warmstart.storage.processes import rank as own_rank
 from warmstart.storage.processes import world_size
+from warmstart.training.signals import ASKED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,10 +82,9 @@ class Ranks:
         self.gather(None)
 
     def signal(self, caught: signal.Signals | None) -> signal.Signals | None:
-        """A signal that some rank has caught; SIGTERM where there are two."""
-        asked = (signal.SIGTERM, signal.SIGINT)
-        counts = self.sum([float(caught == number) for number in asked])
-        return next((number for number, count in zip(asked, counts, strict=True) if count), None)
+        """A signal that some rank has caught; SIGTERM where there are several."""
+        counts = self.sum([float(caught == number) for number in ASKED])
+        return next((number for number, count in zip(ASKED, counts, strict=True) if count), None)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Every gradient becomes the sum over all ranks; None where no rank has one."""
@@ -194,6 +194,8 @@ def joined() -> Iterator[Ranks]:
             todo="start them with torchrun, or unset WORLD_SIZE",
         )
     store, rank, size = next(rendezvous("env://", timeout=MEETING))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun that starts ranks again keeps the store, with addresses
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAITING)
     ranks = Ranks(rank, size, dist, store)

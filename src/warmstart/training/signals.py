@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a training to save and stop."""
+"""SIGTERM, Ctrl-C and a terminal that is closed ask a training to save and stop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, Self
 
 from warmstart.errors import Interrupted
 
-_ASKED = (signal.SIGTERM, signal.SIGINT)
+ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
-    """Catches SIGTERM and SIGINT; ``caught`` is the first that came. A second one ends the process as usual.
+    """Catches SIGTERM, SIGINT and SIGHUP; ``caught`` is the first that came. A second one ends the process as usual.
+    Under ``nohup`` SIGHUP stays without effect.
 
     Only the main thread may catch signals: in another one nothing is caught.
     """
@@ -44,7 +45,9 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _ASKED}
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            asked = [number for number in ASKED if not (ignored and number == signal.SIGHUP)]
+            self._before = {number: signal.signal(number, self._handle) for number in asked}
         return self
 
     def _restore(self) -> None:
