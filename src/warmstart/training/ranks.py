@@ -185,6 +185,7 @@ def joined() -> Iterator[Ranks]:
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     if missing := [name for name in _ADDRESS if not os.environ.get(name)]:
@@ -195,7 +196,7 @@ def joined() -> Iterator[Ranks]:
         )
     store, rank, size = next(rendezvous("env://", timeout=MEETING))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun that starts ranks again keeps the store, with addresses
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAITING)
     ranks = Ranks(rank, size, dist, store)
