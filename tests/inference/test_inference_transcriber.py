@@ -13,14 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 import marian_models
-from speech_models import ALPHABET, write_audio, write_model
+from speech_models import ALPHABET, CONFIG, write_audio, write_model
 from warmstart import api
+from warmstart.bundle.layout import write_bundle
 from warmstart.cli.verbs import app
 from warmstart.data.speech.audio import read_audio
-from warmstart.errors import BundleError, ConfigError, DialectError, MissingExtra, WarmstartError
+from warmstart.errors import BundleError, ConfigError, DataError, DialectError, MissingExtra, WarmstartError
 from warmstart.inference.ctc import SpeechSearch, greedy
 from warmstart.inference.speech.acoustic import open_acoustic
 from warmstart.inference.speech.transcriber import PIECE, Transcriber
+from warmstart.models.deepspeech.family import DeepSpeechFamily
 
 pytest.importorskip("torch")
 pytest.importorskip("soundfile")
@@ -201,9 +203,33 @@ def test_the_command_prints_text_json_and_subtitles(tmp_path: Path, model: Path)
     assert streamed.stdout == one.stdout
     subtitles = run.invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--srt"])
     assert subtitles.stdout.startswith("1\n00:00:0")
+    live = run.invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--srt", "--stream"])
+    assert live.stdout == subtitles.stdout
     raw = (np.round(read_audio(tmp_path / "a.wav", 8000) * 32767)).astype("<i2").tobytes()
     piped = run.invoke(app, ["transcribe", str(model), "-"], input=raw)
     assert piped.stdout == one.stdout
+
+
+def test_a_stream_of_any_length_shows_the_end_of_what_is_heard(tmp_path: Path, model: Path) -> None:
+    write_audio(tmp_path / "a.wav", 60.0)
+    found = CliRunner().invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--stream"])
+    shown = found.stderr.splitlines()
+    assert len(found.stdout) > 1000
+    assert max(map(len, shown)) <= 100
+    assert shown[-1].rstrip()[-50:] in found.stdout
+
+
+def test_a_model_whose_weights_are_no_numbers_hears_nothing(tmp_path: Path) -> None:
+    weights = write_model(tmp_path / "sound")
+    weights["layer_6.bias"][3] = np.nan
+    write_bundle(tmp_path / "model", DeepSpeechFamily(), CONFIG, weights.values(), {"text": ALPHABET}, {})
+    write_audio(tmp_path / "a.wav", 1.0)
+    (tmp_path / "list.csv").write_text("wav_filename,transcript\na.wav,abc\n")
+    with pytest.raises(DataError, match="are not numbers"):
+        api.transcribe(tmp_path / "model", [tmp_path / "a.wav"])
+    with pytest.raises(DataError, match="are not numbers") as caught:
+        api.evaluate(tmp_path / "model", tmp_path / "list.csv")
+    assert "1 of 1 recordings" in str(caught.value.found)
 
 
 def test_the_command_ends_with_1_where_a_file_failed(tmp_path: Path, model: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from server import Fault, Server
 
-from speech_models import write_audio
+from speech_models import write_audio, write_model
+from warmstart import api
 from warmstart.data.config import SplitConfig
 from warmstart.data.speech.augment.parse import parse_augmentations
 from warmstart.data.speech.augment.signal import Overlay
@@ -125,6 +126,23 @@ def test_a_server_that_does_not_answer_is_not_asked_for_every_recording(
     with pytest.raises(SourceError, match="the download does not succeed"):
         encode_speech(examples, Alphabet("ab"), Mfcc(), tmp_path / "features", unreadable="drop")
     assert len({request.path for request in server.requests}) < 20
+
+
+def test_a_recording_at_a_url_is_transcribed(server: Server, cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    write_model(tmp_path / "model")
+    write_audio(tmp_path / "a.wav", 1.0)
+    url = server.put("/a.wav", (tmp_path / "a.wav").read_bytes())
+    there, here = api.transcribe(tmp_path / "model", [url, tmp_path / "a.wav"])
+    assert (there["file"], there["text"]) == (url, here["text"])
+    assert there["text"]
+    (tmp_path / "list.csv").write_text(f"wav_filename,transcript\n{url},abc\n")
+    local = api.evaluate(tmp_path / "model", tmp_path / "list.csv")
+    listed = server.put("/list.csv", b"wav_filename,transcript\na.wav,abc\n")
+    assert api.evaluate(tmp_path / "model", listed) == {listed: local[str(tmp_path / "list.csv")]}
+    (gone,) = api.transcribe(tmp_path / "model", [server.url + "/none.wav?token=secret"])
+    assert "the audio cannot be fetched" in gone["error"]
+    assert "secret" not in str(gone)
 
 
 def test_what_is_overlaid_may_lie_at_urls(server: Server, cache: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -104,6 +105,14 @@ def _report(
     batches = sequential_speech(split, batch_frames=batch_frames, batch_size=batch_size)
     with Progress("evaluating", len(split), "recordings") if progress else nullcontext() as bar, torch.inference_mode():
         found = recognise(module, _counted(batches, bar), len(split), decode)
+    faults = [split.examples[i].where for i, loss in enumerate(found.losses) if math.isnan(loss)]
+    if faults:
+        raise DataError(
+            "the model's outputs are not numbers",
+            where=faults[0],
+            found=f"a loss that is NaN for {len(faults):,} of {len(split):,} recordings",
+            todo="the model's weights hold NaN, or became too large: take an earlier checkpoint",
+        )
     return error_report(
         [example.where for example in split.examples],
         [example.transcript or "" for example in split.examples],

@@ -63,12 +63,20 @@ def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> F
             expected=f"(frames, {len(labels.tokens)}), the blank last",
             found=f"shape {array.shape}",
         )
-    if array.size and not array.max() <= 1e-3:
+    peak = array.max(initial=-np.inf)
+    if np.isnan(peak):
+        raise DataError(
+            "the outputs to decode are not numbers",
+            where=where,
+            found="NaN",
+            todo="the model's weights hold NaN, or became too large: take an earlier checkpoint",
+        )
+    if peak > 1e-3:
         raise DataError(
             "the outputs to decode are not log-probabilities",
             where=where,
             expected="natural logarithms, none above zero",
-            found="NaN" if np.isnan(array).any() else f"up to {array.max():.6g}",
+            found=f"up to {peak:.6g}",
             todo="apply log_softmax over the labels",
         )
     return array

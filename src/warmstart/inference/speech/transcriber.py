@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Transcriber:
         """A recording that comes in pieces; the model runs on as many ``frames`` at a time (20 ms each, usually)."""
         return Stream(self, frames)
 
-    def files(self, recordings: Sequence[AudioSource]) -> Iterator[tuple[int, Heard | WarmstartError]]:
+    def files(self, recordings: Sequence[AudioSource | Path]) -> Iterator[tuple[int, Heard | WarmstartError]]:
         """(number of the file, what was heard in it or why it cannot be read), batched by length: not in order."""
         for first in range(0, len(recordings), BATCH):
             features: dict[int, Floats] = {}
@@ -73,7 +74,7 @@ class Transcriber:
                 for number, transcript in zip(group, transcripts, strict=True):
                     yield number, self.heard(transcript, seconds[number])
 
-    def file(self, recording: AudioSource) -> Heard:
+    def file(self, recording: AudioSource | Path) -> Heard:
         """What was heard in one file. Raises ``WarmstartError``: it cannot be read."""
         features, seconds = self._features(recording)
         return self.heard(self.transcripts([features])[0], seconds)
@@ -107,7 +108,7 @@ class Transcriber:
         timed = words(transcript, self.acoustic.alphabet, step)
         return Heard(transcript.text, transcript.confidence, tuple(timed), seconds)
 
-    def _features(self, recording: AudioSource) -> tuple[Floats, float]:
+    def _features(self, recording: AudioSource | Path) -> tuple[Floats, float]:
         """Features of a file, and how many seconds it lasts."""
         mfcc, samples = self.acoustic.mfcc, 0
 
