@@ -267,13 +267,23 @@ def test_output_is_the_same_every_time(tmp_path):
     assert len(files[0]) == 8, [Path(p).name for p in files[0]]
 
 
+def test_vocabularies_of_two_sizes_are_nothing_for_transformers(tmp_path):
+    """<pad>, from which the decoder starts, is one row of both tables; MarianMTModel cannot be made otherwise."""
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS), opus=True)
+    with pytest.raises(DialectError, match="MarianMTModel: both vocabularies are of one size"):
+        api.convert(folder, tmp_path / "out", "transformers")
+
+
+SAME = {**OPTIONS, "dim-vocabs": [41, 41]}
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "bool"])
 @pytest.mark.parametrize("to", ["ctranslate2", "transformers", "warmstart", "marian"])
 def test_integers_are_no_weights(dtype, to, tmp_path):
     """Without a scale they mean nothing; the engine would take them as they are."""
-    contents = arrays(OPTIONS)
+    contents = arrays(SAME)
     contents["encoder_l1_self_Wo"] = (contents["encoder_l1_self_Wo"] * 10).astype(dtype)
-    folder = write(tmp_path / "marian", OPTIONS, contents, opus=True)
+    folder = write(tmp_path / "marian", SAME, contents, opus=True)
     for quantize in (None, "int8") if to == "ctranslate2" else (None,):
         with pytest.raises(DialectError, match=f"encoder_l1_self_Wo holds {dtype}, which is no weight"):
             api.convert(folder, tmp_path / "out", to, quantize=quantize)
@@ -291,8 +301,8 @@ def test_integers_are_no_weights(dtype, to, tmp_path):
     ],
 )
 def test_a_dtype_that_changes_is_in_the_ledger(dtype, to, stored, said, tmp_path):
-    contents = {name: array.astype(dtype) for name, array in arrays(OPTIONS).items()}
-    folder = write(tmp_path / "marian", OPTIONS, contents, opus=True)
+    contents = {name: array.astype(dtype) for name, array in arrays(SAME).items()}
+    folder = write(tmp_path / "marian", SAME, contents, opus=True)
     facts = api.convert(folder, tmp_path / "out", to)
     lossy = facts["ledger"]["lossy"]
     lossy.pop("layer_norm_epsilon", None)

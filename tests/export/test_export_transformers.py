@@ -183,3 +183,17 @@ def test_a_start_token_that_no_file_names_is_still_written(tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     api.convert(folder, tmp_path / "out", "ctranslate2")
     assert json.loads((tmp_path / "out/config.json").read_text())["bos_token"] == "<s>"
+
+
+@pytest.mark.parametrize("kind", ["marian", "pegasus", "m2m"])
+def test_what_a_model_bin_has_no_place_for_comes_back(kind, tmp_path):
+    """Its config.json says that sources are not framed, since transformers' tokenizers do it: Marian must know."""
+    source = write(tmp_path / "source", kind)
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    assert open_model(tmp_path / "ct2").config == open_model(source).config
+    for step, before in (("bundle", "ct2"), ("again", "bundle")):
+        api.convert(tmp_path / before, tmp_path / step, "warmstart" if step == "bundle" else "ctranslate2")
+    for name in ("model.bin", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "ct2" / name).read_bytes()
+    if kind == "marian":
+        api.convert(tmp_path / "ct2", tmp_path / "npz", "marian")

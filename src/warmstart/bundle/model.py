@@ -16,6 +16,7 @@ from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyE
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
 from warmstart.models.family import Dialect, Family, vocabulary_rows
+from warmstart.models.model_bin_beside import manifest_of
 from warmstart.models.registry import FAMILIES, possible
 from warmstart.models.registry import dialect as dialect_called
 from warmstart.redact import redact
@@ -204,23 +205,23 @@ def _open_foreign(
                 chosen = dialect.told(what) if what else dialect
                 view = chosen.view(checkpoint)
                 model = Model(redact(source), path, view, family, chosen.name, origin=chosen.name, stored=checkpoint)
-                model.asked, model.lineage = only, _lineage_of_export(path)
+                kept = _manifest_of_export(path)
+                model.asked, model.lineage, model.origin = (
+                    only,
+                    kept.get("lineage", {}),
+                    kept.get("origin", chosen.name),
+                )
                 return _through(model, chosen, files, notes)
     if only is not None:
         raise _not_of(name, path, checkpoint)
     return Model(redact(source), path, checkpoint)
 
 
-def _lineage_of_export(path: Path) -> dict[str, Any]:
+def _manifest_of_export(path: Path) -> dict[str, Any]:
     """What a ``model.bin`` of ours says of where it came from; nothing where it says nothing."""
-    folder = path if path.is_dir() else path.parent
-    if not (folder / "model.bin").is_file():
-        return {}
-    try:
-        lineage = json.loads((folder / MANIFEST).read_text("utf-8"))["lineage"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return lineage if isinstance(lineage, dict) else {}
+    file = (path if path.is_dir() else path.parent) / "model.bin"
+    kept = manifest_of(file) if file.is_file() else {}
+    return {key: kept[key] for key, kind in (("lineage", dict), ("origin", str)) if isinstance(kept.get(key), kind)}
 
 
 def _not_of(name: str, path: Path, checkpoint: Checkpoint) -> WarmstartError:

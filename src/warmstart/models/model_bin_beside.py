@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError, Problem
 
+Config = TypeVar("Config", bound=BaseModel)
+
+MANIFEST = "warmstart.json"
 SINCE = 6  # the version of the file that has config.json
 _TOKENS = {"bos_token": str, "eos_token": str, "unk_token": str}
 # By specification, what CTranslate2's engine (4.8.5) does not open a model without, and what it takes for the rest.
@@ -63,24 +67,41 @@ def taken(specification: str, version: int, said: Mapping[str, object] | None) -
     return [f"config.json does not say {key}: taken is {what}" for key, what in keys.items() if key not in (said or {})]
 
 
+def manifest_of(path: Path) -> dict[str, Any]:
+    """``warmstart.json`` beside the file, which our own conversion left; nothing where there is none."""
+    try:
+        manifest = json.loads(path.with_name(MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def manifest_config(path: Path, family: str, kind: type[Config]) -> Config | None:
+    """The configuration of a model of ``family`` that our own conversion left beside the file; None where it did
+    not."""
+    manifest = manifest_of(path)
+    try:
+        return kind.model_validate(manifest["config"]) if manifest.get("family") == family else None
+    except (ValueError, KeyError):
+        return None
+
+
 def check_layers(config: BaseModel, path: Path) -> None:
     """That the file has as many layers as ``warmstart.json`` says, where our own conversion left one.
 
     Raises:
         DialectError: it has another number; nothing in the file itself tells that its last layers are gone.
     """
-    beside = path.with_name("warmstart.json")
-    try:
-        kept = json.loads(beside.read_text("utf-8"))["config"]
-        said = {key: kept[key] for key in type(config).model_fields if key.endswith("_layers") and key in kept}
-    except (OSError, ValueError, KeyError, TypeError):
+    kept = manifest_of(path).get("config")
+    if not isinstance(kept, dict):
         return
+    said = {key: kept[key] for key in type(config).model_fields if key.endswith("_layers") and key in kept}
     problems = [
         Problem(f"the file's {key} are others", expected=str(value), found=str(getattr(config, key)))
         for key, value in said.items()
         if isinstance(value, int) and value != getattr(config, key)
     ]
     if problems:
-        what = f"this model.bin has another number of layers than {beside.name} beside it says"
-        todo = f"convert it again; or remove {beside.name}, if it belongs to another model"
+        what = f"this model.bin has another number of layers than {MANIFEST} beside it says"
+        todo = f"convert it again; or remove {MANIFEST}, if it belongs to another model"
         raise DialectError(what, where=path, problems=problems, todo=todo)

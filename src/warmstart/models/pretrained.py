@@ -147,12 +147,3 @@ def beside(vocabulary: Vocabulary | None, but: Iterable[str] = ()) -> dict[str, 
 def both(theirs: str, ours: str, each: Mapping[str, int] | None = None, op: Op | None = None) -> list[Rule]:
     """Weight and bias of one module under both names."""
     return [rule(f"{theirs}.{what}", f"{ours}.{what}", op, each=each) for what in ("weight", "bias")]
-
-
-def manifest_config(checkpoint: Checkpoint, family: str, kind: type[Config]) -> Config | None:
-    """The configuration that our own conversion left beside a model; None where it did not."""
-    try:
-        manifest = json.loads(checkpoint.path.with_name("warmstart.json").read_text("utf-8"))
-        return kind.model_validate(manifest["config"]) if manifest["family"] == family else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

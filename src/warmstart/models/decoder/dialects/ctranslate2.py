@@ -17,6 +17,7 @@ from warmstart.models.decoder.dialects.tokenizers import chat_template
 from warmstart.models.decoder.parameters import Module, modules, parameters
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
+from warmstart.models.model_bin_beside import manifest_config
 from warmstart.spec.attention import WithZeros
 from warmstart.spec.mapping import Rule, expand, rule
 from warmstart.spec.ops import constant
@@ -84,7 +85,7 @@ class CTranslate2Dialect(ModelBin):
         return quantizable(name)
 
     def config_of(self, stored: Upgraded) -> DecoderConfig:
-        found, kept = read(stored), _manifest(stored)
+        found, kept = read(stored), manifest_config(stored.path, "decoder", DecoderConfig)
         names = (None, *(a.name for a in ARCHITECTURES))
         guesses = [found.model_copy(update={"architecture": name}) for name in names]
         likely = [kept, *guesses] if kept is not None else guesses
@@ -289,13 +290,3 @@ def _window(c: DecoderConfig, i: int) -> int | None:
     if c.sliding_window is None or c.architecture in _DROPS_WINDOW:
         return None
     return c.sliding_window if _slides(c, i) else 0
-
-
-def _manifest(checkpoint: Checkpoint) -> DecoderConfig | None:
-    """The configuration that our own conversion left beside the model."""
-    path = checkpoint.path.with_name("warmstart.json")
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        return DecoderConfig.model_validate(manifest["config"]) if manifest["family"] == "decoder" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -13,8 +13,9 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import ModelBin, Upgraded, json_file
+from warmstart.models.model_bin_beside import manifest_config
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, read_table
-from warmstart.models.pretrained import SIDE, manifest_config
+from warmstart.models.pretrained import SIDE
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split, constant
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -73,7 +74,7 @@ class CTranslate2Dialect(ModelBin):
 
     def config_of(self, stored: Upgraded) -> EncoderConfig:
         found = _read(stored)
-        kept = manifest_config(stored, "encoder", EncoderConfig)
+        kept = manifest_config(stored.path, "encoder", EncoderConfig)
         free = {"architecture": "bert", "position_offset": 0, "dropout": 0.1, "attention_dropout": 0.1}
         if kept is not None and kept.model_copy(update=free) == found.model_copy(update=free):
             return kept

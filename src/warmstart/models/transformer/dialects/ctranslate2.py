@@ -14,7 +14,7 @@ from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
-from warmstart.models.model_bin_beside import SINCE
+from warmstart.models.model_bin_beside import SINCE, manifest_config, manifest_of
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.mapping import Rule, rule
@@ -179,7 +179,20 @@ class CTranslate2Dialect(ModelBin):
         return read_vocabularies(checkpoint, files, sizes)
 
     def config_of(self, stored: Upgraded) -> TransformerConfig:
-        return _Reader(stored).config()
+        found = _Reader(stored).config()
+        kept = manifest_config(stored.path, "transformer", TransformerConfig)
+        framed = manifest_of(stored.path).get("origin") == "transformers"
+        return kept if kept is not None and _repeats(kept, found, framed) else found
+
+
+def _repeats(kept: TransformerConfig, found: TransformerConfig, framed: bool) -> bool:
+    """Whether ``kept`` says what was ``found``, and otherwise only what a ``model.bin`` has no place for: rates of
+    dropout, that tokenizers frame a source themselves (``framed``), and which of two equal tokens the decoder starts
+    from."""
+    free: dict[str, Any] = {key: 0.0 for key in TransformerConfig.model_fields if key.endswith("dropout")}
+    free |= {"source_bos": False, "source_eos": False} if framed and not (found.source_bos or found.source_eos) else {}
+    free |= {"decoder_start": "bos"} if (kept.decoder_start, found.decoder_start) == ("pad", "bos") else {}
+    return kept.model_copy(update=free) == found.model_copy(update=free)
 
 
 def _computed(table: Array, formula: str) -> bool:
