@@ -293,6 +293,16 @@ def test_stopping_and_plateaus_are_coquis(work: Path) -> None:
     assert (training["checkpoint_minutes"], training["keep_last"], training["precision"]) == (1.5, 2, "bfloat16")
 
 
+def test_coqui_would_go_on_at_the_reduced_rate(work: Path) -> None:
+    said(
+        "train",
+        f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 4 --es_min_delta 1000 "
+        "--reduce_lr_on_plateau true --plateau_epochs 1 --plateau_reduction 0.5",
+    )
+    rate = float(open_checkpoint("out@last").optimizer["learning_rate"])
+    assert rate == pytest.approx(0.001 * 0.5**3)  # the first epoch is an improvement
+
+
 def test_metrics_files_do_not_choose_the_best(work: Path) -> None:
     found = configured(f"{FILES} --checkpoint_dir out --alphabet a --metrics_files test.csv")
     assert found["training"]["best_metric"] == "validation/speech/loss"
@@ -325,6 +335,7 @@ def test_a_transfer_leaves_what_coqui_could_load(work: Path) -> None:
     assert open_checkpoint("out@best").path.name.startswith("best_dev-")
     assert set(open_checkpoint("source@best").entries) == set(last.entries)
     assert {slot for _, slot in last.slots} == {"m", "v"}
+    assert last.optimizer["learning_rate"] == np.float32(0.001)
     assert json.loads((work / "out" / "flags.txt").read_text())["n_hidden"] == 6  # not the default of --n_hidden
     model = open_model("out@last")
     assert model.vocabularies["text"].tokens[:-1] == tuple(coqui_models.LABELS)

@@ -181,24 +181,29 @@ def _target(model: Model, to: str) -> Dialect | None:
     raise ConfigError(what, expected=", ".join(written))
 
 
-def write_in_dialect(model: Model, directory: Path, to: str) -> None:
+def write_in_dialect(model: Model, directory: Path, to: str, *, optimizer: Mapping[str, float] | None = None) -> None:
     """The files of ``model`` in the dialect ``to``, in a directory that is there, without a record of the conversion.
+    ``optimizer`` are scalars that the checkpoint does not have.
 
     Raises ``DialectError``, ``StorageError``.
     """
-    job = _planned(model, to, Options())
+    job = _planned(model, to, Options(), optimizer)
     run_conversion(job.conversion, job.reading, directory)
     for name, content in job.files.items():
         (directory / name).write_bytes(content)
 
 
-def _planned(model: Model, to: str, options: Options) -> Job:
+def _planned(model: Model, to: str, options: Options, optimizer: Mapping[str, float] | None = None) -> Job:
     if to in FORMATS:
         return plan_as_it_is(model, to, options)
-    return plan_requantization(model, options) if is_direct(model, to) else _through_canonical(model, to, options)
+    return (
+        plan_requantization(model, options)
+        if is_direct(model, to)
+        else _through_canonical(model, to, options, optimizer)
+    )
 
 
-def _through_canonical(model: Model, to: str, options: Options) -> Job:
+def _through_canonical(model: Model, to: str, options: Options, optimizer: Mapping[str, float] | None) -> Job:
     family, config, reading = model.require()
     target = BundleDialect(family) if to == "warmstart" else dialect(family, to)
     sides = set(vocabulary_rows(family, config)) - set(model.vocabularies)
@@ -215,8 +220,9 @@ def _through_canonical(model: Model, to: str, options: Options) -> Job:
     same = source is not None and (source.framework or source.name) == (target.framework or target.name)
     metadata = checkpoint.metadata if same else {}
     updates = max(model.state.get("optimizer_steps", {}).values(), default=None)
+    scalars = {**(optimizer or {}), **checkpoint.optimizer}
     facts = Facts(
-        origin, metadata, dtype, checkpoint.step or 0, checkpoint.optimizer, bool(checkpoint.slots),
+        origin, metadata, dtype, checkpoint.step or 0, scalars, bool(checkpoint.slots),
         model.state.get("betas"), updates, model.vocabularies, options.beams,
     )  # fmt: skip
     conversion = plan_conversion(family, config, reading, source, target, options, facts)

@@ -66,7 +66,7 @@ class Mirror:
         """The files of ``model`` under the name ``prefix``, and what stands beside them."""
         run, temporary = prefix.parent, prefix.parent / _TEMPORARY / prefix.name
         with atomic.new_directory(temporary) as folder:
-            write_in_dialect(model, folder, "coqui")
+            write_in_dialect(model, folder, "coqui", optimizer={"learning_rate": self._rate(model)})
         known: dict[str, Any] = json.loads((temporary / NAME).read_text("utf-8"))
         atomic.write_text(run / NAME, json.dumps({**self.flags.values, **known}, indent=2))
         if (temporary / ALPHABET).is_file():
@@ -74,6 +74,11 @@ class Mirror:
         _remove(run, prefix.name)
         for file in sorted(temporary.glob("*-*.*"), key=lambda file: file.suffix == ".index"):  # the index last
             file.replace(run / f"{prefix.name}.{file.name.partition('.')[2]}")
+
+    def _rate(self, model: Model) -> float:
+        """The learning rate after ``model``: each plateau has reduced it."""
+        plateaus = model.state.get("plateau", {}).get("plateaus", 0)
+        return float(self.flags["learning_rate"] * self.flags["plateau_reduction"] ** plateaus)
 
 
 def _of_step(model: Model, step: int) -> Model:
