@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 
 import coqui_models
 import tone_speech
+from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.cli.verbs import app
-from warmstart.errors import ConfigError, DataError, SourceError
+from warmstart.errors import ConfigError, DataError, SourceError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import coqui
 from warmstart.frontends.coqui.auto_input import sample_size
@@ -101,6 +103,22 @@ def test_refused_flags_are_named_all_at_once() -> None:
 def test_flags_that_change_nothing_say_why() -> None:
     notes = parse("train", "", ["--load_cudnn", "true", "--dropout_rate4", "0.3", "--use_allow_growth", "true"]).notes()
     assert [note.split()[0] for note in notes] == ["--dropout_rate4", "--use_allow_growth", "--load_cudnn"]
+
+
+def test_flags_that_change_nothing_without_another_say_which() -> None:
+    text = "--shuffle_start 3 --es_min_delta 1 --plateau_epochs 3 --lm_alpha 2 --cutoff_top_n 9 --limit_test 4"
+    alone = text.split()
+    said = [(note.split()[0], note.split(" without ")[1]) for note in parse("train", "", alone).notes()]
+    assert said == [
+        ("--shuffle_start", "--shuffle_batches"),
+        ("--limit_test", "--test_files or --auto_input_dataset"),
+        ("--es_min_delta", "--early_stop or --reduce_lr_on_plateau"),
+        ("--plateau_epochs", "--reduce_lr_on_plateau"),
+        ("--lm_alpha", "--scorer_path"),
+        ("--cutoff_top_n", "--cutoff_prob"),
+    ]
+    others = "--shuffle_batches true --early_stop true --scorer s --cutoff_prob 0.9 --test_files t.csv --reduce true"
+    assert parse("train", "", [*alone, *others.split()]).notes() == []
 
 
 def test_every_flag_is_followed_or_said_not_to_be() -> None:
@@ -291,6 +309,33 @@ def test_stopping_and_plateaus_are_coquis(work: Path) -> None:
     assert training["early_stopping"] == {"metric": "validation/loss", "patience": 7, "min_change": 0.05}
     assert training["plateau"]["reload_best"] is True
     assert (training["checkpoint_minutes"], training["keep_last"], training["precision"]) == (1.5, 2, "bfloat16")
+
+
+def test_what_follows_a_training_is_looked_at_before_it(work: Path) -> None:
+    with (work / "test.csv").open() as file:
+        recording = next(csv.DictReader(file))["wav_filename"]
+    out, _ = transfer(work, f"--one_shot_infer {recording}")
+    assert out[-1] == api.transcribe("out@best", [recording], beam_size=4)[0]["text"]
+    wrong = {
+        "--scorer_path none.scorer --one_shot_infer none.wav": "these flags do not go",
+        "--scorer_path train.csv": "language model|kenlm",
+    }
+    arguments = f"{FILES} {QUIET} --checkpoint_dir new --alphabet source/alphabet.txt --test_files test.csv"
+    for more, error in wrong.items():
+        with pytest.raises(WarmstartError, match=error):
+            said("train", f"{arguments} {more}")
+        assert not (work / "new").exists()
+
+
+def test_what_a_checkpoint_keeps_is_said(work: Path) -> None:
+    arguments = f"--checkpoint_dir source --test_files test.csv --n_hidden 99 --audio_sample_rate 48000 {QUIET}"
+    remarks = said("evaluate", arguments)[1]
+    assert [line for line in remarks if "which is taken" in line] == [
+        "--n_hidden 99 is not the checkpoint's 6, which is taken",
+        "--audio_sample_rate 48000 is not the checkpoint's 8000, which is taken",
+    ]
+    with pytest.raises(ConfigError, match="bytes_output_mode"):
+        said("evaluate", f"{arguments} --bytes_output_mode true")
 
 
 def test_coqui_would_go_on_at_the_reduced_rate(work: Path) -> None:

@@ -48,8 +48,11 @@ def _config(flags: Flags, out: Say, remark: Say) -> None:
 def _train(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart import api
     from warmstart.frontends.coqui.written import Mirror, describe, set_aside
+    from warmstart.models.deepspeech.parameters import VOCABULARY
     from warmstart.reports.rehearsal import rehearsal_text
+    from warmstart.setting import open_setting
     from warmstart.training.ranks import alone
+    from warmstart.vocabularies.alphabet import Alphabet
 
     alone(
         "warmstart stt train",
@@ -71,6 +74,10 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
     if places.starts_inside and run_in(places.save) is None:
         config["start"]["source"] = set_aside(config["start"]["source"], places.save)
     with _written(config) as path:
+        if flags["test_files"] or flags["one_shot_infer"]:  # a training of days shall not end with a wrong scorer
+            alphabet = open_setting(path, (), 0.0).vocabularies[VOCABULARY]
+            assert isinstance(alphabet, Alphabet)
+            _search(flags).open(alphabet)
         if not flags["skip_batch_test"]:
             remark("Performing dummy training to check for memory problems.")
             remark(rehearsal_text(api.dry_run(path, progress=progress)).rstrip())
@@ -83,6 +90,8 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
         _report(str(places.save), flags, out)
     if flags["export_dir"]:
         _export_model(str(places.save), flags, out)
+    if flags["one_shot_infer"]:
+        out(_heard(str(places.save), [flags["one_shot_infer"]], flags)[0])
 
 
 def _other_steps(flags: Flags) -> list[Callable[[Flags, Say, Say], None]]:
@@ -162,11 +171,19 @@ _RUN = {
 
 def _source(flags: Flags, command: str, remark: Say) -> str:
     """The checkpoint that is looked at."""
+    from warmstart.bundle.model import open_model
+    from warmstart.frontends.coqui.kept import check_outputs, kept
+
     check(flags, command, training=False)
     places: Places = find_places(flags, training=False)
     for line in (*places.said, *flags.notes()):
         remark(line)
     assert places.source is not None
+    model = open_model(places.source)
+    check_outputs(flags, model)
+    if model.config is not None:
+        for line in kept(flags, model.config):
+            remark(line)
     return places.source
 
 

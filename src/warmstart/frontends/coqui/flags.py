@@ -24,6 +24,7 @@ class Flag:
     Attributes:
         idle: why another value than the default changes nothing here; it is said once.
         refused: what to do instead of another value than the default, which is an error.
+        needs: flags without one of which it changes nothing.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Flag:
     help: str
     idle: str = ""
     refused: str = ""
+    needs: tuple[str, ...] = ()
     kind: type | None = None
 
     @property
@@ -43,10 +45,11 @@ _THREADS = "torch has one pool of threads: `training.threads` of the native conf
 _TENSORFLOW = "it concerns TensorFlow's sessions"
 _PAGE = "it concerns the page of Markdown that Coqui wrote beside an exported model; no client reads it"
 _UNUSED = "Coqui's own graph has no dropout there"
+_TESTS = ("test_files", "auto_input_dataset")
 _BATCHES = "utterances of like length are batched together"
 
 FLAGS: tuple[Flag, ...] = (
-    Flag("train_files", [], "CSV, SDB or tar files to train on; SDB and tar also at URLs"),
+    Flag("train_files", [], "CSV, SDB or tar files to train on, or their URLs"),
     Flag("dev_files", [], "files to validate on after each epoch"),
     Flag("test_files", [], "files to test on, after the training and by evaluate"),
     Flag("metrics_files", [], "files whose loss is measured, too, after each validation"),
@@ -65,7 +68,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("feature_cache", "", "keep features on disk, here"),
     Flag("cache_for_epochs", 0, "epochs until the feature cache is made again", idle="features of a file never change"),
     Flag("shuffle_batches", False, "shuffle batches in each epoch from --shuffle_start on"),
-    Flag("shuffle_start", 1, "first epoch that is shuffled, from zero"),
+    Flag("shuffle_start", 1, "first epoch that is shuffled, from zero", needs=("shuffle_batches",)),
     Flag("shuffle_buffer", 1000, "batches to shuffle among", idle="all batches of an epoch are shuffled"),
     Flag("feature_win_len", 32, "length of an audio window in milliseconds"),
     Flag("feature_win_step", 20, "step of the audio window in milliseconds"),
@@ -120,7 +123,7 @@ FLAGS: tuple[Flag, ...] = (
         idle="torch chooses the kernel; what is written opens with and without cuDNN",
     ),
     Flag("automatic_mixed_precision", False, "compute in bfloat16; weights stay float32"),
-    Flag("limit_test", 0, "at most so many test clips; 0 is all"),
+    Flag("limit_test", 0, "at most so many test clips; 0 is all", needs=_TESTS),
     Flag("reverse_test", False, "test the longest clips first", idle="the order of the test clips changes no result"),
     Flag("checkpoint_dir", "", "directory of checkpoints, to load from and to save to"),
     Flag("load_checkpoint_dir", "", "directory of the checkpoint to start from"),
@@ -131,9 +134,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("load_evaluate", "auto", "what is evaluated, exported or transcribes: auto, best or last"),
     Flag("drop_source_layers", 0, "how many layers, from the output, are initialised afresh: 1 to 5"),
     Flag("export_dir", "", "directory for the exported model"),
-    Flag("remove_export", False, "replace what is in the export directory"),
-    Flag("export_tflite", True, "export for TF Lite; false: ONNX"),
-    Flag("export_quantize", True, "export with 8-bit weights"),
+    Flag("remove_export", False, "replace what is in the export directory", needs=("export_dir",)),
+    Flag("export_tflite", True, "export for TF Lite; false: ONNX", needs=("export_dir",)),
+    Flag("export_quantize", True, "export with 8-bit weights", needs=("export_dir",)),
     Flag(
         "export_savedmodel",
         False,
@@ -180,28 +183,38 @@ FLAGS: tuple[Flag, ...] = (
     Flag("log_level", 1, "0 debug, 1 information, 2 warnings, 3 errors", idle="the command says what it does"),
     Flag("show_progressbar", True, "show progress"),
     Flag("log_placement", False, "say on which device operations run", idle=_TENSORFLOW),
-    Flag("report_count", 5, "clips shown of the best, the median and the worst"),
+    Flag(
+        "report_count",
+        5,
+        "clips shown of the best, the median and the worst",
+        needs=_TESTS,
+    ),
     Flag("summary_dir", "", "directory of TensorBoard files", idle="they are in the run, under tensorboard/"),
-    Flag("test_output_file", "", "JSON file for every test clip's transcript and errors"),
+    Flag(
+        "test_output_file",
+        "",
+        "JSON file for every test clip's transcript and errors",
+        needs=_TESTS,
+    ),
     Flag("n_hidden", 2048, "width of the layers of a new model; a checkpoint's is read from its arrays"),
     Flag("layer_norm", False, "layer normalisation after the layers that are not recurrent, but the last"),
     Flag("random_seed", 4568, "seed of everything random"),
     Flag("early_stop", False, "stop when the validation's loss stops falling"),
-    Flag("es_epochs", 25, "epochs without an improvement until it stops"),
-    Flag("es_min_delta", 0.05, "what counts as an improvement"),
+    Flag("es_epochs", 25, "epochs without an improvement until it stops", needs=("early_stop",)),
+    Flag("es_min_delta", 0.05, "what counts as an improvement", needs=("early_stop", "reduce_lr_on_plateau")),
     Flag("reduce_lr_on_plateau", False, "lower the learning rate when the loss stops falling"),
-    Flag("plateau_epochs", 10, "epochs without an improvement until it is lowered"),
-    Flag("plateau_reduction", 0.1, "factor by which it is lowered"),
+    Flag("plateau_epochs", 10, "epochs without an improvement until it is lowered", needs=("reduce_lr_on_plateau",)),
+    Flag("plateau_reduction", 0.1, "factor by which it is lowered", needs=("reduce_lr_on_plateau",)),
     Flag("force_initialize_learning_rate", False, "take --learning_rate, not the checkpoint's"),
     Flag("bytes_output_mode", False, "the outputs are the bytes of UTF-8"),
     Flag("alphabet_config_path", "", "the alphabet, a label on each line"),
     Flag("scorer_path", "", "language model: a .scorer package"),
     Flag("beam_width", 1024, "beams while training", idle="validation is decoded greedily"),
-    Flag("lm_alpha", 0.931289039105002, "weight of the language model"),
-    Flag("lm_beta", 1.1834137581510284, "weight of a word"),
+    Flag("lm_alpha", 0.931289039105002, "weight of the language model", needs=("scorer_path",)),
+    Flag("lm_beta", 1.1834137581510284, "weight of a word", needs=("scorer_path",)),
     Flag("cutoff_prob", 1.0, "probability mass of the characters that are tried; 1.0 is all"),
-    Flag("cutoff_top_n", 300, "characters that are tried at each step, at most"),
-    Flag("one_shot_infer", None, "transcribe this file and do nothing else", kind=str),
+    Flag("cutoff_top_n", 300, "characters that are tried at each step, at most", needs=("cutoff_prob",)),
+    Flag("one_shot_infer", None, "transcribe this file, too", kind=str),
     Flag("lm_alpha_max", 5, "largest --lm_alpha that lm-optimize tries", kind=float),
     Flag("lm_beta_max", 5, "largest --lm_beta that lm-optimize tries", kind=float),
     Flag("n_trials", 2400, "pairs that lm-optimize tries"),
@@ -221,9 +234,11 @@ class Flags:
 
     def notes(self) -> list[str]:
         """What is to be said of flags that change nothing here."""
-        return [
-            f"--{f.name} changes nothing: {f.idle}" for f in self.known if f.idle and self.values[f.name] != f.default
-        ]
+        changed = [flag for flag in self.known if self.values[flag.name] != flag.default]
+        names = {flag.name for flag in changed}
+        idle = [f"--{flag.name} changes nothing: {flag.idle}" for flag in changed if flag.idle]
+        alone = [flag for flag in changed if flag.needs and names.isdisjoint(flag.needs)]
+        return idle + [f"--{f.name} changes nothing without {' or '.join(f'--{n}' for n in f.needs)}" for f in alone]
 
 
 TRANSCRIBE: tuple[Flag, ...] = (

@@ -18,6 +18,7 @@ from warmstart.data.speech.read import read_examples
 from warmstart.errors import ConfigError, DataError, Problem, SourceError
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
+from warmstart.frontends.coqui.kept import OF_CHECKPOINT, kept
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.sources.uri import local
@@ -27,10 +28,6 @@ from warmstart.vocabularies.load import difference, load_alphabet
 TASK, METRICS = "speech", "metrics"
 _LISTS = ("train_files", "dev_files", "test_files", "metrics_files")
 DAY = 86_400.0  # seconds: upstream has no longest recording
-_OF_CHECKPOINT = {
-    "n_hidden": "n_hidden", "layer_norm": "layer_norm", "sample_rate": "audio_sample_rate",
-    "win_ms": "feature_win_len", "step_ms": "feature_win_step",
-}  # fmt: skip
 _DROPOUT = {"dropout_1": "dropout_rate", "dropout_2": "dropout_rate2", "dropout_3": "dropout_rate3",
             "dropout_5": "dropout_rate6"}  # fmt: skip
 
@@ -197,13 +194,9 @@ def _model(flags: Flags, source: Model | None) -> tuple[dict[str, Any], list[str
     rates = {key: rates["dropout_1"] if rate < 0 else rate for key, rate in rates.items()}
     wanted = {"relu_clip": flags["relu_clip"], **rates}
     if source is None or source.config is None:
-        return {**{key: flags[name] for key, name in _OF_CHECKPOINT.items()}, **wanted}, []
-    lines = []
-    for key, name in _OF_CHECKPOINT.items():
-        theirs = getattr(source.config, key)
-        if name in flags.given and flags[name] != theirs:
-            lines.append(f"--{name} {flags[name]} is not the checkpoint's {theirs}, which is taken")
-    return {key: value for key, value in wanted.items() if getattr(source.config, key) != value}, lines
+        return {**{key: flags[name] for key, name in OF_CHECKPOINT.items()}, **wanted}, []
+    changed = {key: value for key, value in wanted.items() if getattr(source.config, key) != value}
+    return changed, list(kept(flags, source.config))
 
 
 def _without_validation(flags: Flags) -> list[str]:

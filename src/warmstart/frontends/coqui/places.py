@@ -11,6 +11,7 @@ from warmstart.data.speech.read import read_examples
 from warmstart.errors import ConfigError, Problem
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
+from warmstart.sources.uri import is_remote
 from warmstart.vocabularies.alphabet import Alphabet
 
 STATE_FILES = {"best": "best_dev_checkpoint", "last": "checkpoint"}
@@ -131,6 +132,9 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
         yield Problem(f"--auto_input_dataset and {', '.join(lists)} exclude each other", todo="leave out one of them")
     if training and not (flags["checkpoint_dir"] or flags["save_checkpoint_dir"]):
         yield Problem("nothing says where the run goes", todo="give --checkpoint_dir or --save_checkpoint_dir")
+    for key in ("scorer_path", "one_shot_infer"):
+        if flags[key] and not is_remote(flags[key]) and not Path(flags[key]).is_file():
+            yield Problem(f"--{key} names no file", found=flags[key])
     for key, least in _LEAST.items():
         if key in flags.values and flags[key] < least:
             yield Problem(f"--{key} must be at least {least}", found=str(flags[key]))
