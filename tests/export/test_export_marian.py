@@ -309,3 +309,26 @@ def test_a_dtype_that_changes_is_in_the_ledger(dtype, to, stored, said, tmp_path
     assert set(lossy.values()) == ({said} if said else set())
     layer = [e for n, e in open_checkpoint(tmp_path / "out").entries.items() if "ffn" in n or "fc1" in n]
     assert {entry.dtype for entry in layer} == {stored}
+
+
+@pytest.mark.parametrize(
+    ("options", "problems"),
+    [
+        ({"transformer-heads": 3}, ["d_model 16 is not a multiple of num_heads 3"]),
+        (
+            {"enc-depth": "x", "transformer-heads": 0},
+            ["encoder_layers: Input should be a valid integer", "num_heads: "],
+        ),
+        ({"enc-depth": ..., "dim-emb": ...}, ["dim-emb is missing", "enc-depth is missing"]),
+        ({"transformer-guided-alignment-layer": "0"}, ["transformer-guided-alignment-layer"]),
+        ({"transformer-guided-alignment-layer": "4"}, ["alignment_layer 3 is none of 3 decoder layers"]),
+    ],
+)
+def test_options_that_make_no_model_are_told_plainly(options, problems, tmp_path):
+    said = {key: value for key, value in {**OPTIONS, **options}.items() if value is not ...}
+    folder = write(tmp_path / "marian", said, arrays(OPTIONS), opus=True)
+    with pytest.raises(DialectError) as error:
+        open_model(folder)
+    for found, expected in zip(sorted(p.what for p in error.value.problems), problems, strict=True):
+        assert found.startswith(expected)
+    assert "pydantic" not in str(error.value)

@@ -151,7 +151,7 @@ def test_what_a_decoder_is_told_must_make_sense(values, tmp_path):
     folder = write(tmp_path / "source", "whisper")
     generation = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**generation, **values}))
-    with pytest.raises(DialectError, match="incomplete or wrong"):
+    with pytest.raises(DialectError, match="options are wrong"):
         open_model(folder)
 
 

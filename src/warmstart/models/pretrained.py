@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from warmstart.errors import DialectError, VocabularyError
+from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Facts
@@ -115,8 +115,9 @@ def validated(kind: type[Config], values: Mapping[str, Any], options: Options, w
     options.finish(what)
     try:
         return kind.model_validate(values)
-    except ValueError as error:
-        raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
+    except ValidationError as error:
+        problems = validation_problems(error)
+        raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 
 
 def object_of(vocabulary: Vocabulary | None, name: str) -> dict[str, Any]:

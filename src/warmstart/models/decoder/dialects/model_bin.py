@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing, RotaryScaling
 from warmstart.models.model_bin import Upgraded
 from warmstart.spec.templates import match
@@ -74,8 +75,8 @@ class _Reader:
         }  # fmt: skip
         try:
             config = DecoderConfig(**given)
-        except ValueError as error:
-            self.problems.append(Problem(str(error)))
+        except ValidationError as error:
+            self.problems += validation_problems(error)
         self._raise()
         return config
 

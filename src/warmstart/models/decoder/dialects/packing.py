@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from warmstart.errors import validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing
 from warmstart.models.huggingface import Options
 
@@ -33,8 +36,8 @@ def read_packing(options: Options) -> Packing | None:
     }  # fmt: skip
     try:
         return Packing.model_validate(values)
-    except ValueError as error:
-        options.problem("quantization_config cannot be understood", found=str(error))
+    except ValidationError as error:
+        options.problems += validation_problems(error, "quantization_config: ")
         return None
 
 

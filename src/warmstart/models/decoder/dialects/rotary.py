@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warmstart.errors import DialectError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, validation_problems
 from warmstart.models.decoder.config import DecoderConfig, RotaryScaling
 from warmstart.models.huggingface import Options
 
@@ -76,8 +78,8 @@ def one(options: Options, given: Mapping[str, Any], head_dim: int, base: Any, pa
     values = {ours: given[theirs] for theirs, ours in _FIELDS.items() if given.get(theirs) is not None}
     try:
         found["rotary_scaling"] = RotaryScaling.model_validate({"kind": KINDS[kind], **values})
-    except ValueError as error:
-        options.problem("rope_parameters cannot be understood", found=str(error))
+    except ValidationError as error:
+        options.problems += validation_problems(error, "rope_parameters: ")
     return found
 
 

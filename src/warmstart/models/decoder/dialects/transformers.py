@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.decoder.config import DecoderConfig
@@ -140,9 +142,9 @@ def read(a: Architecture, values: Mapping[str, Any], where: object = CONFIG) -> 
     config: DecoderConfig | None = None
     try:
         config = DecoderConfig(architecture=a.name, original=dict(values), **given)
-    except ValueError as error:
+    except ValidationError as error:
         if not options.problems:
-            options.problem(str(error))
+            options.problems += validation_problems(error)
     options.finish(f"model of type {a.name}")
     assert config is not None
     return config

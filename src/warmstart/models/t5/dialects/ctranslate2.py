@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
@@ -205,8 +206,9 @@ class _Reader:
         }
         try:
             return T5Config.model_validate(values)
-        except ValueError as error:
-            raise DialectError(_REFUSED, where=self.stored.path, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError(_REFUSED, where=self.stored.path, problems=problems) from None
 
     def _expect(self, holds: bool, what: str) -> None:
         if not holds:

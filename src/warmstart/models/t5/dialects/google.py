@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, Problem
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.vocabulary import vocabulary_of
@@ -108,8 +110,9 @@ class Shapes:
         self.raise_problems(framework)
         try:
             return T5Config.model_validate(values)
-        except ValueError as error:
-            raise DialectError("the shapes make no model", where=self.where, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the shapes make no model", where=self.where, problems=problems) from None
 
     def _activation(self, said: object, gated: bool) -> str:
         usual = ("gelu", "linear") if gated else ("relu",)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import (
@@ -121,8 +123,9 @@ class TransformersDialect(HuggingfaceDialect):
         options.finish(ARCHITECTURES[kind])
         try:
             return T5Config.model_validate(values)
-        except ValueError as error:
-            raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         loaded = checkpoint if isinstance(checkpoint, Loaded) else Loaded(checkpoint)

@@ -9,8 +9,9 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
@@ -267,8 +268,8 @@ class _Reader:
         self._raise()
         try:
             return TransformerConfig.model_validate(values)
-        except ValueError as error:
-            self.problems.append(Problem(str(error)))
+        except ValidationError as error:
+            self.problems += validation_problems(error)
             self._raise()
             raise
 

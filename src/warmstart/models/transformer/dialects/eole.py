@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import CONFIG, folder_of, read_json
@@ -142,8 +144,9 @@ class EoleDialect(Dialect):
                     "layer_norm_epsilon": said("norm_eps", 1e-5),
                 }
             )
-        except ValueError as error:
-            raise DialectError("the model's options are wrong", where=folder / CONFIG, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=folder / CONFIG, problems=problems) from None
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect
@@ -153,8 +155,9 @@ class FairseqDialect(Dialect):
                     **_positions(checkpoint, args),
                 }
             )
-        except ValueError as error:
-            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.marian import CONFIG
 from warmstart.models.family import Dialect, Facts
@@ -65,10 +67,10 @@ class MarianDialect(Dialect):
                 )
             )
         alignment = options.get("transformer-guided-alignment-layer", "last")
-        if alignment != "last" and not str(alignment).isdigit():
-            problems.append(
-                Problem("transformer-guided-alignment-layer", expected="last, or a number", found=repr(alignment))
-            )
+        if alignment != "last" and not (str(alignment).isdecimal() and int(alignment) > 0):
+            what = "transformer-guided-alignment-layer"
+            problems.append(Problem(what, expected="last, or a number from 1", found=repr(alignment)))
+        problems += [Problem(f"{key} is missing") for key in _MARIAN_NEEDED if key not in options]
         sizes = options.get("dim-vocabs")
         if not isinstance(sizes, list) or len(sizes) != 2:
             problems.append(Problem("dim-vocabs must hold two sizes", found=repr(sizes)))
@@ -103,10 +105,9 @@ class MarianDialect(Dialect):
                 source_dropout=training.get("dropout-src", 0.0),
                 target_dropout=training.get("dropout-trg", 0.0),
             )
-        except (KeyError, ValueError) as error:
-            raise DialectError(
-                "the model options are incomplete or wrong", where=checkpoint.path, found=error
-            ) from None
+        except ValidationError as error:
+            wrong = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=checkpoint.path, problems=wrong) from None
 
     def approximations(self, config: TransformerConfig) -> Mapping[str, str]:
         found = {}
@@ -290,9 +291,11 @@ _MARIAN_ALLOWED: dict[str, tuple[object, ...]] = {
 
 _MARIAN_PROCESSING = {"transformer-preprocess": "", "transformer-postprocess": "dan", "transformer-postprocess-top": ""}
 
+_MARIAN_NEEDED = ("dim-emb", "enc-depth", "dec-depth", "transformer-heads", "transformer-dim-ffn")
 _MARIAN_USED = {
     *_MARIAN_PROCESSING,
-    *("dim-vocabs", "dim-emb", "enc-depth", "dec-depth", "transformer-heads", "transformer-dim-ffn", "version"),
+    *_MARIAN_NEEDED,
+    *("dim-vocabs", "version"),
     *("transformer-decoder-dim-ffn", "transformer-guided-alignment-layer", "transformer-train-position-embeddings"),
     *("tied-embeddings", "tied-embeddings-all", "output-omit-bias"),
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmstart.errors import DialectError, Problem, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint, Entry
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
@@ -139,8 +141,9 @@ class OpenNMTPyDialect(Dialect):
                     **_dropout(opt),
                 }
             )
-        except ValueError as error:
-            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config

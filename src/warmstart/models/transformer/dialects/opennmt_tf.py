@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
+from pydantic import ValidationError
+
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
@@ -139,8 +141,9 @@ class OpenNMTTFDialect(Dialect):
                     **_positions(there, shape),
                 }
             )
-        except ValueError as error:
-            raise DialectError("the model's options are wrong", where=checkpoint.path, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 
     def _description(self, checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, Any]:
         """What the model's class is called with, by the names of its arguments."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, VocabularyError
+from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import (
@@ -110,8 +111,9 @@ class TransformersDialect(HuggingfaceDialect):
         options.finish(f"{kind.architecture}")
         try:
             return TransformerConfig.model_validate(values)
-        except ValueError as error:
-            raise DialectError("the model options are incomplete or wrong", where=options.where, found=error) from None
+        except ValidationError as error:
+            problems = validation_problems(error)
+            raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 
     @staticmethod
     def _start(options: Options, kind: Kind, loaded: Loaded, rows: int) -> str:

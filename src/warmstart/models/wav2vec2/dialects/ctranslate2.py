@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import ModelBin, Upgraded
@@ -99,5 +100,6 @@ def _read(stored: Upgraded) -> Wav2Vec2Config:
     }
     try:
         return Wav2Vec2Config.model_validate(values)
-    except ValueError as error:
-        raise DialectError("this CTranslate2 model is not supported", where=stored.path, found=error) from None
+    except ValidationError as error:
+        problems = validation_problems(error)
+        raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems) from None

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import ModelBin, Upgraded, json_file
@@ -129,8 +130,9 @@ def _read(stored: Upgraded) -> WhisperConfig:
         values[f"{side}_d_ff"] = entries[f"{side}/layer_0/ffn/linear_0/weight"].shape[0]
     try:
         return WhisperConfig.model_validate(values)
-    except ValueError as error:
-        raise DialectError("this CTranslate2 model is not supported", where=stored.path, found=error) from None
+    except ValidationError as error:
+        problems = validation_problems(error)
+        raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems) from None
 
 
 def _biases_of_keys(stored: Upgraded, layers: Mapping[str, int]) -> list[Problem]:
