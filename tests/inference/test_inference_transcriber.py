@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,30 @@ def test_intermediate_results_change_nothing(tmp_path: Path, model: Path) -> Non
     assert asked.finish() == plain.finish()
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
     assert len(set(seen)) > 2
+
+
+@pytest.mark.parametrize("frames", [0, 1, 15, 16, 17, 24, 25, 31, 40, 41, 48])
+def test_a_stream_through_a_model_of_fixed_pieces(model: Path, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorFlow Lite's are: 16 frames and their context, however much is left at the end."""
+    acoustic = open_acoustic(model)
+    samples = np.random.default_rng(1).uniform(-0.5, 0.5, max(0, 256 + 160 * (frames - 1) + 7)).astype(np.float32)
+    features = acoustic.mfcc(samples)
+    assert len(features) == frames
+    whole = Transcriber(acoustic).transcripts([features])[0]
+    step, pieces = acoustic.step, []
+
+    def fixed(padded: Any, state: Any) -> Any:
+        pieces.append(padded.shape[1])
+        return step(padded, state)
+
+    monkeypatch.setattr(acoustic, "frames", 16)
+    monkeypatch.setattr(acoustic, "step", fixed)
+    stream = Transcriber(acoustic).stream()
+    for at in range(0, len(samples), 999):
+        stream.feed(samples[at : at + 999])
+    assert stream.finish().text == whole.text
+    assert set(pieces) <= {16 + 2 * acoustic.n_context}
+    assert len(pieces) == -(-frames // 16)
 
 
 def test_long_recordings_go_in_pieces(model: Path) -> None:

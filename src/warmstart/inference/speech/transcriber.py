@@ -154,16 +154,15 @@ class Stream:
         """What was heard in all; nothing can be fed any more."""
         context = self._model.n_context
         self._features = np.pad(self._features, ((0, context), (0, 0)))
-        left = len(self._features) - 2 * context
-        if left > 0:
-            self._features = np.pad(self._features, ((0, (self._model.frames or left) - left), (0, 0)))
-            self._step(left)
+        while (left := len(self._features) - 2 * context) > 0:
+            self._step(min(left, self._frames))
         return self._heard(self._decoder.finish()[0])
 
     def _step(self, frames: int) -> None:
-        """Run the model on the next ``frames``."""
-        taken = self._model.frames or frames
-        piece = self._features[: taken + 2 * self._model.n_context]
+        """Run the model on the next ``frames``; what a model of fixed pieces lacks at the end is zero."""
+        taken = (self._model.frames or frames) + 2 * self._model.n_context
+        piece = self._features[:taken]
+        piece = np.pad(piece, ((0, taken - len(piece)), (0, 0)))
         log_probs, self._state = self._model.step(piece[None], self._state)
         self._decoder.feed(log_probs[0, :frames])
         self._features = self._features[frames:]
