@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -124,11 +125,13 @@ def test_older_files_name_tied_tables_again(tmp_path):
     again = {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"}
     rewrite(folder, lambda arrays: arrays.update(dict.fromkeys(again, arrays["model.shared.weight"])))
     facts = api.convert(folder, tmp_path / "out", "ctranslate2")
-    assert set(facts["ledger"]["left_behind"]) == {"model.encoder.embed_tokens.weight"}
-    assert set(facts["ledger"]["checked"]) == again - {"model.encoder.embed_tokens.weight"} | {"final_logits_bias"}
-    rewrite(folder, lambda arrays: arrays.update({"lm_head.weight": arrays["model.shared.weight"] + 1}))
-    with pytest.raises(DialectError, match=r"lm_head\.weight is not the same as encoder\.embedding\.weight"):
-        api.convert(folder, tmp_path / "no", "ctranslate2")
+    assert set(facts["ledger"]["left_behind"]) == set()
+    assert set(facts["ledger"]["checked"]) == again | {"final_logits_bias"}
+    for name in sorted(again):  # transformers 5 takes both where they differ: the model is not tied then
+        rewrite(folder, lambda arrays, name=name: arrays.update({name: arrays["model.shared.weight"] + 1}))
+        with pytest.raises(DialectError, match=f"{re.escape(name)} is not the same as encoder.embedding.weight"):
+            api.convert(folder, tmp_path / "no", "ctranslate2")
+        rewrite(folder, lambda arrays, name=name: arrays.update({name: arrays["model.shared.weight"]}))
 
 
 def rewrite(folder: Path, edit) -> None:

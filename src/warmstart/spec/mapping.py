@@ -26,7 +26,8 @@ class Rule:
     no foreign array.
 
     A canonical array has one rule of its own. An ``alternative`` rule is another spelling of it, read where the
-    first is not there and never written. A ``copy`` is written beside the first, and compared with it when read.
+    first is not there and never written. A ``copy`` is written beside the first, and compared with it when read. What
+    is both is never written, and compared where both are there.
     """
 
     foreign: tuple[str, ...]
@@ -259,7 +260,7 @@ def read_through(checkpoint: Checkpoint, links: Sequence[Link]) -> Reading:
                     Problem(f"{', '.join(absent)} is missing", expected=f"beside {', '.join(link.foreign)}")
                 )
             continue
-        if link.alternative and any(name in origins for name in link.canonical):
+        if link.alternative and not link.copy and any(name in origins for name in link.canonical):
             continue
         used.update(link.foreign)
         entries = [checkpoint.entries[f] for f in link.foreign]

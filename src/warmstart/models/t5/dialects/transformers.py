@@ -50,10 +50,7 @@ class TransformersDialect(HuggingfaceDialect):
         return Loaded(checkpoint)
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
-        again = f"{_SHARED} under another name: the library takes that one"
         return {
-            "encoder.embed_tokens.weight": again,
-            "decoder.embed_tokens.weight": again,
             "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": (
                 "cross attention has no positions: the library ignores it, too"
             ),
@@ -64,6 +61,8 @@ class TransformersDialect(HuggingfaceDialect):
     def rules(self, config: T5Config) -> list[Rule]:
         c = config
         rules = [rule(_SHARED, EMBEDDING)]
+        for side in ("encoder", "decoder"):  # of older files; where they differ, the library takes each
+            rules.append(rule(f"{side}.embed_tokens.weight", EMBEDDING, alternative=True, copy=True))
         # Where the output layer is the embedding, the library takes that from `tie_word_embeddings`, which also scales.
         if not (c.tied_output and c.scale_outputs):
             rules.append(rule(_OUTPUT, "decoder.output.weight", optional=c.tied_output))

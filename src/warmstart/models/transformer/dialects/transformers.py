@@ -58,9 +58,7 @@ class TransformersDialect(HuggingfaceDialect):
         return Loaded(checkpoint)
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
-        again = "model.shared.weight under another name: the library takes that one"
         return {
-            "model.encoder.embed_tokens.weight": again,
             "model.*.embed_positions.weights": "computed positions",
             "model.*.version": "a mark of fairseq without meaning",
         }
@@ -187,8 +185,8 @@ class TransformersDialect(HuggingfaceDialect):
             rule("lm_head.weight", "decoder.output.weight", rows, alternative=c.tied_embeddings in ("all", "target")),
         ]
         if shared:
-            again = rule("model.encoder.embed_tokens.weight", "encoder.embedding.weight", rows, alternative=True)
-            rules.append(again)
+            again = "model.encoder.embed_tokens.weight"  # of older files; where it differs, the library takes both
+            rules.append(rule(again, "encoder.embedding.weight", rows, alternative=True, copy=True))
         if c.output_bias:
             bias = Reshape((1, -1), (-1,))
             rules.append(rule("final_logits_bias", "decoder.output.bias", Chain((bias, rows)) if rows else bias))
