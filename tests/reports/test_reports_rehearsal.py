@@ -21,6 +21,7 @@ FACTS: dict[str, Any] = {
     "total_seconds": 108_155.0,
     "memory": 844_000_000,
     "memory_there": 25_276_502_016,
+    "memory_more": 1_500_000_000,
     "checkpoint_bytes": 13_950_000,
     "disk_free": 77_300_000_000,
     "notes": ("too little of something",),
@@ -29,7 +30,7 @@ FACTS: dict[str, Any] = {
 
 def test_every_figure_is_said() -> None:
     assert rehearsal_text(FACTS).splitlines() == [
-        "memory        844 MB of 25.3 GB, and somewhat more when batches of other shapes come",
+        "memory        844 MB of 25.3 GB, and up to 1.5 GB more when batches of other shapes come",
         "longest batch 67 rows of 59 source and 61 target tokens: 1.22 s an update",
         "update        525 ms, 7,424 target tokens a second",
         "evaluation    75 s",
@@ -38,6 +39,7 @@ def test_every_figure_is_said() -> None:
         "note: too little of something",
         "nothing was trained, and no run was begun or changed",
     ]
+    assert rehearsal_text(FACTS | {"memory_more": 0}).splitlines()[0] == "memory        844 MB of 25.3 GB"
 
 
 def test_speech_is_counted_in_seconds_of_audio() -> None:

@@ -20,7 +20,7 @@ from warmstart.errors import WarmstartError
 from warmstart.training.config import TrainingConfig
 from warmstart.training.methods import InverseSqrt
 from warmstart.training.objective import CrossEntropy
-from warmstart.training.rehearsal import ORDINARY, Rehearsal, count_evaluations, rehearse
+from warmstart.training.rehearsal import ORDINARY, WARM, Rehearsal, count_evaluations, rehearse
 from warmstart.training.state import latest
 from warmstart.training.terms import Evaluate, Measured
 from warmstart.training.text_task import TextWorkload
@@ -118,7 +118,7 @@ def test_the_longest_batch_is_the_longest_of_all_tasks() -> None:
 def test_times_follow_from_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[str, EncodedSplit]
 ) -> None:
-    clock = Clock(monkeypatch, first=3.0)
+    clock = Clock(monkeypatch, first=1.2)
     lengths = list(np.random.default_rng(0).integers(1, 9, 300))
     stream = plan(encoded(lengths, lengths))
     config = training(accumulation=2)
@@ -126,26 +126,25 @@ def test_times_follow_from_what_was_measured(
     longest = stream.longest()
     assert all((batch.indices == longest.indices).all() for batch in clock.updates[0])
     assert all(len(batches) == 2 for batches in clock.updates)
-    assert (found.longest_seconds, found.step_seconds) == (1.0, 1.0)  # a new shape's time counts for nothing
+    assert (found.longest_seconds, found.step_seconds) == pytest.approx((1.0, 1.2))  # new shapes keep coming
     ordinary = clock.updates[-ORDINARY:]
-    expected = [batch for (_, batch), _ in zip(stream.iterate(), range(2 * ORDINARY), strict=False)]
+    updates = WARM + ORDINARY
+    expected = [batch for (_, batch), _ in zip(stream.iterate(), range(2 * updates), strict=False)][2 * WARM :]
     for mine, its in zip((b for batches in ordinary for b in batches), expected, strict=True):
         assert (mine.indices == its.indices).all()
     assert found.longest == "5 rows of 8 source and 8 target tokens"
-    assert (found.work, found.work_per_second) == (
-        "tokens",
-        sum(int(b.target_lengths.sum()) for b in expected) / ORDINARY,
-    )
+    assert found.work == "tokens"
+    assert found.work_per_second == pytest.approx(sum(int(b.target_lengths.sum()) for b in expected) / (1.2 * ORDINARY))
     tokens = sum(len(split.source) + len(split.target) for split in validation.values())
     assert found.evaluation_seconds == pytest.approx(0.01 * tokens)
-    assert found.total_seconds == pytest.approx(100 * 1.0 + 5 * found.evaluation_seconds)
+    assert found.total_seconds == pytest.approx(100 * 1.2 + 5 * found.evaluation_seconds)
     assert (found.steps, found.evaluations, found.checkpoint_bytes) == (100, 5, 1000)
     later = clock.rehearse(tmp_path, stream, config, validation=validation, start_step=60, first=False)
     assert (later.steps, later.evaluations) == (40, 2)
     assert found.notes == ()
 
 
-def test_slow_updates_are_not_made_twice(
+def test_of_slow_updates_few_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[str, EncodedSplit]
 ) -> None:
     clock = Clock(monkeypatch, first=20.0)
@@ -181,6 +180,20 @@ def test_what_does_not_fit_is_said(
     (note,) = clock.rehearse(tmp_path / "run", stream, training(), validation=validation).notes
     assert note.startswith("4 checkpoints of this size do not fit")
     assert clock.rehearse(tmp_path / "run", stream, training(keep_last=1), validation=validation).notes == ()
+
+
+def test_memory_counts_what_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: dict[str, EncodedSplit]
+) -> None:
+    monkeypatch.setattr("warmstart.training.rehearsal._memory", lambda device: (8 * 10**9, 10**10))
+    stream, clock = plan(encoded([8] * 9, [8] * 9)), Clock(monkeypatch)
+    exact, rough = (
+        clock.rehearse(tmp_path, stream, training(), validation=validation, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert (exact.memory_more, exact.notes) == (0, ())
+    assert rough.memory_more > 10**9
+    assert rough.notes[0].startswith("memory is almost used up")
 
 
 @pytest.mark.parametrize("every", [1, 3, 5, 7, 20])

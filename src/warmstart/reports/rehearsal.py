@@ -15,8 +15,9 @@ def rehearsal_text(facts: Mapping[str, Any]) -> str:
         facts: the fields of ``training.rehearsal.Rehearsal``.
     """
     work = {"tokens": "target tokens", "audio_seconds": "seconds of audio"}.get(facts["work"], facts["work"])
-    # on a processor oneDNN and malloc keep something for every new shape of a batch
-    more = "" if facts["device"] == "cuda" else ", and somewhat more when batches of other shapes come"
+    more = ""
+    if facts["memory_more"]:
+        more = f", and up to {readable_size(facts['memory_more'])} more when batches of other shapes come"
     lines = [
         f"memory        {readable_size(facts['memory'])} of {readable_size(facts['memory_there'])}{more}",
         f"longest batch {facts['longest']}: {_seconds(facts['longest_seconds'])} an update",

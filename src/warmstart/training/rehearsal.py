@@ -23,8 +23,9 @@ from warmstart.training.config import TrainingConfig
 from warmstart.training.terms import BatchStream, Evaluate
 from warmstart.training.workload import Workload
 
-ORDINARY = 8  # updates that are measured
-PATIENCE = 30.0  # seconds after which updates are no longer measured twice
+WARM, ORDINARY = 8, 16  # updates that are made first, and those that are measured
+PATIENCE = 30.0  # seconds after which no more are made
+KERNELS = 1_500_000_000  # bytes that oneDNN takes for kernels in bfloat16, at any size of a model (docs/decisions/0058)
 
 
 class Sized(Protocol):
@@ -40,11 +41,12 @@ class Rehearsal:
         device: ``cpu`` or ``cuda``.
         steps, evaluations: those that are still to be done.
         longest: the size of the batch with the longest examples, in words.
-        longest_seconds, step_seconds: of an update with that batch, and the median of ordinary ones.
+        longest_seconds, step_seconds: of an update with that batch, and the mean of ordinary ones.
         work, work_per_second: what is counted for the speed, and how much of it ordinary updates do.
         evaluation_seconds: of one evaluation, extrapolated from a batch of each task.
-        total_seconds: ``steps`` times the median, and the evaluations.
+        total_seconds: ``steps`` times the mean, and the evaluations.
         memory, memory_there: the most that was used, of the process or of the GPU, and all that there is.
+        memory_more: what may come on top over the first few hundred updates.
         checkpoint_bytes, disk_free: size of a checkpoint, and free space where the run will be.
         notes: what will go wrong.
     """
@@ -61,6 +63,7 @@ class Rehearsal:
     total_seconds: float
     memory: int
     memory_there: int
+    memory_more: int
     checkpoint_bytes: int
     disk_free: int
     notes: tuple[str, ...]
@@ -75,6 +78,7 @@ def rehearse(
     evaluate: Callable[[Evaluate], object],
     snapshot: Callable[[], Sized],
     device: torch.device,
+    precision: str = "float32",
     start_step: int = 0,
     start_position: Position | None = None,
     first: bool = True,
@@ -82,8 +86,8 @@ def rehearse(
 ) -> Rehearsal:
     """Updates with the longest batch, some ordinary ones, and the evaluation of a part of each validation split.
 
-    Each update is made twice and the second time counts, since libraries prepare themselves for every new shape; where
-    the ordinary ones take more than half a minute the first time, that counts.
+    The first ordinary updates are made to warm up. Of the others each is made once, with batches of its own: new shapes
+    keep coming in a training, too, and libraries prepare themselves for each. After half a minute no more are made.
 
     Args:
         run: where the run will be; it need not be there.
@@ -96,7 +100,7 @@ def rehearse(
         torch.cuda.reset_peak_memory_stats(device)
     longest, trials, objective = workload.longest(), workload.trials(), workload.objective
     with ExitStack() as stack:
-        bar = Progress("rehearsing", 2 + 2 * ORDINARY + len(trials), "steps") if progress else None
+        bar = Progress("rehearsing", 2 + WARM + ORDINARY + len(trials), "steps") if progress else None
         clock = _Clock(device, stack.enter_context(bar) if bar else None)
         clock.time(update, [longest] * config.accumulation)
         held = snapshot()
@@ -107,14 +111,15 @@ def rehearse(
         seconds, done = _ordinary(clock, update, workload.stream, start, config.accumulation)
         work = sum(objective.amount(batch) for batch in done)
         evaluation = sum(clock.time(evaluate, trial.evaluate) * trial.times for trial in trials)
-    step_seconds = statistics.median(seconds)
+    step_seconds = statistics.fmean(seconds)
     steps = max(0, config.steps - start_step)
     evaluations = count_evaluations(config, start_step, first)
     memory, there = _memory(device)
     free = shutil.disk_usage(_existing(run)).free
     kept = config.keep_last + config.keep_best + 1  # one more while it is written
     notes = []
-    if memory > 0.9 * there:
+    more = KERNELS if device.type == "cpu" and precision == "bfloat16" else 0
+    if memory + more > 0.9 * there:
         notes.append(
             "memory is almost used up: make batches smaller (data.batch_tokens, data.batch_seconds), and raise "
             "training.accumulation for it"
@@ -134,6 +139,7 @@ def rehearse(
         total_seconds=steps * step_seconds + evaluations * evaluation,
         memory=memory,
         memory_there=there,
+        memory_more=more,
         checkpoint_bytes=size,
         disk_free=free,
         notes=tuple(notes),
@@ -167,17 +173,16 @@ class _Clock:
 def _ordinary(
     clock: _Clock, update: Callable[[Sequence[Any]], object], stream: BatchStream, position: Position, accumulation: int
 ) -> tuple[list[float], list[Any]]:
-    """(seconds of each update, their batches)."""
-    batches = [batch for _, batch in islice(stream.iterate(position), ORDINARY * accumulation)]
+    """(seconds of each update that is measured, their batches)."""
+    batches = [batch for _, batch in islice(stream.iterate(position), (WARM + ORDINARY) * accumulation)]
     updates = [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
     seconds: list[float] = []
     for parts in updates:
         seconds.append(clock.time(update, parts))
         if sum(seconds) > PATIENCE:
             break
-    else:
-        seconds = [clock.time(update, parts) for parts in updates]
-    return seconds, [batch for parts in updates[: len(seconds)] for batch in parts]
+    first = min(WARM, len(seconds) // 2)
+    return seconds[first:], [batch for parts in updates[first : len(seconds)] for batch in parts]
 
 
 def _memory(device: torch.device) -> tuple[int, int]:

@@ -209,6 +209,7 @@ def _rehearse(job: Job, parts: Prepared, progress: bool) -> Rehearsal:
             evaluate=evaluate,
             snapshot=lambda: learner.snapshot(start),
             device=learner.device,
+            precision=learner.precision,
             start_step=start.step,
             start_position=start.position,
             first=newest is None,
