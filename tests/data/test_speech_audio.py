@@ -105,6 +105,7 @@ FLAC = wav_bytes(tone(3.0), format="FLAC")
         (wav_bytes(np.array([0, np.nan, np.inf], np.float32), subtype="FLOAT"), "not finite"),
         (wav_bytes(tone(1.0), format="OGG", subtype="VORBIS")[:3000], "cut off"),
     ],
+    ids=["empty", "text", "riff", "header", "flac", "zeros", "rate 7", "rate", "nan", "ogg"],  # files hold the time
 )
 def test_bad_audio_is_one_error_that_names_it(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "bad.flac").write_bytes(data)
