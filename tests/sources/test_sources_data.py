@@ -14,7 +14,7 @@ from warmstart import api
 from warmstart.data.config import SplitConfig
 from warmstart.data.speech.augment.parse import parse_augmentations
 from warmstart.data.speech.augment.signal import Overlay
-from warmstart.data.speech.config import SpeechSplitConfig
+from warmstart.data.speech.config import SpeechDataConfig, SpeechSplitConfig
 from warmstart.data.speech.split import encode_speech
 from warmstart.data.text import read_parallel
 from warmstart.errors import DataError, SourceError
@@ -69,6 +69,19 @@ def test_a_csv_at_a_url_names_recordings_beside_it_or_in_a_folder(server: Server
     assert first.audio.path == tmp_path / "wav" / "a 1%#.wav"
     (first, _) = SpeechSplitConfig.model_validate({"files": url, "folder": elsewhere.removesuffix("/b.wav")}).examples()
     assert first.audio.path == elsewhere.replace("b.wav", "wav/a%201%25%23.wav")
+
+
+def test_secrets_of_urls_of_data_are_not_stored(server: Server) -> None:
+    config = SpeechDataConfig.model_validate(
+        {
+            "tasks": {"a": {"splits": {"train": {"files": "https://h/a.csv?token=s3cret", "folder": "s3://b/c"}}}},
+            "augment": ["overlay[source=https://u:s3cret@h/noise.csv]"],
+        }
+    )
+    assert "s3cret" not in config.model_dump_json()
+    assert config.tasks["a"].splits["train"].files == ("https://h/a.csv?token=s3cret",)
+    others = SplitConfig.model_validate({"tsv": "https://h/a.tsv?token=s3cret"})
+    assert others.model_dump(mode="json", exclude_unset=True) == {"tsv": "https://h/a.tsv?token=***"}
 
 
 def test_names_of_a_csv_at_a_url_stay_below_it(server: Server, cache: Path) -> None:

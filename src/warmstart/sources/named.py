@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainSerializer
 
+from warmstart.redact import redact
 from warmstart.sources.uri import is_remote
 
 
@@ -14,5 +15,10 @@ def _spelt(file: str | Path) -> str | Path:
     return file if is_remote(file) else Path(file)
 
 
-Named = Annotated[str | Path, AfterValidator(_spelt)]
-"""A path, or the text of a URL, which is asked for when the file is read (``uri.local``)."""
+def _stored(file: str | Path) -> str:
+    return redact(file) if is_remote(file) else str(file)
+
+
+Named = Annotated[str | Path, AfterValidator(_spelt), PlainSerializer(_stored, return_type=str, when_used="json")]
+"""A path, or the text of a URL, which is asked for when the file is read (``uri.local``). A run's files have it without
+its secrets."""

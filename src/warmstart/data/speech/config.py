@@ -18,6 +18,7 @@ from warmstart.data.speech.split import SpeechSplit, Spelling, encode_speech
 from warmstart.errors import ConfigError, DataError, SourceError
 from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
+from warmstart.sources.config import Source
 from warmstart.sources.named import Named
 from warmstart.vocabularies.alphabet import Alphabet
 
@@ -118,7 +119,7 @@ class SpeechDataConfig(BaseModel):
     unreadable: Identity[Literal["error", "drop"]] = "error"
     empty_transcripts: Identity[Literal["error", "drop"]] = "error"
     resample: Identity[bool] = True
-    augment: Identity[tuple[str, ...]] = ()
+    augment: Identity[tuple[Source, ...]] = ()
     augment_epochs: Identity[PositiveFloat | None] = None
     feature_cache: Adjustable[Path | None] = None
 
