@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,44 @@ def test_a_missing_last_layer_is_another_model(exported, tmp_path):
     (exported / "warmstart.json").unlink()
     api.convert(exported, tmp_path / "bundle", "warmstart")
     assert open_model(tmp_path / "bundle").config.decoder_layers == 2
+
+
+_W = "encoder/layer_0/ffn/linear_0/weight"
+
+
+@pytest.mark.parametrize("to", ["warmstart", "ctranslate2"])
+@pytest.mark.parametrize(
+    ("dtype", "scale", "found"),
+    [
+        ("int8", None, "holds int8, which is no weight without a scale"),
+        ("int8", np.ones(5, "f4"), "weight_scale does not fit"),
+        ("int8", np.zeros(24, "f4"), "weight_scale is not positive"),
+        ("int8", np.where(np.arange(24) == 3, np.nan, 1).astype("f4"), "weight_scale is not positive"),
+        ("float32", np.ones(24, "f4"), "weight_scale would be"),
+    ],
+)
+def test_scales_fit_what_they_scale(dtype, scale, found, to, exported, tmp_path):
+    """CTranslate2 writes scales of 0 and NaN for rows that are not finite, and its engine reads any."""
+    (exported / "warmstart.json").unlink()
+    more = {} if scale is None else {f"{_W}_scale": scale}
+    rewrite(exported, lambda a, _: a.update({_W: a[_W].astype(dtype), **more}))
+    with pytest.raises(WarmstartError, match=found):
+        api.convert(exported, tmp_path / "out", to)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_model_bin_leaves_open_is_said(exported, tmp_path):
+    shutil.rmtree(exported / "vocabularies")
+    rewrite(exported, lambda a, _: [a.pop(n) for n in list(a) if n.endswith("/num_heads")])
+    file = exported / "source_vocabulary.json"
+    tokens = json.loads(file.read_text())
+    file.write_text(json.dumps([*tokens[:-1], tokens[3]]))
+    (exported / "warmstart.json").unlink()
+    assert api.convert(exported, tmp_path / "out", "warmstart")["remarks"] == [
+        "the file does not say encoder/num_heads: taken is 8",
+        "the file does not say decoder/num_heads: taken is 8",
+        f"tokens of the source vocabulary occur again (1, such as {tokens[3]!r}): the first row counts",
+    ]
 
 
 def test_a_last_layer_that_gives_alignments(exported, tmp_path):

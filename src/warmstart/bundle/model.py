@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -255,9 +256,19 @@ def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[s
         model.remarks += dialect.remarks(model.checkpoint)
         read_as(model, model.family, dialect.read_config(model.checkpoint), dialect)
         check_vocabulary_sizes(model)
+    model.remarks += _repeated(model.vocabularies)
     if notes is not None:
         notes += model.remarks
     return model
+
+
+def _repeated(vocabularies: Mapping[str, Vocabulary]) -> Iterator[str]:
+    """Which vocabularies have tokens on several rows; where they may, the first row counts."""
+    for side, vocabulary in vocabularies.items():
+        tokens = getattr(vocabulary, "tokens", ())
+        if (repeats := len(tokens) - len(set(tokens))) > 0:
+            again = next(token for token, count in Counter(tokens).items() if count > 1)
+            yield f"tokens of the {side} vocabulary occur again ({repeats}, such as {again!r}): the first row counts"
 
 
 @contextmanager

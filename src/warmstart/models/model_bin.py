@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from warmstart.errors import DialectError, VocabularyError
+from warmstart.errors import DialectError, FormatError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
 from warmstart.formats.views import View
@@ -44,6 +44,7 @@ class ModelBin(Dialect):
     def read_config(self, checkpoint: Checkpoint) -> Any:
         stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
         check_description(*_said(stored), stored.path)
+        _check_scales(stored)
         config = self.config_of(stored)
         check_layers(config, stored.path)
         return config
@@ -57,7 +58,28 @@ class ModelBin(Dialect):
         raise DialectError(f"models of {self.name} are written, not read", where=stored.path)
 
     def remarks(self, checkpoint: Checkpoint) -> Sequence[str]:
-        return taken(*_said(checkpoint))
+        sides = [s for s in ("encoder", "decoder") if any(name.startswith(f"{s}/") for name in checkpoint.entries)]
+        heads = [f"{side}/num_heads" for side in sides if f"{side}/num_heads" not in checkpoint.entries]
+        return [*taken(*_said(checkpoint)), *(f"the file does not say {name}: taken is 8" for name in heads)]
+
+
+def _check_scales(stored: Upgraded) -> None:
+    """
+    Raises:
+        DialectError: scales of another shape than one for each row, or one for all; each is named.
+    """
+    problems = []
+    for name, entry in stored.entries.items():
+        scale = stored.entries.get(f"{name}_scale")
+        if scale is None or entry.dtype not in ("int8", "int16") or name in stored.ties:
+            continue
+        if scale.shape not in ((), (1,), entry.shape[:1]) or not scale.dtype.startswith("float"):
+            expected = f"float32 {list(entry.shape[:1])} or []"
+            problems.append(
+                Problem(f"{scale.name} does not fit", expected=expected, found=f"{scale.dtype} {list(scale.shape)}")
+            )
+    if problems:
+        raise DialectError("scales do not fit what they scale", where=stored.path, problems=problems)
 
 
 def _said(checkpoint: Checkpoint) -> tuple[str, int, Any]:
@@ -192,7 +214,7 @@ class Floats(View):
         entries: dict[str, Entry] = {}
         for name, entry in self.stored.entries.items():
             weight = name.removesuffix("_scale")
-            if weight != name and weight in self.stored.entries and f"{weight}_zero" not in self.stored.entries:
+            if weight != name and weight in self.stored.entries and self._scaled(weight):
                 continue
             entries[name] = entry
             if self._scaled(name):
@@ -203,12 +225,23 @@ class Floats(View):
     @cached_property
     def dequantized(self) -> dict[str, str]:
         """Array → how far its original value may have been: a value was rounded to the nearest multiple of 1/scale, or
-        cut off to the next one towards zero."""
+        cut off to the next one towards zero.
+
+        Raises:
+            FormatError: scales that are not positive, as CTranslate2 writes them for rows that are not finite.
+        """
         steps, far = (0.5, "half a step") if self.stored.rounded else (1, "one step")
         bounds: dict[str, float] = {}
-        for scales in set(self._rounded.values()):
-            smallest = float(np.min(np.abs(self.stored.read(scales)), initial=np.inf))
-            bounds[scales] = steps / smallest if smallest else np.inf
+        problems: list[Problem] = []
+        for scales in sorted(set(self._rounded.values())):
+            smallest = float(np.min(self.stored.read(scales), initial=np.inf))  # NaN where there is one
+            bounds[scales] = steps / smallest if smallest > 0 else np.inf
+            if not smallest > 0:
+                problems.append(Problem(f"{scales} is not positive", found=f"{smallest:g}"))
+        if problems:
+            what = "integers without a scale stand for no numbers"
+            todo = "convert the model in float again: some of its rows were not finite"
+            raise FormatError(what, where=self.path, problems=problems, todo=todo)
         return {
             name: f"dequantized from {self.stored.entries[name].dtype}: at most {far} of 1/scale from the original, "
             f"{bounds[scales]:.2g} where the scale is smallest"
