@@ -25,6 +25,7 @@ aten = torch.ops.aten
 NAME, GPU = "pretended", "pretended:0"
 COPIES = {aten._to_copy.default, aten.copy_.default}
 CPU_INDICES = {aten.index.Tensor, aten._index_put_impl_.default, aten.index_put_.default}  # CUDA takes these, too
+CPU_LENGTHS = {aten._ctc_loss.Tensor}  # CUDA's fetches lengths to the CPU
 
 
 class OnGPU(torch.Tensor):
@@ -61,6 +62,8 @@ class _Mode(TorchDispatchMode):
             strays = [x for x in given if not isinstance(x, OnGPU) and x.ndim]
             if func in CPU_INDICES:
                 strays = [x for x in strays if x is args[0]]
+            if func in CPU_LENGTHS:
+                strays = [x for x in strays if x is args[0] or x is args[1]]
             if strays:
                 raise RuntimeError(f"{func}: tensors on the GPU and on the CPU, of shapes {[x.shape for x in strays]}")
         asked = kwargs.get("device")

@@ -121,9 +121,10 @@ def test_bfloat16_learns(configured: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_what_was_trained_here_translates_on_a_cpu(configured: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_was_trained_here_translates_anywhere(configured: Path, device: str) -> None:
     train("run", "training.precision=float32")
     evaluations = [record for record in timeless("run") if record["kind"] == "validation"]
     best = min(evaluations, key=lambda record: record["validation/loss"])  # whose weights are shipped
-    found = api.evaluate("run/model", "c.yaml", split="validation")["t"]
+    found = api.evaluate("run/model", "c.yaml", split="validation", device=device)["t"]
     assert found == pytest.approx({name: best[f"validation/{name}"] for name in found}, rel=0.02)

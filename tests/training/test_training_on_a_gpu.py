@@ -20,6 +20,7 @@ from test_training_loop import arrays, timeless
 
 import tone_speech
 from pretended_gpu import OnGPU, pretended_gpu
+from speech_models import write_model
 from warmstart import api
 from warmstart.data.plan import Position
 from warmstart.errors import ConfigError
@@ -277,6 +278,19 @@ def text(folder: Path, patch: pytest.MonkeyPatch, training: dict[str, Any]) -> N
     Path("c.yaml").write_text(yaml.safe_dump(config))
 
 
+def on_gpu(patch: pytest.MonkeyPatch, device: torch.device) -> list[torch.Size]:
+    """What asks for a GPU gets the pretended one; the shapes of all tensors that are made there."""
+    found, make, made = devices.choose_device, OnGPU.__new__, []
+
+    def counted(cls: Any, held: torch.Tensor) -> OnGPU:
+        made.append(held.shape)
+        return make(cls, held)
+
+    patch.setattr(devices, "choose_device", lambda wanted, key: device if wanted == "cuda" else found(wanted, key))
+    patch.setattr(OnGPU, "__new__", staticmethod(counted))
+    return made
+
+
 def both(patch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
     """The records of the training of ``c.yaml`` on the CPU, then on the pretended GPU."""
     api.train("c.yaml", ["run=cpu"], progress=False)
@@ -325,3 +339,55 @@ def test_speech_is_trained_and_evaluated(tmp_path: Path, monkeypatch) -> None:  
     }  # fmt: skip
     Path("c.yaml").write_text(yaml.safe_dump(config))
     require_alike(*both(monkeypatch))
+
+
+def test_text_is_translated_and_scored(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    text(tmp_path, monkeypatch, training={})
+    api.train("c.yaml", progress=False)
+    search: dict[str, Any] = {"beam_size": 3, "nbest": 2}
+    lines = ["abc", "hgf", "", "dddd"]
+    own = api.translate(["run", "run/model"], lines, **search)
+    scores = api.evaluate("run", split="validation")
+    with pretended_gpu(monkeypatch) as device:
+        made = on_gpu(monkeypatch, device)
+        other = api.translate(["run", "run/model"], lines, device="cuda", **search)
+        translated = len(made)
+        assert api.evaluate("run", split="validation", device="cuda")["t"] == pytest.approx(scores["t"])
+    assert 100 < translated < len(made) - 100
+    assert [[t for t, _ in best] for best in other] == [[t for t, _ in best] for best in own]
+    for best, expected in zip(other, own, strict=True):
+        assert [s for _, s in best] == pytest.approx([s for _, s in expected], rel=1e-4)
+
+
+def test_recordings_are_transcribed_and_scored(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    write_model(model := tmp_path / "bundle")
+    tone_speech.write_list(tmp_path, "test", tone_speech.words("abcd", 4, 1), 1)
+    files = sorted(tmp_path.rglob("*.wav"))
+    own, scores = api.transcribe(model, files), api.evaluate(model, "test.csv")
+    with pretended_gpu(monkeypatch) as device:
+        made = on_gpu(monkeypatch, device)
+        other = api.transcribe(model, files, device="cuda")
+        transcribed = len(made)
+        found = api.evaluate(model, "test.csv", device="cuda")
+    assert 20 < transcribed < len(made) - 20
+    assert any(row["text"] for row in own)
+    assert [row["text"] for row in other] == [row["text"] for row in own]
+    assert {k: v == pytest.approx(scores[k], rel=1e-4) for k, v in found.items()} == dict.fromkeys(scores, True)
+
+
+@pytest.mark.parametrize("verb", ["translate", "evaluate", "transcribe"])
+@pytest.mark.parametrize(("wanted", "message"), [("cuda", "there is no GPU"), ("gpu", "this names no device")])
+def test_a_device_that_is_not_there_is_an_error_of_the_verb(
+    tmp_path: Path, monkeypatch, verb: str, wanted: str, message: str
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "a.tsv").write_text("a\ta\n")
+    asked: Any = {
+        "translate": lambda: api.translate([tmp_path], ["a"], device=wanted),
+        "evaluate": lambda: api.evaluate(tmp_path, tmp_path / "a.tsv", device=wanted),
+        "transcribe": lambda: api.transcribe(tmp_path, ["a.wav"], device=wanted),
+    }[verb]
+    with pytest.raises(ConfigError, match=message) as caught:
+        asked()
+    assert caught.value.where == "--device"

@@ -20,6 +20,7 @@ def translate(
     engine: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     vocabularies: Sequence[str] = (),
+    device: str = "cpu",
     **search: Any,
 ) -> list[list[tuple[str, float]]]:
     """(text, score) of the best outputs of each line, best first, in the order of ``lines``.
@@ -28,11 +29,14 @@ def translate(
         models: one model, or an ensemble (native engine).
         engine: ``native`` or ``ctranslate2``; None chooses by what the model is.
         precision: of the native engine's matrix products, ``float32`` or ``bfloat16``.
+        device: where the native engine computes: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (a GPU if there is one).
         search: keys of ``inference.search.SearchConfig`` (beam_size, normalize, nbest, …).
     """
     from warmstart.inference.translate import translate as translated
 
-    found = translated(models, lines, engine=engine, precision=precision, vocabularies=vocabularies, **search)
+    found = translated(
+        models, lines, engine=engine, precision=precision, vocabularies=vocabularies, device=device, **search
+    )
     return [[(t.text, t.score) for t in best] for best in found]
 
 
@@ -42,6 +46,7 @@ def transcribe(
     *,
     vocabularies: Sequence[str] = (),
     progress: bool = False,
+    device: str = "cpu",
     **search: Any,
 ) -> list[dict[str, Any]]:
     """What is said in each of ``files``, in their order: ``file``, ``text``, ``confidence``, ``seconds``, and ``words``
@@ -49,6 +54,7 @@ def transcribe(
 
     Args:
         model: a run, bundle or checkpoint of a speech model, or what ``convert --to onnx`` wrote of one.
+        device: where a model that is not exported computes, as for :func:`translate`.
         search: keys of ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
 
     Raises:
@@ -61,7 +67,9 @@ def transcribe(
     from warmstart.inference.speech.transcriber import Transcriber
     from warmstart.storage.progress import Progress
 
-    transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocabularies)), SpeechSearch.of(search))
+    transcriber = Transcriber(
+        open_acoustic(model, vocabularies=tuple(vocabularies), device=device), SpeechSearch.of(search)
+    )
     found: list[dict[str, Any]] = [{"file": str(AudioSource(file))} for file in files]
     with Progress("transcribing", len(files), "files") as bar:
         for number, heard in transcriber.files([AudioSource(file) for file in files]):
@@ -112,6 +120,7 @@ def evaluate(
     report: Callable[[str], object] | None = None,
     report_count: int = 5,
     progress: bool = False,
+    device: str = "cpu",
     **search: Any,
 ) -> dict[str, dict[str, float]]:
     """Metrics of ``model`` on ``split`` of every task that has it; error rates are in percent.
@@ -122,6 +131,7 @@ def evaluate(
             text files whose lines belong together. All may be URLs.
         search: for texts keys of ``inference.search.SearchConfig``; for speech those of
             ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
+        device: where our own engine computes, as for :func:`translate`.
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
         report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
     """
@@ -134,7 +144,7 @@ def evaluate(
     found = _data_to_evaluate(model, files, split)
     asked = Asked(
         model, split, engine, vocabularies, None if output is None else Path(output), report, report_count, progress,
-        {key: value for key, value in search.items() if value is not None},
+        device, {key: value for key, value in search.items() if value is not None},
     )  # fmt: skip
     return kind_of(found).evaluate(found, asked)
 

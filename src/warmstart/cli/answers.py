@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from warmstart.cli.options import Beam, Engine, Json, Normalize, Offline, Vocab, print_json
+from warmstart.cli.options import Beam, Device, Engine, Json, Normalize, Offline, Vocab, print_json
 
 
 def evaluate(
@@ -36,6 +36,7 @@ def evaluate(
         int, typer.Option("--report-count", min=0, help="of speech: how many best, median and worst are shown")
     ] = 5,
     engine: Engine = None,
+    device: Device = "cpu",
     vocab: Vocab = None,
     as_json: Json = False,
     offline: Offline = False,
@@ -48,8 +49,8 @@ def evaluate(
     reports: list[str] = []
     scores = api.evaluate(
         model, data or (), split=split, engine=engine, vocabularies=vocab or (), output=output, report=reports.append,
-        report_count=report_count, progress=not as_json, beam_size=beam_size, normalize=normalize, scorer=scorer,
-        alpha=alpha, beta=beta,
+        report_count=report_count, progress=not as_json, device=device, beam_size=beam_size, normalize=normalize,
+        scorer=scorer, alpha=alpha, beta=beta,
     )  # fmt: skip
     if as_json:
         print_json(scores)
@@ -68,6 +69,7 @@ def translate(
     nbest: Annotated[int, typer.Option("--nbest", help="outputs a line")] = 1,
     scores: Annotated[bool, typer.Option("--scores", help="print index ||| text ||| score")] = False,
     engine: Engine = None,
+    device: Device = "cpu",
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the native engine")] = "float32",
     vocab: Vocab = None,
     offline: Offline = False,
@@ -80,7 +82,7 @@ def translate(
     keep_freed_memory()
     lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
     found = api.translate(
-        models, lines, engine=engine, precision=precision, vocabularies=vocab or (),
+        models, lines, engine=engine, precision=precision, vocabularies=vocab or (), device=device,
         beam_size=beam_size, nbest=nbest, normalize=normalize,
     )  # fmt: skip
     for index, best in enumerate(found):

@@ -27,6 +27,8 @@ Inputs = Annotated[Path | None, typer.Option("--inputs", help="lines to run both
 Metrics = Annotated[list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")]
 Engine = Annotated[str | None, typer.Option("--engine", help="native or ctranslate2; by default what the model is for")]
 
+Device = Annotated[str, typer.Option("--device", help="where our engine computes: cpu, cuda, cuda:N, or auto")]
+
 
 def _stay_offline(context: typer.Context, chosen: bool) -> None:
     if chosen:

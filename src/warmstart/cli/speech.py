@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmstart.cli.options import AS_IT_IS, Offline
+from warmstart.cli.options import AS_IT_IS, Device, Offline
 from warmstart.errors import ConfigError, DataError
 from warmstart.frontends.coqui import ALIASES, COMMANDS
 
@@ -32,6 +32,7 @@ def transcribe(
     stream: Annotated[bool, typer.Option("--stream", help="one file as it comes, showing what is heard")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words")] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="print subtitles")] = False,
+    device: Device = "cpu",
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
     offline: Offline = False,
 ) -> None:
@@ -53,7 +54,8 @@ def transcribe(
         "flashlight": flashlight,
     }  # fmt: skip
     if one:
-        transcriber = Transcriber(open_acoustic(model, vocabularies=tuple(vocab or ())), SpeechSearch(**options))
+        acoustic = open_acoustic(model, vocabularies=tuple(vocab or ()), device=device)
+        transcriber = Transcriber(acoustic, SpeechSearch(**options))
         if stream or files[0] == "-":
             heard = _hear(transcriber, files[0], show=stream and not (as_json or as_srt))
         else:
@@ -65,7 +67,7 @@ def transcribe(
         return
     from warmstart import api
 
-    found = api.transcribe(model, files, progress=True, vocabularies=vocab or (), **options)
+    found = api.transcribe(model, files, progress=True, vocabularies=vocab or (), device=device, **options)
     if as_json:
         typer.echo(json_text(found))
     for row in found:

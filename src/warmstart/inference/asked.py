@@ -22,6 +22,7 @@ class Asked:
     report: Callable[[str], object] | None = None
     report_count: int = 5
     progress: bool = False
+    device: str = "cpu"
     search: Mapping[str, Any] | None = None
 
 

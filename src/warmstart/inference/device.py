@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,10 @@ def choose_device(wanted: str, key: str) -> torch.device:
         key: where it was asked for, as an error says it.
 
     Raises:
-        ConfigError: there is no such GPU, or several ranks would share one.
+        ConfigError: it names no device, there is no such GPU, or several ranks would share one.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", wanted):
+        raise ConfigError("this names no device", where=key, expected="cpu, cuda, cuda:N or auto", found=wanted)
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cpu" or (wanted == "auto" and not there):
         return torch.device("cpu")

@@ -37,8 +37,12 @@ def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]
         DataError: the recordings cannot be used, or no task has the split.
     """
     require_none("evaluating speech", {"engine": asked.engine})
+    from warmstart.inference.device import choose_device
+
+    device = choose_device(asked.device, "--device")
     model = open_model(asked.model, vocabularies=asked.vocabularies)
-    found = evaluate_speech(model, data, asked.split, SpeechSearch.of(asked.search or {}), progress=asked.progress)
+    search = SpeechSearch.of(asked.search or {})
+    found = evaluate_speech(model, data, asked.split, search, progress=asked.progress, device=device)
     if asked.output is not None:
         write_samples([sample for one in found.values() for sample in one.samples], asked.output)
     for name, one in found.items():
@@ -48,7 +52,13 @@ def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]
 
 
 def evaluate_speech(
-    model: Model, data: SpeechDataConfig, split: str, search: SpeechSearch | None = None, *, progress: bool = False
+    model: Model,
+    data: SpeechDataConfig,
+    split: str,
+    search: SpeechSearch | None = None,
+    *,
+    progress: bool = False,
+    device: Any = "cpu",
 ) -> dict[str, Report]:
     """The report of every task that has ``split``. Rates are between 0 and 1; byte mode is sorted by CER.
 
@@ -71,7 +81,7 @@ def evaluate_speech(
         for name, recordings in splits.items():
             for line in recordings.describe()[1:]:  # the first counts those that are kept
                 logger.warning("%s: %s", name, line)
-        module = load_module(model)
+        module = load_module(model, device)
         frames, rows = data.batch_frames(mfcc), data.batch_size
         return {
             name: _report(module, recordings, alphabet, frames, rows, decode, progress)

@@ -24,7 +24,12 @@ def evaluate(data: DataConfig, asked: Asked) -> dict[str, dict[str, float]]:
         examples = list(task.examples(asked.split))
         lines = [str(e["source"]) for e in examples]
         found = translate(
-            [asked.model], lines, engine=asked.engine, vocabularies=asked.vocabularies, **asked.search or {}
+            [asked.model],
+            lines,
+            engine=asked.engine,
+            vocabularies=asked.vocabularies,
+            device=asked.device,
+            **asked.search or {},
         )
         predictions = [task.postprocess(best[0].text, dict(e)) for best, e in zip(found, examples, strict=True)]
         out[name] = task.score([e["target"] for e in examples], predictions)

@@ -33,6 +33,7 @@ def translate(
     engine: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     vocabularies: Sequence[str] = (),
+    device: str = "cpu",
     **search: Any,
 ) -> list[list[Translation]]:
     """See :func:`warmstart.api.translate`.
@@ -65,9 +66,16 @@ def translate(
                 found=", ".join(map(str, paths)),
                 todo="run `warmstart convert MODEL DIR --to ctranslate2` first",
             )
+        if device != "cpu":
+            raise ConfigError(
+                "the ctranslate2 engine computes on the CPU here", where="--device", expected="cpu", found=device
+            )
         return CTranslate2Model(paths[0]).translate(lines, config)
+    from warmstart.inference.device import choose_device
+
+    place = choose_device(device, "--device")
     opened = [open_model(m, vocabularies=vocabularies) for m in models]
-    return translate_native(opened, lines, config, precision=precision)
+    return translate_native(opened, lines, config, precision=precision, device=place)
 
 
 def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:
@@ -100,6 +108,7 @@ def translate_native(
     lines: Sequence[str],
     config: SearchConfig,
     precision: Literal["float32", "bfloat16"] = "float32",
+    device: Any = "cpu",
 ) -> list[list[Translation]]:
     """Best outputs of each line by one model or an ensemble, in order. ``bfloat16`` is less exact, and faster for
     larger models where the processor multiplies it.
@@ -116,7 +125,7 @@ def translate_native(
             raise VocabularyError(
                 "an ensemble needs one vocabulary", where=other.path, expected=f"the vocabularies of {models[0].path}"
             )
-    scorers = [TransformerScorer(load_module(m), precision) for m in models]
+    scorers = [TransformerScorer(load_module(m, device), precision) for m in models]
     ids = [[*source.encode(line), source.eos_id] for line in lines]
     found = translate_ids(scorers, ids, config, eos_id=target.eos_id, unk_id=target.unk_id)
     return [[Translation(target.decode(h.ids), h.score) for h in best] for best in found]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from warmstart.errors import BundleError, DialectError, MissingExtra, Problem, VocabularyError
+from warmstart.errors import BundleError, ConfigError, DialectError, MissingExtra, Problem, VocabularyError
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects.beside import read_config_file
 from warmstart.models.deepspeech.mfcc import Mfcc
@@ -82,7 +82,7 @@ class NativeAcoustic(Acoustic):
 
     def __init__(self, module: Any, alphabet: Alphabet) -> None:
         super().__init__(module.config, alphabet)
-        self._module = module.eval()
+        self._module, self._device = module.eval(), module.lstm.bias.device
 
     def start(self, batch: int) -> State:
         state: State = self._module.initial_state(batch)
@@ -92,9 +92,9 @@ class NativeAcoustic(Acoustic):
         import torch
 
         with torch.inference_mode():
-            windows = torch.from_numpy(padded).unfold(1, 2 * self.n_context + 1, 1).transpose(2, 3)
+            windows = torch.from_numpy(padded).to(self._device).unfold(1, 2 * self.n_context + 1, 1).transpose(2, 3)
             logits, state = self._module.step(windows, state)
-            return logits.float().log_softmax(-1).numpy(), state
+            return logits.float().log_softmax(-1).cpu().numpy(), state
 
 
 class OnnxAcoustic(Acoustic):
@@ -157,14 +157,16 @@ class TfliteAcoustic(Acoustic):
         return made[0], made[1], made[2]
 
 
-def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = ()) -> Acoustic:
+def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = (), device: str = "cpu") -> Acoustic:
     """The model at ``source``: a run, a bundle, a Coqui checkpoint (``DIR@best``), or one exported to ONNX or
     TensorFlow Lite.
 
     Args:
         vocabularies: the alphabet's file, where the source does not say.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; an exported model computes on the CPU.
 
     Raises:
+        ConfigError: there is no such device, or it is not for this model.
         SourceError, FormatError, DialectError, BundleError, VocabularyError: it cannot be opened, or is no speech model
             that is run here.
         MissingExtra: torch, or what runs an exported model, is not installed.
@@ -172,14 +174,20 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = ()) -> 
     folder = Path(source).expanduser()
     for file, kind in (("model.onnx", OnnxAcoustic), ("model.tflite", TfliteAcoustic)):
         if (folder / file).is_file():
+            if device != "cpu":
+                raise ConfigError(
+                    "an exported model computes on the CPU", where="--device", expected="cpu", found=device
+                )
             return kind(folder)
     from warmstart.bundle.model import open_model
+    from warmstart.inference.device import choose_device
 
+    place = choose_device(device, "--device")
     model = open_model(source, vocabularies=vocabularies)
     alphabet = alphabet_of(model)
     from warmstart.inference.load import load_module
 
-    return NativeAcoustic(load_module(model), alphabet)
+    return NativeAcoustic(load_module(model, place), alphabet)
 
 
 def alphabet_of(model: Model) -> Alphabet:
