@@ -63,6 +63,17 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_comma_without_quotes_cuts_no_transcript(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(HEADER + 'a.wav,1,"yes, no"\nb.wav,1,yes,\nc.wav,1,yes, no\n')
+    with pytest.raises(DataError, match="1 bad row") as caught:
+        read_csv(path)
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.where) == ("a row has too many columns", f"{path}, line 4")
+    path.write_text(HEADER + 'a.wav,1,"yes, no"\nb.wav,1,yes,\n')
+    assert [example.transcript for example in read_csv(path)] == ["yes, no", "yes"]  # as a spreadsheet leaves it
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -11,6 +11,7 @@ from warmstart.errors import DataError, Problem
 from warmstart.sources.uri import below, is_remote
 
 SHOWN = 20
+BEYOND = "\0beyond"  # what a row is given that holds more than the first line names
 
 
 def read_csv(path: Path, *, folder: str | Path | None = None, transcripts: bool = True) -> list[SpeechExample]:
@@ -18,7 +19,7 @@ def read_csv(path: Path, *, folder: str | Path | None = None, transcripts: bool 
 
     Names may be URLs; relative ones are below ``folder``, a directory or its URL, or below the CSV's own. Whether there
     are such files is not asked. Raises one ``DataError`` with every bad row: no name, a name that leaves the URL of
-    its folder, a size that is no number, columns that are missing.
+    its folder, a size that is no number, columns that are missing or too many.
     """
     folder = path.parent if folder is None else folder
     examples: list[SpeechExample] = []
@@ -26,7 +27,10 @@ def read_csv(path: Path, *, folder: str | Path | None = None, transcripts: bool 
     for where, row in read_rows(path, {"wav_filename"} | ({"transcript"} if transcripts else set())):
         name, size = row.get("wav_filename") or "", (row.get("wav_filesize") or "0").strip()
         text = row.get("transcript") if transcripts else None
-        if transcripts and text is None:
+        if any(part.strip() for part in row.get(BEYOND) or ()):
+            what = "a row has too many columns"
+            problems.append(Problem(what, where, todo='write a transcript with a comma between quotes: "yes, no"'))
+        elif transcripts and text is None:
             problems.append(Problem("a row has too few columns", where))
         elif not name or "\0" in name:
             problems.append(Problem("a row names no file", where, expected="wav_filename"))
@@ -58,7 +62,7 @@ def read_rows(path: Path, required: set[str]) -> Iterator[tuple[str, dict[str, s
     """(place, fields) of each row. Raises ``DataError``: it cannot be read, or has no column that is ``required``."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restkey=BEYOND)
             missing = required - set(reader.fieldnames or ())
             if missing:
                 raise DataError(

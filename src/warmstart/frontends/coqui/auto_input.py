@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.data.permutation import derive_key, permute
-from warmstart.data.speech.csv import read_rows
+from warmstart.data.speech.csv import BEYOND, read_csv, read_rows
 from warmstart.errors import DataError, Problem, SourceError
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
@@ -86,6 +86,7 @@ def _split(source: Path, lists: dict[str, Path], there: list[str], seed: int) ->
     """Write the three lists. Those that an interrupted command left are the same again."""
     required = {"wav_filename", "wav_filesize", "transcript"}
     rows = [row for _, row in read_rows(source, required)]
+    read_csv(source)  # every bad row is named before any is written
     if len(rows) < LEAST:
         raise DataError("too few recordings to split", where=source, expected=f"{LEAST} or more", found=len(rows))
     size = sample_size(len(rows))
@@ -107,7 +108,7 @@ def _split(source: Path, lists: dict[str, Path], there: list[str], seed: int) ->
 
 def _text(rows: list[dict[str, str | None]]) -> str:
     file = io.StringIO()
-    columns = [name for name in rows[0] if name is not None]
+    columns = [name for name in rows[0] if name != BEYOND]
     writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
