@@ -109,6 +109,16 @@ def test_a_run_is_extended_and_says_so(place: Path) -> None:
     assert all((at("longer", 8)[n] == a).all() for n, a in at("whole", 8).items())
 
 
+def test_a_training_that_never_became_better_says_so(place: Path) -> None:
+    """Every output is wrong from the beginning: the first of equals is the best, and that is shipped."""
+    said = train(best_metric="validation/exact_match", best_mode="max")
+    assert (said["best_step"], said["steps"]) == (0, 4)
+    assert said["notes"][-1].startswith("no evaluation was better than that before the first update")
+    better = train(run="better")
+    assert better["best_step"] > 0
+    assert not any("no evaluation was better" in note for note in better["notes"])
+
+
 def test_another_identity_names_every_key_and_leaves_the_run(place: Path) -> None:
     train()
     before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file() and p.name != ".lock"}

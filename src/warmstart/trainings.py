@@ -152,6 +152,8 @@ def train_setting(
     result, notes = train_run(job, progress=progress, on_checkpoint=on_checkpoint, resumed=resumed, ranks=ranks)
     if result.stopped:
         notes = [*notes, f"stopped early: {result.stopped}"]
+    if result.best_step == setting.plan.step < result.steps:
+        notes = [*notes, "no evaluation was better than that before the first update: the model is as it started"]
     return {
         "run": str(run),
         "model": str(run / "model"),
