@@ -151,6 +151,17 @@ def test_onnx_hears_what_the_bundle_does(tmp_path: Path, model: Path) -> None:
     assert stream.finish().text == ours["text"]
 
 
+def test_an_export_is_opened_by_its_file_too(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    write_audio(tmp_path / "a.wav", 1.0)
+    api.convert(model, tmp_path / "out", "onnx")
+    (whole,) = api.transcribe(tmp_path / "out", [tmp_path / "a.wav"])
+    assert api.transcribe(tmp_path / "out" / "model.onnx", [tmp_path / "a.wav"]) == [whole]
+    (tmp_path / "out" / "config.json").unlink()
+    with pytest.raises(WarmstartError, match=r"config\.json"):
+        api.transcribe(tmp_path / "out" / "model.onnx", [tmp_path / "a.wav"])
+
+
 def test_a_damaged_export_is_named(tmp_path: Path, model: Path) -> None:
     pytest.importorskip("onnxruntime")
     api.convert(model, tmp_path / "onnx", "onnx")

@@ -159,7 +159,7 @@ class TfliteAcoustic(Acoustic):
 
 def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = (), device: str = "cpu") -> Acoustic:
     """The model at ``source``: a run, a bundle, a Coqui checkpoint (``DIR@best``), or one exported to ONNX or
-    TensorFlow Lite.
+    TensorFlow Lite, by its directory or its file.
 
     Args:
         vocabularies: the alphabet's file, where the source does not say.
@@ -172,6 +172,8 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = (), dev
         MissingExtra: torch, or what runs an exported model, is not installed.
     """
     folder = Path(source).expanduser()
+    if folder.name in ("model.onnx", "model.tflite") and folder.is_file():
+        folder = folder.parent
     for file, kind in (("model.onnx", OnnxAcoustic), ("model.tflite", TfliteAcoustic)):
         if (folder / file).is_file():
             if device != "cpu":
