@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from warmstart.cli.options import Beam, Device, Engine, Json, Normalize, Offline, Vocab, print_json
+from warmstart.cli.options import Beam, Device, Engine, Json, Normalize, Offline, TrainedModel, Vocab, print_json
 
 
 def evaluate(
-    model: str,
+    model: TrainedModel,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,7 +62,7 @@ def evaluate(
 
 
 def translate(
-    models: list[str],
+    models: Annotated[list[str], typer.Argument(help="runs, bundles or models of other frameworks; also URLs")],
     input_file: Annotated[Path | None, typer.Option("--input", help="lines to translate; else standard input")] = None,
     beam_size: Beam = 1,
     normalize: Normalize = 0.0,

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from warmstart.cli.options import Json, Names, Offline, print_json, print_report, status_1_is_a_difference
+from warmstart.cli.options import Json, Names, Offline, Source, print_json, print_report, status_1_is_a_difference
 
 
 def inspect(
-    source: str,
+    source: Source,
     names: Names = None,
     stats: Annotated[bool, typer.Option("--stats", help="read the arrays: min, max, mean, std, zeros, NaN")] = False,
     as_json: Json = False,
@@ -26,8 +26,8 @@ def inspect(
 
 
 def diff(
-    a: str,
-    b: str,
+    a: Source,
+    b: Source,
     names: Names = None,
     tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="|A-B| that is no difference")] = 0.0,
     relative: Annotated[
@@ -48,7 +48,7 @@ def diff(
 
 
 def extract(
-    source: str,
+    source: Source,
     destination: Path,
     names: Names = None,
     slots: Annotated[bool, typer.Option("--slots", help="the optimizer's state too")] = False,

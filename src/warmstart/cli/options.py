@@ -16,6 +16,9 @@ import typer
 from warmstart.cli import print_error
 from warmstart.errors import WarmstartError
 
+Source = Annotated[str, typer.Argument(help="a file, a directory, a run or a URL; of several DIR@best")]
+TrainedModel = Annotated[str, typer.Argument(help="a run, a bundle or a model of another framework; also a URL")]
+Config = Annotated[Path, typer.Argument(help="a YAML file")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Names = Annotated[list[str] | None, typer.Option("--names", help="only arrays of such names: '*.weight'")]
 Vocab = Annotated[list[str] | None, typer.Option("--vocab", help="vocabulary file: source, then target")]
@@ -26,7 +29,6 @@ Normalize = Annotated[float, typer.Option("--normalize", help="scores are divide
 Inputs = Annotated[Path | None, typer.Option("--inputs", help="lines to run both on; else random ones")]
 Metrics = Annotated[list[str] | None, typer.Option("--metric", help="a metric, for instance validation/chrf")]
 Engine = Annotated[str | None, typer.Option("--engine", help="native or ctranslate2; by default what the model is for")]
-
 Device = Annotated[str, typer.Option("--device", help="where our engine computes: cpu, cuda, cuda:N, or auto")]
 
 

@@ -12,7 +12,7 @@ from warmstart.cli.options import Json, Offline, print_json
 cache = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What was fetched: list, prune, verify.")
 
 
-def ls(source: str, as_json: Json = False) -> None:
+def ls(source: Annotated[str, typer.Argument(help="a path or URL")], as_json: Json = False) -> None:
     """List what is at a path or URL, one level deep."""
     from warmstart import api
 
@@ -26,7 +26,7 @@ def ls(source: str, as_json: Json = False) -> None:
 
 
 def fetch(
-    source: str,
+    source: Annotated[str, typer.Argument(help="a URL")],
     directory: Annotated[Path | None, typer.Argument(help="where to copy it; else it is in the cache alone")] = None,
     everything: Annotated[bool, typer.Option("--all", help="every file of a directory that can be listed")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace other files of the same names")] = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from warmstart.cli.options import AS_IT_IS, Device, Offline
+from warmstart.cli.options import AS_IT_IS, Device, Offline, TrainedModel
 from warmstart.errors import ConfigError, DataError
 from warmstart.frontends.coqui import ALIASES, COMMANDS
 
@@ -21,7 +21,7 @@ HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOO
 
 
 def transcribe(
-    model: str,
+    model: TrainedModel,
     files: Annotated[list[str], typer.Argument(help="files or URLs; - is raw 16-bit mono on standard input")],
     beam_size: Annotated[int | None, typer.Option("--beam-size", help="1 is greedy; with a scorer 500")] = None,
     scorer: Annotated[Path | None, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")] = None,
@@ -129,7 +129,7 @@ def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:
 
 
 def lm_tune(
-    model: str,
+    model: TrainedModel,
     scorer: Annotated[Path, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")],
     data: Annotated[list[str], typer.Option("--data", help="CSV, SDB or tar file of recordings with transcripts")],
     beam_size: Annotated[int, typer.Option("--beam-size")] = 100,

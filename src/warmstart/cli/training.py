@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from warmstart.cli.options import Coverage, Json, Metrics, Offline, Overrides, print_json
+from warmstart.cli.options import Config, Coverage, Json, Metrics, Offline, Overrides, print_json
 from warmstart.storage.processes import rank
 
 
 def plan(
-    config: Path,
+    config: Config,
     overrides: Overrides = None,
     require_coverage: Coverage = 0.0,
     as_json: Json = False,
@@ -27,7 +27,7 @@ def plan(
 
 
 def train(
-    config: Path,
+    config: Config,
     overrides: Overrides = None,
     require_coverage: Coverage = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="try it: say memory and time, write nothing")] = False,
