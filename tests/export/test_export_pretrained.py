@@ -45,6 +45,7 @@ def test_bytes_are_those_of_the_reference_converter(kind, tmp_path):
 def test_a_model_returns_with_every_file(kind, way, tmp_path):
     source = write(tmp_path / "source", kind)
     facts = api.convert(source, tmp_path / "way", way)
+    assert open_model(tmp_path / "way").remarks == []
     # rows that text never reaches, and what a weight is made of
     lossy = {"positions.weight"} if kind in ("roberta", "xlm-roberta", "camembert") else set()
     if "wav2vec2" in kind and "bert" not in kind and way == "ctranslate2":

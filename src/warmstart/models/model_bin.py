@@ -31,6 +31,7 @@ class ModelBin(Dialect):
     name = "ctranslate2"
     layout = "model.bin"
     specifications: tuple[str, ...] = ()
+    says_heads = True  # whether the number of heads is a number of the file
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.format == "ctranslate2" and specification_of(checkpoint) in self.specifications
@@ -58,8 +59,9 @@ class ModelBin(Dialect):
         raise DialectError(f"models of {self.name} are written, not read", where=stored.path)
 
     def remarks(self, checkpoint: Checkpoint) -> Sequence[str]:
-        sides = [s for s in ("encoder", "decoder") if any(name.startswith(f"{s}/") for name in checkpoint.entries)]
-        heads = [f"{side}/num_heads" for side in sides if f"{side}/num_heads" not in checkpoint.entries]
+        names = checkpoint.entries
+        sides = [side for side in ("encoder", "decoder") if any(name.startswith(f"{side}/") for name in names)]
+        heads = [n for side in sides if self.says_heads and (n := f"{side}/num_heads") not in names]
         return [*taken(*_said(checkpoint)), *(f"the file does not say {name}: taken is 8" for name in heads)]
 
 

@@ -54,6 +54,7 @@ class CTranslate2Dialect(ModelBin):
     """Weights [out, in], Q‖K‖V joined."""
 
     specifications = ("Wav2Vec2BertSpec",)
+    says_heads = False
 
     def specification(self, config: Wav2Vec2BertConfig) -> tuple[str, int]:
         return "Wav2Vec2BertSpec", 1
