@@ -12,7 +12,7 @@ import yaml
 
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import BundleError, ConfigError, PlanError, StorageError, WarmstartError
+from warmstart.errors import BundleError, ConfigError, DataError, PlanError, StorageError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 
 TINY = {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1}
@@ -264,6 +264,15 @@ def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):
     assert "training.steps: Input should be greater than 0" in text
     with pytest.raises(ConfigError, match="did you mean d_ff"):
         api.plan("c.yaml", ["model.d_f=3"])
+
+
+def test_lines_that_a_vocabulary_cannot_be_trained_on(workplace):
+    Path("bad.tsv").write_text(Path("train.tsv").read_text() + "one column\n")
+    kinds = "{source: {type: sentencepiece, size: 20}, target: {type: sentencepiece, size: 20}}"
+    overrides = [f"vocabularies={kinds}", "data.tasks.reverse.splits.train.tsv=bad.tsv"]
+    with pytest.raises(DataError, match="wrong number of columns") as caught:
+        api.plan("c.yaml", overrides)
+    assert "bad.tsv, line" in str(caught.value.where)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from warmstart.errors import VocabularyError
@@ -52,10 +52,18 @@ class SentencePieceVocabulary(Vocabulary):
         """
         from sentencepiece import SentencePieceTrainer
 
-        model = io.BytesIO()
+        model, raised = io.BytesIO(), list[BaseException]()
+
+        def watched() -> Iterator[str]:
+            try:
+                yield from lines
+            except BaseException as error:
+                raised.append(error)
+                raise
+
         try:
             SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
+                sentence_iterator=watched(),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=size,
@@ -68,6 +76,8 @@ class SentencePieceVocabulary(Vocabulary):
                 minloglevel=3,
             )
         except (RuntimeError, OSError, ValueError) as error:
+            if raised:  # the lines are at fault, of which SentencePiece would make an error of its own
+                raise raised[0] from None
             raise VocabularyError(
                 f"cannot train a SentencePiece vocabulary of {size} pieces",
                 found=error,
