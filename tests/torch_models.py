@@ -15,7 +15,7 @@ import numpy as np
 D, FF, DECODER_FF, HEADS, LAYERS, DECODER_LAYERS, ROWS, TARGET_ROWS = 16, 24, 40, 4, 2, 3, 30, 26
 ONMT_KINDS = (
     *("version 3", "version 3 with biases", "version 1", "version 0.9", "shared", "aligned", "relative", "gated"),
-    *("features", "features added"),
+    *("features", "features added", "rms"),
 )
 FEATURES = {"features": ((7, 4), (5, 2)), "features added": ((7, 16),)}
 DISTANCE = 3
@@ -38,7 +38,7 @@ def write_onmt(path: Path, kind: str) -> Path:
     import torch
 
     normal = _normal(len(kind))
-    newest = kind in ("version 3", "version 3 with biases", "relative", "gated", "features added")
+    newest = kind in ("version 3", "version 3 with biases", "relative", "gated", "features added", "rms")
     relative, features = kind == "relative", FEATURES.get(kind, ())
     words = D - sum(width for _, width in features) if kind == "features" else D
     shared = kind == "shared"
@@ -51,10 +51,9 @@ def write_onmt(path: Path, kind: str) -> Path:
     table = torch.from_numpy(interleaved.astype(np.float32))
 
     def norm(name: str) -> None:
-        model[f"{name}.{'a_2' if old else 'weight'}"], model[f"{name}.{'b_2' if old else 'bias'}"] = (
-            normal(D),
-            normal(D),
-        )
+        model[f"{name}.{'a_2' if old else 'weight'}"] = normal(D)
+        if kind != "rms":
+            model[f"{name}.{'b_2' if old else 'bias'}"] = normal(D)
 
     def linear(name: str, out: int, width: int) -> None:
         model[f"{name}.weight"] = normal(out, width)
@@ -105,9 +104,10 @@ def write_onmt(path: Path, kind: str) -> Path:
         self_attn_type="scaled-dot", share_embeddings=shared, share_decoder_embeddings=shared, dropout=[0.1],
         copy_attn=False, lambda_align=0.05 if kind == "aligned" else 0, alignment_layer=1, alignment_heads=2,
         pos_ffn_activation_fn="silu" if kind == "gated" else "gelu" if newest else "relu", generator_function="softmax",
+        layer_norm="rms" if kind == "rms" else "standard",
     )  # fmt: skip
     if old:
-        del opt.max_relative_positions, opt.self_attn_type, opt.pos_ffn_activation_fn, opt.lambda_align
+        del opt.max_relative_positions, opt.self_attn_type, opt.pos_ffn_activation_fn, opt.lambda_align, opt.layer_norm
     source = tokens(ROWS, ["<unk>", "<blank>", "<s>", "</s>"] if shared or newest else ["<unk>", "<blank>"])
     target = source if shared else tokens(target_rows, ["<unk>", "<blank>", "<s>", "</s>"])
     with torchtext() as field:
@@ -247,7 +247,7 @@ def write_fairseq(folder: Path, kind: str) -> Path:
     return folder / "model.pt"
 
 
-EOLE_KINDS = ("usual", "biases", "shared", "gated", "relative", "relative half")
+EOLE_KINDS = ("usual", "biases", "shared", "gated", "relative", "relative half", "rms")
 
 
 def write_eole(folder: Path, kind: str) -> Path:
@@ -275,6 +275,7 @@ def write_eole(folder: Path, kind: str) -> Path:
     model = {
         "architecture": "transformer", "hidden_size": D, "heads": heads, "norm_eps": 1e-6,
         "mlp_activation_fn": "gated-silu" if kind == "gated" else "gelu",
+        "layer_norm": "rms" if kind == "rms" else "standard",
         "encoder": {"encoder_type": "transformer", "layers": LAYERS},
         "decoder": {"decoder_type": "transformer", "layers": DECODER_LAYERS},
         "embeddings": positions,
@@ -304,7 +305,9 @@ def eole_arrays(kind: str) -> dict[str, np.ndarray]:
             arrays[f"{name}.bias"] = normal(out)
 
     def norm(name: str) -> None:
-        arrays[f"{name}.weight"], arrays[f"{name}.bias"] = normal(D), normal(D)
+        arrays[f"{name}.weight"] = normal(D)
+        if kind != "rms":
+            arrays[f"{name}.bias"] = normal(D)
 
     target_rows = ROWS if shared else TARGET_ROWS
     for place, rows in (("src_emb", ROWS), ("tgt_emb", target_rows)):

@@ -59,7 +59,9 @@ def test_eole_as_its_converter_writes_it(kind, tmp_path):
     [
         ({"position_encoding_type": "Rotary"}, "model.position_encoding_type: 'Rotary' is not supported"),
         ({"mlp_activation_fn": "gated-gelu"}, "mlp_activation_fn: 'gated-gelu' is not supported"),
-        ({"layer_norm": "rms"}, "model.layer_norm: 'rms' is not supported"),
+        ({"layer_norm": "gemma-rms"}, "model.layer_norm: 'gemma-rms' is not supported"),
+        ({"decoder": {"layer_norm": "rms"}}, "one of encoder and decoder has RMS norms, the other has not"),
+        ({"decoder": {"decoder_type": "transformer_lm"}}, "decoder.decoder_type: 'transformer_lm' is not supported"),
         ({"heads_kv": 2}, "heads_kv: 2 is not supported"),
         ({"position_encoding_type": "Learned"}, "model.position_encoding_type: 'Learned' is not supported"),
         ({"embeddings": {"position_encoding_type": "Alibi"}}, "embeddings.position_encoding_type: 'Alibi' is not"),
@@ -77,6 +79,17 @@ def test_options_of_eole_are_understood_or_refused(values, found, tmp_path):
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(DialectError, match=found):
         open_model(folder)
+
+
+@pytest.mark.parametrize(("said", "kind"), [("rms", "usual"), ("standard", "rms")])
+def test_norms_of_eole_are_what_it_says(said, kind, tmp_path):
+    """A bias that an RMS norm has not, and one that a usual norm lacks, are named."""
+    folder = write_eole(tmp_path / "source", kind)
+    content = json.loads((folder / "config.json").read_text())
+    content["model"]["layer_norm"] = said
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DialectError, match=r"encoder\.layer_norm\.bias"):
+        api.convert(folder, tmp_path / "no", "ctranslate2")
 
 
 def test_vectors_of_distances_of_eole_fit_what_it_says_and_return_as_one_table(tmp_path):
@@ -108,6 +121,8 @@ def test_both_return_from_their_copies_unchanged(way, tmp_path):
         ("fairseq", write_fairseq(tmp_path / "source", "pre-norm")),
         ("relative", write_onmt(tmp_path / "relative.pt", "relative")),
         ("gated", write_eole(tmp_path / "eole", "gated")),
+        ("rms", write_eole(tmp_path / "rms", "rms")),
+        ("rms-onmt", write_onmt(tmp_path / "rms.pt", "rms")),
         ("unscaled", write_eole(tmp_path / "unscaled", "relative")),
         ("features", write_onmt(tmp_path / "features.pt", "features")),
         ("added", write_onmt(tmp_path / "added.pt", "features added")),

@@ -35,6 +35,8 @@ VARIANTS = [
     {"activation": "swish", "scale_embeddings": False, "decoder_d_ff": 20, "target_vocab_size": 31},
     {"positions": "learned", "max_positions": 4},
     {"layer_norm_epsilon": 0.1, "num_heads": 1, "norm": "pre"},
+    {"rms_norm": True},
+    {"rms_norm": True, "norm": "pre", "layer_norm_epsilon": 0.1},
 ]
 LENGTHS = [2, 2, 3, 3, 3, 4, 5, 5, 6, 9, 14, 40]
 

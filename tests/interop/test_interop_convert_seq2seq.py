@@ -90,15 +90,19 @@ def test_transformers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", torch_models.ONMT_KINDS)
 def test_opennmt_py(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = torch_models.write_onmt(tmp_path / "model.pt", kind)
-    if kind == "gated":  # whose gates their converter leaves out of an encoder-decoder, in silence
-        original = transformer_spec.TransformerSpec.from_config.__func__
-        gated = classmethod(lambda cls, *args, **options: original(cls, *args, **options, ffn_glu=True))
-        monkeypatch.setattr(transformer_spec.TransformerSpec, "from_config", gated)
+    # Of an encoder-decoder their converter leaves gates out, in silence, and refuses RMS norms, for it asks for biases.
+    more = {"gated": {"ffn_glu": True}, "rms": {"rms_norm": True}}.get(kind, {})
 
     def convert(output: str, quantization: str | None) -> None:
         with torch_models.torchtext():
             OpenNMTPyConverter(str(source), unsafe_deserialization=True).convert(output, quantization=quantization)
 
+    if kind == "rms":
+        with pytest.raises(ValueError, match="layer_norm/beta"):
+            convert(str(tmp_path / "no"), None)
+    original = transformer_spec.TransformerSpec.from_config.__func__
+    told = classmethod(lambda cls, *args, **options: original(cls, *args, **options, **more))
+    monkeypatch.setattr(transformer_spec.TransformerSpec, "from_config", told)
     compare_all(source, convert, "opennmt-py", kind, False)
 
 
@@ -134,7 +138,7 @@ def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     relative = 1 if model["embeddings"]["position_encoding_type"] == "Relative" else None
     config = SimpleNamespace(
         embeddings=SimpleNamespace(position_encoding_type=relative), mlp_activation_fn=model["mlp_activation_fn"],
-        layer_norm="standard",
+        layer_norm=model["layer_norm"],
         encoder=SimpleNamespace(**model["encoder"]), decoder=SimpleNamespace(**model["decoder"], heads=model["heads"]),
     )  # fmt: skip
 

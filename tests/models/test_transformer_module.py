@@ -25,6 +25,8 @@ VARIANTS = [
     {"norm": "pre", "normalize_keys": False, "tied_embeddings": "all"},
     {"tied_embeddings": "target", "output_bias": False, "activation": "gelu"},
     {"positions": "learned", "max_positions": 4, "scale_embeddings": False},
+    {"norm": "pre", "rms_norm": True, "activation": "swish"},
+    {"rms_norm": True, "layer_norm_epsilon": 1e-2},
 ]
 SOURCE = torch.tensor([[2, 3, 4, 5, 0], [6, 7, 0, 0, 0]])
 LENGTHS = torch.tensor([5, 3])
@@ -84,6 +86,9 @@ def plainly(model: Transformer, source: Tensor, lengths: Tensor, target: Tensor)
         return functional.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
     def norm(x: Tensor, name: str) -> Tensor:
+        if c.rms_norm:
+            mean_square = x.square().mean(-1, keepdim=True)
+            return x / (mean_square + c.layer_norm_epsilon).sqrt() * state[f"{name}.weight"]
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         return functional.layer_norm(x, (c.d_model,), weight, bias, c.layer_norm_epsilon)
 
@@ -145,10 +150,11 @@ def test_logits_and_gradients_are_those_of_the_plain_formulas(options: dict[str,
         torch.testing.assert_close(ours, plain, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("rms_norm", [False, True])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_bfloat16_is_as_near_as_bfloat16_can_be(norm: str) -> None:
+def test_bfloat16_is_as_near_as_bfloat16_can_be(norm: str, rms_norm: bool) -> None:
     """Logits are bfloat16, gradients float32 of the parameters' shapes, both within a few units of 2⁻⁸."""
-    model = build(norm=norm, dropout=0.0).train()
+    model = build(norm=norm, rms_norm=rms_norm, dropout=0.0).train()
     wide = TARGET.repeat(40, 1), SOURCE.repeat(40, 1), LENGTHS.repeat(40)  # 480 rows: a round number and more
     exact = model(wide[1], wide[2], wide[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -37,6 +37,9 @@ class TestContract(FamilyContract):
         TransformerConfig(
             **SIZES, **RELATIVE, norm="pre", relative_tables="one", relative_scaled=False, scale_embeddings=False
         ),
+        TransformerConfig(
+            **SIZES, norm="pre", positions="learned", max_positions=7, rms_norm=True, attention_bias=False
+        ),
         # inputs in parallel: tables of their own, one for all inputs, one for everything
         TransformerConfig(**SIZES, sinusoids="from_one", features=((3, 1), (2, 2))),
         TransformerConfig(**SIZES, sinusoids="from_one", features=((5, 4),), feature_merge="sum", tied_features=True),
@@ -66,8 +69,19 @@ class TestContract(FamilyContract):
         }
         assert all(said.values()), said
         new = {k for k, c in enumerate(self.configs) if c.gated or c.positions == "relative" or c.features}
+        rms = {k for k, c in enumerate(self.configs) if c.rms_norm}
         knows = {name for name, found in said.items() if new & set(found)}
         assert knows == {"opennmt-py", "eole", "opennmt-tf", "ctranslate2"}
+        assert {name for name, found in said.items() if rms & set(found)} == {"opennmt-py", "eole", "ctranslate2"}
+
+
+WITHOUT_RMS = [d for d in FAMILY.dialects() if d.name not in ("opennmt-py", "eole", "ctranslate2")]
+
+
+@pytest.mark.parametrize("dialect", WITHOUT_RMS, ids=lambda d: d.name)
+def test_rms_norms_are_refused_by_name(dialect):
+    with pytest.raises(DialectError, match=r"rms_norm: True|not RMS norms"):
+        dialect.rules(TransformerConfig(**SIZES, rms_norm=True))
 
 
 def _says(dialect, config):
@@ -131,7 +145,7 @@ FIXED = {
     ],
     "opennmt-py": [
         {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
-         "attention_bias": bias, "ffn_bias": not bias, "gated": bias}
+         "attention_bias": bias, "ffn_bias": not bias, "gated": bias, "rms_norm": bias}
         for bias in (True, False)
     ] + [
         {**_START, **_RELATIVE, "relative_tables": "one", "scale_embeddings": False, "norm": "pre"},
@@ -139,7 +153,7 @@ FIXED = {
     ],
     "eole": [
         {**_START, **_TABLES, "positions_per_side": False, "norm": "pre", "layernorm_embedding": False,
-         "attention_bias": bias, "ffn_bias": not bias, "gated": not bias}
+         "attention_bias": bias, "ffn_bias": not bias, "gated": not bias, "rms_norm": not bias}
         for bias in (True, False)
     ] + [{**_START, **_UNSCALED, "scale_embeddings": False, "norm": "pre"}],
     "opennmt-tf": [
@@ -158,6 +172,7 @@ FIXED = {
         {**_START, **_TABLES, "decoder_max_positions": 6, "attention_bias": False},
         {**_START, **_SINES, "sinusoids": "fairseq", "decoder_max_positions": 6, "ffn_bias": False},
         {**_START, **_SINES, "gated": True},
+        {**_START, "rms_norm": True},
         {**_START, **_RELATIVE, "relative_tables": "one"},
         {**_START, **_UNSCALED},
         {**_START, **_RELATIVE, **_FEATURES, "gated": True},

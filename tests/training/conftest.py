@@ -57,7 +57,7 @@ def batch() -> Batch:
 def build():  # type: ignore[no-untyped-def]
     """Makes the same tiny Transformer every time, with dropout and all embeddings tied."""
 
-    def make(dropout: float = 0.3, seed: int = 1) -> Transformer:
+    def make(dropout: float = 0.3, seed: int = 1, rms_norm: bool = False) -> Transformer:
         torch.manual_seed(seed)
         model = Transformer(
             TransformerConfig(
@@ -70,6 +70,7 @@ def build():  # type: ignore[no-untyped-def]
                 decoder_layers=1,
                 tied_embeddings="all",
                 dropout=dropout,
+                rms_norm=rms_norm,
             )
         )
         with torch.no_grad():

@@ -67,6 +67,22 @@ def test_resumed_is_bit_equal(tmp_path: Path, build, stream, config, fails_at: i
     assert (result.best_step, result.best_metrics) == (expected.best_step, expected.best_metrics)
 
 
+def test_a_model_with_rms_norms_is_trained_and_resumed_bit_equal(tmp_path: Path, build, stream, config) -> None:  # type: ignore[no-untyped-def]
+    def make() -> Any:
+        return build(rms_norm=True)
+
+    model, result = go(tmp_path / "whole", make, stream(), config)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "stopped", make, stream(fails_at=7), config)
+    resumed, _ = go(tmp_path / "stopped", make, stream(), config)
+    assert result.steps == 6
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+    start = dict(make().named_parameters())
+    norms = {name: norm for name, norm in model.named_parameters() if "_norm." in name}
+    assert len(norms) == 5
+    assert all(name.endswith(".weight") and (norm != start[name]).any() for name, norm in norms.items())
+
+
 def test_continued_training_takes_over_slots_and_step(tmp_path: Path, build, stream, config) -> None:  # type: ignore[no-untyped-def]
     """A new run that carries weights, moments, step and position makes the parent's very updates."""
     go(tmp_path / "parent", build, stream(), config)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -59,11 +59,15 @@ class Linear(NamedTuple):
 
 
 class Norm(NamedTuple):
+    """Of float32 [N, D]; without ``bias`` an RMS norm."""
+
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -223,5 +227,6 @@ class Prepared:
         return value.detach().to(self.dtype)
 
 
-def _norm(norm: nn.LayerNorm) -> Norm:
-    return Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
+def _norm(norm: nn.LayerNorm | nn.RMSNorm) -> Norm:
+    bias = None if isinstance(norm, nn.RMSNorm) else norm.bias.detach()
+    return Norm(norm.weight.detach(), bias, cast(float, norm.eps))

@@ -16,7 +16,8 @@ def linear(
         yield Parameter(f"{name}.bias", shape[:1], axes[:1], stage, "zeros")
 
 
-def layer_norm(name: str, stage: str, width: int, axis: str = "d_model") -> Iterator[Parameter]:
-    """A scale and a bias [width]."""
+def layer_norm(name: str, stage: str, width: int, axis: str = "d_model", bias: bool = True) -> Iterator[Parameter]:
+    """A scale [width], and a bias [width]."""
     yield Parameter(f"{name}.weight", (width,), (axis,), stage, "ones")
-    yield Parameter(f"{name}.bias", (width,), (axis,), stage, "zeros")
+    if bias:
+        yield Parameter(f"{name}.bias", (width,), (axis,), stage, "zeros")

@@ -1,4 +1,5 @@
-"""Layer normalisation (Ba et al. 2016) of bfloat16 with parameters in float32."""
+"""Layer normalisation (Ba et al. 2016; by the root of the mean square alone, Zhang and Sennrich 2019) of bfloat16 with
+parameters in float32."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ from torch.nn import functional
 
 from warmstart.models.layers.device import has_own_functions
 
+Norm = nn.LayerNorm | nn.RMSNorm
 
-def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+
+def normalise(x: Tensor, norm: Norm) -> Tensor:
     """``norm`` of ``x``, in the type of ``x``.
 
     On a CPU torch sums the gradients of a norm's parameters in bfloat16 if the input is, and most of a sum over a
     thousand rows is lost so. Here they are summed in float32.
     """
+    if isinstance(norm, nn.RMSNorm):
+        return functional.rms_norm(x.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.eps).to(x.dtype)
     if not has_own_functions(x) or x.dtype != torch.bfloat16:
         return functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     result: Tensor = _LayerNorm.apply(x, norm.weight, norm.bias, norm.eps)  # type: ignore[no-untyped-call]

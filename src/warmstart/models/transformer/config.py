@@ -27,6 +27,7 @@ class TransformerConfig(BaseModel):
     ``features`` are further words at each source position: (rows, width) of their tables, which are joined with the
     word's embedding to d_model columns (``feature_merge: concat``) or added to it; with ``tied_features`` all of these
     tables are the words'.
+    ``rms_norm`` says that norms divide by the root of the mean square and have no bias (Zhang and Sennrich 2019).
     ``gated`` multiplies the activated half of the feed-forward layer by a linear one (Shazeer 2020).
     ``tied_embeddings: inputs`` shares one table between the two sides, but not with the output.
     ``attention_bias`` and ``ffn_bias`` say whether the linear layers of attention and of feed-forward have biases.
@@ -54,6 +55,7 @@ class TransformerConfig(BaseModel):
     attention_bias: bool = True
     ffn_bias: bool = True
     gated: bool = False
+    rms_norm: bool = False
     positions: Literal["sinusoidal", "learned", "relative"] = "sinusoidal"
     max_relative_positions: Positive | None = None
     relative_tables: Literal["one", "two"] = "two"

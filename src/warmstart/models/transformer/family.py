@@ -24,7 +24,7 @@ _BEHAVIOUR = (
         "layernorm_embedding",
         "decoder_start",
     ),
-    *("source_bos", "source_eos"),
+    *("source_bos", "source_eos", "rms_norm"),
 )
 _COMPUTED = {
     "positions_per_side": False, "layernorm_embedding": False, "decoder_start": "zero",
@@ -54,8 +54,8 @@ class TransformerFamily:
 
     name: str = "transformer"
     # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features;
-    # 4: relative_scaled, tied_features
-    revision: int = 4
+    # 4: relative_scaled, tied_features; 5: rms_norm
+    revision: int = 5
     config_type: type[BaseModel] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None

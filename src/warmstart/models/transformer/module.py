@@ -18,7 +18,7 @@ from warmstart.models.layers.attention import attend
 from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.dropout import Noise, add_dropout, dropout
 from warmstart.models.layers.linear import linear
-from warmstart.models.layers.norm import layer_norm
+from warmstart.models.layers.norm import Norm, normalise
 from warmstart.models.layers.rows import Rows
 from warmstart.models.transformer import positions
 from warmstart.models.transformer.config import TransformerConfig
@@ -97,12 +97,10 @@ class Layer(nn.Module):
         self.ffn = FeedForward(config, d_ff)
         self.ffn_norm = _norm(config)
 
-    def residual(
-        self, x: Tensor, norm: nn.LayerNorm, function: Callable[[Tensor], Tensor], noise: Noise | None
-    ) -> Tensor:
+    def residual(self, x: Tensor, norm: Norm, function: Callable[[Tensor], Tensor], noise: Noise | None) -> Tensor:
         if self.config.norm == "pre":
-            return add_dropout(x, function(layer_norm(x, norm)), self.config.dropout, noise)
-        return layer_norm(add_dropout(x, function(x), self.config.dropout, noise), norm)
+            return add_dropout(x, function(normalise(x, norm)), self.config.dropout, noise)
+        return normalise(add_dropout(x, function(x), self.config.dropout, noise), norm)
 
     def attend_to_self(self, x: Tensor, rows: Rows, noise: Noise | None, causal: bool = False) -> Tensor:
         def attend(h: Tensor) -> Tensor:
@@ -138,8 +136,9 @@ class DecoderLayer(Layer):
         return self.feed_forward(self.residual(y, self.cross_attention_norm, attend, noise), noise)
 
 
-def _norm(config: TransformerConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+def _norm(config: TransformerConfig) -> Norm:
+    kind = nn.RMSNorm if config.rms_norm else nn.LayerNorm
+    return kind(config.d_model, eps=config.layer_norm_epsilon)
 
 
 class Stack(nn.Module):
@@ -152,7 +151,7 @@ class Stack(nn.Module):
         self.norm = _norm(config) if config.norm == "pre" else None
 
     def top(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else layer_norm(x, self.norm)
+        return x if self.norm is None else normalise(x, self.norm)
 
 
 class Decoder(Stack):

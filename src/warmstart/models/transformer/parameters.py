@@ -31,11 +31,11 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         own = "encoder.positions.weight" if c.positions_per_side else "positions.weight"
         yield Parameter(own, (c.max_positions, d), ("positions", "d_model"), "encoder", "embedding")
     if c.layernorm_embedding:
-        yield from layer_norm("encoder.embedding_norm", "encoder", d)
+        yield from _norm(c, "encoder.embedding_norm", "encoder")
     for i in range(c.encoder_layers):
         yield from _layer(c, f"encoder.layers.{i}", "encoder", c.d_ff, ("self_attention",))
     if c.norm == "pre":
-        yield from layer_norm("encoder.norm", "encoder", d)
+        yield from _norm(c, "encoder.norm", "encoder")
     yield Parameter(
         "decoder.embedding.weight", (c.target_vocab_size, d), target, "target_embedding", "embedding", shared
     )
@@ -43,12 +43,12 @@ def _parameters(c: TransformerConfig) -> Iterator[Parameter]:
         table = (c.decoder_max_positions or c.max_positions, d)
         yield Parameter("decoder.positions.weight", table, ("positions", "d_model"), "decoder", "embedding")
     if c.layernorm_embedding:
-        yield from layer_norm("decoder.embedding_norm", "decoder", d)
+        yield from _norm(c, "decoder.embedding_norm", "decoder")
     for i in range(c.decoder_layers):
         attentions = ("self_attention", "cross_attention")
         yield from _layer(c, f"decoder.layers.{i}", "decoder", c.decoder_d_ff or c.d_ff, attentions)
     if c.norm == "pre":
-        yield from layer_norm("decoder.norm", "decoder", d)
+        yield from _norm(c, "decoder.norm", "decoder")
     tied = shared if c.tied_embeddings in ("target", "all") else ""
     yield Parameter("decoder.output.weight", (c.target_vocab_size, d), target, "output", "glorot", tied)
     if c.output_bias:
@@ -68,9 +68,13 @@ def _layer(
             shape, axes = (2 * c.max_relative_positions + 1, d // c.num_heads), ("distances", "d_head")
             yield Parameter(keys, shape, axes, stage, "glorot")
             yield Parameter(values, shape, axes, stage, "glorot", keys if c.relative_tables == "one" else "")
-        yield from layer_norm(f"{prefix}.{attention}_norm", stage, d)
+        yield from _norm(c, f"{prefix}.{attention}_norm", stage)
     if c.gated:
         yield from linear(f"{prefix}.ffn.gate", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
     yield from linear(f"{prefix}.ffn.up", stage, (d_ff, d), ("d_ff", "d_model"), c.ffn_bias)
     yield from linear(f"{prefix}.ffn.down", stage, (d, d_ff), ("d_model", "d_ff"), c.ffn_bias)
-    yield from layer_norm(f"{prefix}.ffn_norm", stage, d)
+    yield from _norm(c, f"{prefix}.ffn_norm", stage)
+
+
+def _norm(c: TransformerConfig, name: str, stage: str) -> Iterator[Parameter]:
+    return layer_norm(name, stage, c.d_model, bias=not c.rms_norm)

@@ -83,9 +83,9 @@ class CTranslate2Dialect(ModelBin):
             rules.append(rule(name, (), replace(constant(value), tolerance=loose)))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             if c.norm == "pre":
-                rules += _norm(f"{side}/layer_norm", f"{side}.norm", {})
+                rules += _norm(c, f"{side}/layer_norm", f"{side}.norm", {})
             if c.layernorm_embedding:
-                rules += _norm(f"{side}/layernorm_embedding", f"{side}.embedding_norm", {})
+                rules += _norm(c, f"{side}/layernorm_embedding", f"{side}.embedding_norm", {})
             rules += self._layer(c, side, {"i": layers})
         return rules
 
@@ -122,10 +122,10 @@ class CTranslate2Dialect(ModelBin):
                 rules.append(
                     rule(names, f"{own}.relative_keys", WithMultiple(_root(c.d_model // c.num_heads)), each=each)
                 )
-        rules += _norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
-        rules += _norm(f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
+        rules += _norm(c, f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
+        rules += _norm(c, f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
         if side == "decoder":
-            rules += _norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attention_norm", each)
+            rules += _norm(c, f"{theirs}/attention/layer_norm", f"{ours}.cross_attention_norm", each)
         return rules
 
     def _attributes(self, c: TransformerConfig) -> dict[str, np.generic]:
@@ -150,7 +150,7 @@ class CTranslate2Dialect(ModelBin):
     def files(
         self, config: TransformerConfig, vocabularies: Mapping[str, Vocabulary], facts: Facts
     ) -> Mapping[str, bytes]:
-        target = vocabularies["target"]
+        target, epsilon = vocabularies["target"], config.layer_norm_epsilon
         eos, bos = target.tokens[target.eos_id], getattr(target, "bos", None) or "<s>"
         zero = bos if self.frames else eos
         start = {"zero": zero, "bos": bos, "eos": eos, "pad": getattr(target, "pad", None), "given": None}
@@ -160,7 +160,7 @@ class CTranslate2Dialect(ModelBin):
             "bos_token": bos,
             "decoder_start_token": start[config.decoder_start],
             "eos_token": eos,
-            "layer_norm_epsilon": None if config.layer_norm_epsilon == 1e-5 else config.layer_norm_epsilon,
+            "layer_norm_epsilon": epsilon if config.rms_norm or epsilon != 1e-5 else None,
             "multi_query_attention": False,
             "unk_token": "<unk>" if target.unk_id is None else target.tokens[target.unk_id],
         }
@@ -210,11 +210,10 @@ def _root(d_head: int) -> float:
     return float(np.float32(math.sqrt(d_head)))
 
 
-def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
-    return [
-        rule(f"{theirs}/gamma", f"{ours}.weight", each=each),
-        rule(f"{theirs}/beta", f"{ours}.bias", each=each),
-    ]
+def _norm(c: TransformerConfig, theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+    """The engine computes an RMS norm where there is no beta."""
+    parts = {"gamma": "weight"} if c.rms_norm else {"gamma": "weight", "beta": "bias"}
+    return [rule(f"{theirs}/{a}", f"{ours}.{b}", each=each) for a, b in parts.items()]
 
 
 _FLAGS = {
@@ -257,6 +256,7 @@ class _Reader:
             attention_bias=any("attention/linear_" in n and n.endswith("/bias") for n in names),
             ffn_bias=any("/ffn/linear_" in n and n.endswith("/bias") for n in names),
             gated="encoder/layer_0/ffn/linear_0_noact/weight" in names,
+            rms_norm=self._rms_norm(),
             scale_embeddings=self._scaled(d_model),
             layernorm_embedding="decoder/layernorm_embedding/gamma" in names,
             alignment_layer=self.stored.attribute("decoder/alignment_layer", -1),
@@ -318,6 +318,9 @@ class _Reader:
         if target == output:
             return "all" if source == target else "target"
         return "inputs" if source == target else "none"
+
+    def _rms_norm(self) -> bool:
+        return not any(name.endswith("/beta") for name in self.stored.entries)
 
     def _scaled(self, d_model: int) -> bool:
         found = {self._one_scale(side, d_model) for side in ("encoder", "decoder")}
@@ -391,7 +394,7 @@ class _Reader:
             "decoder_start": kind,
             "source_bos": bool(given.get("add_source_bos", moved.get("with_source_bos", False))),
             "source_eos": bool(given.get("add_source_eos", moved.get("with_source_eos", False))),
-            "layer_norm_epsilon": 1e-5 if epsilon is None else epsilon,
+            "layer_norm_epsilon": (1e-6 if self._rms_norm() else 1e-5) if epsilon is None else epsilon,
         }
 
 

@@ -31,7 +31,7 @@ _DISTANCES = "{layer}.self_attn.relative_positions_embeddings.weight"
 _ALLOWED: dict[str, tuple[object, ...]] = {
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
-    "layer_norm": ("standard", "standardFP32"),
+    "layer_norm": ("standard", "standardFP32", "rms"),
     "encoder_layer_style": ("standard",),
     "final_encoder_layer_norm": (True,),
     "position_encoding_type": ("SinusoidalInterleaved", "SinusoidalConcat", "Relative"),
@@ -91,6 +91,9 @@ class EoleDialect(Dialect):
         if heads[0] != heads[1]:
             problems.append(Problem("encoder and decoder have another number of heads", found=f"{heads}"))
         problems += [Problem(f"heads_kv: {n} is not supported") for n in kv if n not in (None, 0, *heads)]
+        rms = [said("layer_norm", "standard", side) == "rms" for side in _SIDES]
+        if rms[0] != rms[1]:
+            problems.append(Problem("one of encoder and decoder has RMS norms, the other has not"))
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
         problems += layers_as_said({side: said("layers", None, side) for side in _SIDES}, layers)
         biases = {name.rpartition(".")[0] for name in entries if name.endswith(".bias")}
@@ -130,6 +133,7 @@ class EoleDialect(Dialect):
                     "activation": ACTIVATIONS[activation],
                     "gated": activation.startswith("gated-"),
                     "norm": "pre",
+                    "rms_norm": rms[0],
                     "tied_embeddings": {(True, True): "all", (True, False): "inputs", (False, True): "target"}.get(
                         (shared, output), "none"
                     ),
@@ -167,7 +171,7 @@ class EoleDialect(Dialect):
             if c.positions == "learned":
                 table = Reshape((-1, 1, c.d_model), (-1, c.d_model))
                 rules.append(rule(f"{place}.pe.pe", "positions.weight", table, copy=side == "decoder"))
-            rules += _both(f"{side}.layer_norm", f"{side}.norm", {})
+            rules += _both(f"{side}.layer_norm", f"{side}.norm", {}, not c.rms_norm)
             rules += _layer(c, side, {"i": layers})
         return rules
 
@@ -216,14 +220,14 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
     for short, attention, norm in attentions:
         for linear, part in names:
             rules += _both(f"{theirs}.{short}.{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
-        rules += _both(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
+        rules += _both(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each, not c.rms_norm)
     if c.positions == "relative":
         rules.append(rule(_DISTANCES.format(layer=theirs), f"{ours}.self_attention.relative_keys", each=each))
     rules += _both(f"{theirs}.mlp.gate_up_proj", f"{ours}.ffn.{'gate' if c.gated else 'up'}", each, c.ffn_bias)
     if c.gated:
         rules += _both(f"{theirs}.mlp.up_proj", f"{ours}.ffn.up", each, c.ffn_bias)
     rules += _both(f"{theirs}.mlp.down_proj", f"{ours}.ffn.down", each, c.ffn_bias)
-    return rules + _both(f"{theirs}.post_attention_layernorm", f"{ours}.ffn_norm", each)
+    return rules + _both(f"{theirs}.post_attention_layernorm", f"{ours}.ffn_norm", each, not c.rms_norm)
 
 
 def _both(theirs: str, ours: str, each: Mapping[str, int], bias: bool = True) -> list[Rule]:

@@ -164,7 +164,7 @@ class FairseqDialect(Dialect):
         learned = c.positions == "learned"
         require(
             c, "fairseq", normalize_keys=(True,), attention_bias=(True,), ffn_bias=(True,), output_bias=(False,),
-            gated=(False,), max_relative_positions=(None,), features=((),),
+            gated=(False,), max_relative_positions=(None,), features=((),), rms_norm=(False,),
             positions_per_side=(learned,), sinusoids=(c.sinusoids,) if learned else ("fairseq",),
         )  # fmt: skip
         rules: list[Rule] = []

@@ -311,7 +311,7 @@ _MARIAN_IRRELEVANT = (
 _MARIAN_ONLY: dict[str, tuple[object, ...]] = {
     "decoder_start": ("zero",), "sinusoids": ("marian", "transformers"), "positions_per_side": (False,),
     "source_bos": (False,), "source_eos": (True,), "attention_bias": (True,), "ffn_bias": (True,), "gated": (False,),
-    "max_relative_positions": (None,), "features": ((),),
+    "max_relative_positions": (None,), "features": ((),), "rms_norm": (False,),
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ _ALLOWED: dict[str, tuple[object, ...]] = {
     "copy_attn": (False, None),
     "coverage_attn": (False, None),
     "generator_function": ("softmax", "log_softmax"),
-    "layer_norm": ("standard",),
+    "layer_norm": ("standard", "rms"),
     "parallel_residual": (False,),
     "shared_layer_norm": (False,),
     "multiquery": (False,),
@@ -125,6 +125,7 @@ class OpenNMTPyDialect(Dialect):
                     "decoder_layers": layers["decoder"],
                     "activation": ACTIVATIONS[activation],
                     "norm": "pre",
+                    "rms_norm": opt.get("layer_norm") == "rms",
                     "tied_embeddings": _ties(opt),
                     "output_bias": bool({"generator", "generator.0"} & biases),
                     "attention_bias": _SIDES["encoder"].format(i=0) + ".self_attn.linear_query" in biases,
@@ -163,7 +164,7 @@ class OpenNMTPyDialect(Dialect):
             pe = f"{_EMBEDDING.format(side=side)}.pe.pe"
             if c.positions == "learned":
                 rules.append(rule(pe, "positions.weight", table, copy=side == "decoder"))
-            rules += _norm(f"model.{side}.layer_norm", f"{side}.norm", {})
+            rules += _norm(c, f"model.{side}.layer_norm", f"{side}.norm", {})
         for what in ("weight", "bias")[: 1 + c.output_bias]:
             rules.append(rule(f"generator.{what}", f"decoder.output.{what}"))
             rules.append(rule(f"generator.0.{what}", f"decoder.output.{what}", alternative=True))
@@ -192,7 +193,7 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
         for linear, part in names:
             for what in ("weight", "bias")[: 1 + c.attention_bias]:
                 rules.append(rule(f"{theirs}.{short}.{linear}.{what}", f"{ours}.{attention}.{part}.{what}", each=each))
-        rules += _norm(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
+        rules += _norm(c, f"{theirs}.{norm}", f"{ours}.{attention}_norm", each)
     if c.positions == "relative":
         table = f"{theirs}.self_attn.relative_positions_embeddings.weight"
         rules.append(rule(table, f"{ours}.self_attention.relative_keys", each=each))
@@ -200,14 +201,15 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
     for linear, part in (*inner, ("w_2", "down")):
         for what in ("weight", "bias")[: 1 + c.ffn_bias]:
             rules.append(rule(f"{theirs}.feed_forward.{linear}.{what}", f"{ours}.ffn.{part}.{what}", each=each))
-    return rules + _norm(f"{theirs}.feed_forward.layer_norm", f"{ours}.ffn_norm", each)
+    return rules + _norm(c, f"{theirs}.feed_forward.layer_norm", f"{ours}.ffn_norm", each)
 
 
-def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
+def _norm(c: TransformerConfig, theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
     """Norms, also under the names that OpenNMT-py's own class gave them until 0.9."""
+    parts = (("weight", ("weight", "a_2")), ("bias", ("bias", "b_2")))[: 2 - c.rms_norm]
     return [
         rule(f"{theirs}.{name}", f"{ours}.{part}", each=each, alternative=name in ("a_2", "b_2"))
-        for part, names in (("weight", ("weight", "a_2")), ("bias", ("bias", "b_2")))
+        for part, names in parts
         for name in names
     ]
 

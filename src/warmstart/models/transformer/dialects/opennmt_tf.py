@@ -170,7 +170,7 @@ class OpenNMTTFDialect(Dialect):
         require(
             c, "OpenNMT-tf", normalize_keys=(True,), layernorm_embedding=(False,), positions_per_side=(learned,),
             sinusoids=("from_one",) if c.positions == "sinusoidal" else (c.sinusoids,), gated=(False,),
-            relative_scaled=(True,),
+            relative_scaled=(True,), rms_norm=(False,),
         )  # fmt: skip
         shared = c.tied_embeddings in ("all", "inputs")
         output = "model/decoder/output_layer"

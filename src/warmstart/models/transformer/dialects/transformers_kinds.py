@@ -95,6 +95,7 @@ def _faults(c: TransformerConfig, name: str) -> list[str]:
         known = (kind.sinusoids, "marian") if kind.pad_row else (kind.sinusoids,)
         need(c.sinusoids in known, f"its positions are of the formula {kind.sinusoids}, not {c.sinusoids}")
     need(not c.gated, "its feed-forward layers are not gated")
+    need(not c.rms_norm, "its norms subtract the mean and have biases, they are not RMS norms")
     need(c.max_relative_positions is None, "its positions are not relative")
     need(not c.features, "its source has no features")
     need(c.attention_bias and c.ffn_bias, "its linear layers have biases")
