@@ -18,6 +18,7 @@ import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,9 +69,6 @@ def description(kind: str) -> str:
 
 
 def record(kind: str, folder: Path) -> dict[str, object]:
-    import tensorflow as tf
-    from ctranslate2.converters import OpenNMTTFConverter
-
     space: dict[str, object] = {}
     exec(description(kind), space)
     model = space["model"]()  # type: ignore[operator]
@@ -86,6 +84,13 @@ def record(kind: str, folder: Path) -> dict[str, object]:
     for side, count in rows.items():
         (folder / f"{side}.txt").write_text("\n".join(tokens(count)) + "\n", "utf-8")
     model.initialize({f"{side}_vocabulary": str(folder / f"{side}.txt") for side in rows})
+    return {"rows": rows, "shapes": fill(model, folder), "digests": digests(model, folder)}
+
+
+def fill(model: Any, folder: Path) -> dict[str, list[int]]:
+    """Gives every variable the value of the name that a checkpoint has for it; names and shapes of all."""
+    import tensorflow as tf
+
     model.create_variables()
     variables = [v for v in model.variables if v.dtype.is_floating]
     for number, variable in enumerate(variables):
@@ -97,14 +102,21 @@ def record(kind: str, folder: Path) -> dict[str, object]:
     }
     for name, shape in shapes.items():
         variables[int(reader.get_tensor(name).flat[0])].assign(value(name, tuple(shape)))
-    digests: dict[str, dict[str, str]] = {}
+    return {n.removesuffix(VALUE): s for n, s in shapes.items()}
+
+
+def digests(model: Any, folder: Path) -> dict[str, dict[str, str]]:
+    """Quantization → file → SHA-256 of what the converter writes."""
+    from ctranslate2.converters import OpenNMTTFConverter
+
+    found: dict[str, dict[str, str]] = {}
     for quantization in QUANTIZATIONS:
         output = folder / quantization
         OpenNMTTFConverter(model).convert(str(output), quantization=None if quantization == "none" else quantization)
         config = {**json.loads((output / "config.json").read_text()), "layer_norm_epsilon": 1e-3}  # Keras's own
         (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        digests[quantization] = {f.name: sha256(f.read_bytes()).hexdigest() for f in sorted(output.iterdir())}
-    return {"rows": rows, "shapes": {n.removesuffix(VALUE): s for n, s in shapes.items()}, "digests": digests}
+        found[quantization] = {f.name: sha256(f.read_bytes()).hexdigest() for f in sorted(output.iterdir())}
+    return found
 
 
 if __name__ == "__main__":

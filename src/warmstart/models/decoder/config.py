@@ -54,7 +54,8 @@ class DecoderConfig(BaseModel):
         norm_place: before a block, after it (and its residual sum), or on both sides of it (before the sum).
         parallel: attention and feed-forward block read one input and are summed; with one norm or one each.
         query_key_norm: queries and keys of each head are normalised.
-        positions: a learned table, rotated queries and keys (Su et al. 2021), or ALiBi (Press et al. 2022).
+        positions: a learned table, computed sines before cosines from position 1 on (tensor2tensor), rotated queries
+            and keys (Su et al. 2021), or ALiBi (Press et al. 2022).
         original_max_positions: length that the model was first trained with, before ``rotary_scaling``.
         position_offset: rows of the foreign table before position 0.
         alibi_positive: distances are counted from the first key on; ``alibi_scaled``: and scaled like the product.
@@ -93,7 +94,7 @@ class DecoderConfig(BaseModel):
     attention_output_bias: bool = True
     ffn_bias: bool = True
     output_bias: bool = False
-    positions: Literal["learned", "rotary", "alibi"] = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] = "learned"
     max_positions: Positive | None = None
     original_max_positions: Positive | None = None
     position_offset: Annotated[int, Field(ge=0)] = 0

@@ -24,7 +24,7 @@ class DecoderFamily:
     """Decoder-only Transformer. It is converted; the native engine does not compute it yet."""
 
     name: str = "decoder"
-    revision: int = 1
+    revision: int = 2  # 2: positions: sinusoidal
     config_type: type[BaseModel] = DecoderConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
@@ -40,9 +40,14 @@ class DecoderFamily:
         return {key: value for key, value in config if key not in _SHAPES_AND_RECORDS}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.decoder.dialects import CTranslate2Dialect, OpenAIDialect, TransformersDialect
+        from warmstart.models.decoder.dialects import (
+            CTranslate2Dialect,
+            OpenAIDialect,
+            OpenNMTTFDialect,
+            TransformersDialect,
+        )
 
-        return (TransformersDialect(), CTranslate2Dialect(), OpenAIDialect())
+        return (TransformersDialect(), CTranslate2Dialect(), OpenAIDialect(), OpenNMTTFDialect())
 
     def build(self, config: DecoderConfig) -> Any:
         raise DialectError(

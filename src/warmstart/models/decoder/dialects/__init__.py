@@ -2,6 +2,7 @@
 
 from warmstart.models.decoder.dialects.ctranslate2 import CTranslate2Dialect
 from warmstart.models.decoder.dialects.openai import OpenAIDialect
+from warmstart.models.decoder.dialects.opennmt_tf import OpenNMTTFDialect
 from warmstart.models.decoder.dialects.transformers import TransformersDialect
 
-__all__ = ["CTranslate2Dialect", "OpenAIDialect", "TransformersDialect"]
+__all__ = ["CTranslate2Dialect", "OpenAIDialect", "OpenNMTTFDialect", "TransformersDialect"]

@@ -170,10 +170,13 @@ class _Reader:
             values = {key: bool(self.stored.attribute(f"decoder/{name}", 0)) for key, name in switches.items()}
             return {"positions": "alibi", **values}
         rotary = self.stored.attribute(f"{own}/rotary_dim")
-        self._expect(rotary is not None, "it has no positions that are understood")
+        if rotary is None:
+            relative = [n for n in self.entries if n.startswith(f"{own}/relative_")]
+            self._expect(not relative, f"positions as {', '.join(relative)} say them are not understood")
+            return {"positions": "sinusoidal"}
         longest = self.stored.attribute(f"{own}/max_position_embeddings")
         return {
-            "positions": "rotary", "rotary_dim": (rotary or head_dim), "max_positions": longest, **self._windows(),
+            "positions": "rotary", "rotary_dim": rotary or head_dim, "max_positions": longest, **self._windows(),
             "rotary_scaling": self._scaling(),
             "original_max_positions": self.stored.attribute(f"{own}/original_max_position_embeddings"),
         }  # fmt: skip

@@ -13,29 +13,35 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
+from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
+from warmstart.models.opennmt_tf import (
+    ACTIVATIONS,
+    DESCRIPTION,
+    EPSILON,
+    VALUE,
+    OpenNMTTF,
+    count_layers,
+    linear,
+    norm,
+    nothing_says_heads,
+    read_tokens,
+)
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.opennmt_tf_description import (
     CATALOG,
-    DESCRIPTION,
     describe,
     layers_said,
     of_catalog,
     parallel_inputs,
 )
-from warmstart.models.transformer.dialects.torch_files import layers_as_said, layers_of, require
+from warmstart.models.transformer.dialects.torch_files import layers_as_said, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import ExtraRows, Transpose
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-EPSILON = 1e-3  # Keras's default, which OpenNMT-tf leaves
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu_tanh", "swish": "swish", "silu": "swish"}
-CONTROLS = ("start", "end", "auto")
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _INPUTTERS = {
     "encoder": "model/examples_inputter/features_inputter", "decoder": "model/examples_inputter/labels_inputter",
 }  # fmt: skip
@@ -47,36 +53,16 @@ _LAYERS = {side: f"model/{side}/layers/{{i}}" for side in ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
-class OpenNMTTFDialect(Dialect):
+class OpenNMTTFDialect(OpenNMTTF):
     """Kernels [in, out]; a table of learned positions has one row more.
 
     Inputs in parallel that one encoder reads, joined or added, are features of the source.
-
-    A person may say (``--from opennmt-tf:TransformerBase,end``) what the training's YAML or nothing beside the
-    checkpoint does: ``model_type``, a model of the catalogue, where no description lies there; and ``controls``, with
-    which special tokens a source begins and ends (``sequence_controls``): ``start``, ``end``, or ``auto``, which is
-    what the model's class itself asks for.
     """
-
-    name = "opennmt-tf"
-    model_type: str = ""
-    controls: frozenset[str] = frozenset()
-
-    def told(self, what: str) -> OpenNMTTFDialect:
-        words = what.split(",")
-        names = [word for word in words if word not in CONTROLS]
-        if len(names) > 1 or "" in words:
-            form = f"--from {self.name}:NAME,{','.join(CONTROLS)}, of which any may be left out"
-            raise ConfigError("this is not what can be said of a model of OpenNMT-tf", found=what, expected=form)
-        return replace(self, model_type="".join(names), controls=frozenset(words) - frozenset(names))
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         entries, tables = checkpoint.entries, (*_TABLES.values(), _PARALLEL.format(k=0))
-        decodes = f"model/decoder/layers/0/attention/0/layer/linear_queries/kernel{_VALUE}" in entries
-        return checkpoint.format == "tensorflow" and decodes and any(f"{name}{_VALUE}" in entries for name in tables)
-
-    def left_behind(self, config: Any) -> Mapping[str, str]:
-        return {"optimizer/**": "the optimizer's", "save_counter/**": "how often it was saved"}
+        decodes = f"model/decoder/layers/0/attention/0/layer/linear_queries/kernel{VALUE}" in entries
+        return checkpoint.format == "tensorflow" and decodes and any(f"{name}{VALUE}" in entries for name in tables)
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         problems: list[Problem] = []
@@ -87,19 +73,19 @@ class OpenNMTTFDialect(Dialect):
         reduction = str(said.get("attention_reduction", "FIRST_HEAD_LAST_LAYER"))
         if reduction not in ("FIRST_HEAD_LAST_LAYER", "AVERAGE_LAST_LAYER"):
             problems.append(Problem(f"attention_reduction: {reduction} is not supported"))
-        names = [name.removesuffix(_VALUE) for name in checkpoint.entries]
+        names = [name.removesuffix(VALUE) for name in checkpoint.entries]
         stored = sum(_PARALLEL.format(k=k) in names for k in range(len(names)))
         single = _TABLES["encoder"] in names
         encoders = any(name.startswith("model/encoder/encoders/") for name in names)
         parallel = parallel_inputs(said, None if single else stored, encoders, problems)
-        layers = {side: _count(names, side, problems) for side in _LAYERS}
+        layers = {side: count_layers(names, side, problems) for side in _LAYERS}
         problems += [replace(p, todo=_SAY_LAYERS) for p in layers_as_said(layers_said(said), layers)]
         if problems:
             raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
         there = set(names)
 
         def shape(name: str) -> tuple[int, ...]:
-            return checkpoint.entries[name + _VALUE].shape
+            return checkpoint.entries[name + VALUE].shape
 
         tables = [shape(_PARALLEL.format(k=k)) for k in range(stored)]
         tables = tables or [shape(_TABLES["encoder" if single else "decoder"])]
@@ -154,13 +140,7 @@ class OpenNMTTFDialect(Dialect):
                 problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
             return {**of_catalog(self.model_type), "source_inputter": None}
         if not path.is_file():
-            problems.append(
-                Problem(
-                    "nothing says how many heads the attention has",
-                    expected=f"{DESCRIPTION} beside the checkpoint, or the model's name: --from opennmt-tf:NAME",
-                    found=f"NAME is one of {known}",
-                )
-            )
+            problems.append(nothing_says_heads(list(CATALOG)))
             return {}
         return describe(path.read_text("utf-8"), path, problems)
 
@@ -175,28 +155,28 @@ class OpenNMTTFDialect(Dialect):
         shared = c.tied_embeddings in ("all", "inputs")
         output = "model/decoder/output_layer"
         rules = [
-            rule(_TABLES["encoder"] + _VALUE, "encoder.embedding.weight", alternative=bool(c.features)),
-            rule(_PARALLEL.format(k=0) + _VALUE, "encoder.embedding.weight", alternative=not c.features or shared),
+            rule(_TABLES["encoder"] + VALUE, "encoder.embedding.weight", alternative=bool(c.features)),
+            rule(_PARALLEL.format(k=0) + VALUE, "encoder.embedding.weight", alternative=not c.features or shared),
             # one table for everything is saved where it is first found: with inputs in parallel, as the target's
-            rule(_TABLES["decoder"] + _VALUE, "decoder.embedding.weight", alternative=shared and not c.features),
+            rule(_TABLES["decoder"] + VALUE, "decoder.embedding.weight", alternative=shared and not c.features),
             rule(
-                f"{output}/kernel{_VALUE}",
+                f"{output}/kernel{VALUE}",
                 "decoder.output.weight",
                 Transpose(),
                 alternative=c.tied_embeddings in ("all", "target"),
             ),
         ]
         for k in range(len(c.features)):
-            table = _PARALLEL.format(k=k + 1) + _VALUE
+            table = _PARALLEL.format(k=k + 1) + VALUE
             rules.append(rule(table, f"encoder.features.{k}.weight", alternative=c.tied_features))
         if c.output_bias:
-            rules.append(rule(f"{output}/bias{_VALUE}", "decoder.output.bias"))
+            rules.append(rule(f"{output}/bias{VALUE}", "decoder.output.bias"))
         for side, layers in (("encoder", c.encoder_layers), ("decoder", c.decoder_layers)):
             if learned:
-                table = f"model/{side}/position_encoder/position_embedding{_VALUE}"
+                table = f"model/{side}/position_encoder/position_embedding{VALUE}"
                 rules.append(rule(table, f"{side}.positions.weight", ExtraRows(first=1)))
             if c.norm == "pre":
-                rules += _norm(f"model/{side}/layer_norm", f"{side}.norm", {})
+                rules += norm(f"model/{side}/layer_norm", f"{side}.norm", {})
             rules += _layer(c, side, {"i": layers})
         return rules
 
@@ -212,17 +192,11 @@ class OpenNMTTFDialect(Dialect):
             )
         found: dict[str, Vocabulary] = {}
         for side, path in zip(sides, paths, strict=True):
-            tokens = _tokens(path)
+            tokens = read_tokens(path)
             end = "</s>" if "</s>" in tokens or side == "target" else None
             found[side] = TokenVocabulary(tokens, end, pad="<blank>")
             found[side].path = path
         return found
-
-
-def _count(names: Sequence[str], side: str, problems: list[Problem]) -> int:
-    start = f"model/{side}/layers/"
-    numbers = {name.removeprefix(start).partition("/")[0] for name in names if name.startswith(start)}
-    return layers_of([f"{n}.x" for n in numbers], "{i}", problems)
 
 
 def _positions(there: set[str], shape: Any) -> dict[str, Any]:
@@ -240,7 +214,7 @@ def _positions(there: set[str], shape: Any) -> dict[str, Any]:
 
 def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
     theirs, ours = _LAYERS[side], f"{side}.layers.{{i}}"
-    norm = f"{'input' if c.norm == 'pre' else 'output'}_layer_norm"
+    place_of_norm = f"{'input' if c.norm == 'pre' else 'output'}_layer_norm"
     attentions = {"self_attention": "self_attention"}
     if side == "decoder":
         attentions["attention/0"] = "cross_attention"
@@ -252,36 +226,12 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
         ("linear_output", "output"),
     )
     for place, attention in attentions.items():
-        for linear, part in names:
-            rules += _linear(f"{theirs}/{place}/layer/{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
-        rules += _norm(f"{theirs}/{place}/{norm}", f"{ours}.{attention}_norm", each)
+        for spelt, part in names:
+            rules += linear(f"{theirs}/{place}/layer/{spelt}", f"{ours}.{attention}.{part}", each, c.attention_bias)
+        rules += norm(f"{theirs}/{place}/{place_of_norm}", f"{ours}.{attention}_norm", each)
     for what in ("keys", "values") if c.positions == "relative" else ():
-        table = f"{theirs}/self_attention/layer/relative_position_{what}{_VALUE}"
+        table = f"{theirs}/self_attention/layer/relative_position_{what}{VALUE}"
         rules.append(rule(table, f"{ours}.self_attention.relative_{what}", each=each))
-    rules += _linear(f"{theirs}/ffn/layer/inner", f"{ours}.ffn.up", each, c.ffn_bias)
-    rules += _linear(f"{theirs}/ffn/layer/outer", f"{ours}.ffn.down", each, c.ffn_bias)
-    return rules + _norm(f"{theirs}/ffn/{norm}", f"{ours}.ffn_norm", each)
-
-
-def _linear(theirs: str, ours: str, each: Mapping[str, int], bias: bool) -> list[Rule]:
-    rules = [rule(f"{theirs}/kernel{_VALUE}", f"{ours}.weight", Transpose(), each=each)]
-    return [*rules, rule(f"{theirs}/bias{_VALUE}", f"{ours}.bias", each=each)] if bias else rules
-
-
-def _norm(theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
-    return [
-        rule(f"{theirs}/{name}{_VALUE}", f"{ours}.{part}", each=each)
-        for name, part in (("gamma", "weight"), ("beta", "bias"))
-    ]
-
-
-def _tokens(path: Path) -> list[str]:
-    """One token in each line; ``<unk>`` stands behind them where they have none."""
-    try:
-        tokens = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError("cannot read the vocabulary", where=path, found=error) from None
-    if tokens[-1] == "":
-        tokens.pop()
-    tokens = [token.removesuffix("\r") for token in tokens]
-    return tokens if "<unk>" in tokens else [*tokens, "<unk>"]
+    rules += linear(f"{theirs}/ffn/layer/inner", f"{ours}.ffn.up", each, c.ffn_bias)
+    rules += linear(f"{theirs}/ffn/layer/outer", f"{ours}.ffn.down", each, c.ffn_bias)
+    return rules + norm(f"{theirs}/ffn/{place_of_norm}", f"{ours}.ffn_norm", each)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import Problem
+from warmstart.models.opennmt_tf import DESCRIPTION, arguments, calls_in, last_name, literal
 
-DESCRIPTION = "model_description.py"
 # Models of the catalogue → heads, and layers where they are not 6. Source: OpenNMT-tf 2.32,
 # ``opennmt/models/catalog.py`` and ``transformer.py``.
 CATALOG = {
@@ -41,40 +41,25 @@ def layers_said(said: Mapping[str, Any]) -> dict[str, object]:
     return {side: n if isinstance(n, int) else None for side, n in zip(("encoder", "decoder"), pair, strict=True)}
 
 
-def _calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
-    """Calls and what is called; ``super().__init__`` is the class that the one around it is made of."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.bases:
-            for call in ast.walk(node):
-                if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
-                    yield call, _last(node.bases[0])
-        elif isinstance(node, ast.Call):
-            yield node, _last(node.func)
-
-
 def describe(text: str, where: object, problems: list[Problem]) -> dict[str, Any]:
     """What ``model_description.py`` says, read as text: literals, and the last part of dotted names."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        problems.append(Problem(f"{DESCRIPTION} is not Python", where=str(where), found=str(error)))
-        return {}
-    for node, called in _calls(tree):
+    before = len(problems)
+    for node, called in calls_in(text, where, problems):
         if called == "get_model_from_catalog" and node.args and isinstance(node.args[0], ast.Constant):
             name = str(node.args[0].value)
             if name not in CATALOG:
                 problems.append(Problem(f"{name} is not a model that is known here", expected=", ".join(CATALOG)))
             return of_catalog(name)
         if called in CATALOG:
-            given = dict(zip(_ARGUMENTS, node.args, strict=False)) | {str(k.arg): k.value for k in node.keywords}
-            said = of_catalog(called) | {k: _literal(v) for k, v in given.items() if k not in _INPUTTERS}
+            given = arguments(node, _ARGUMENTS)
+            said = of_catalog(called) | {k: literal(v) for k, v in given.items() if k not in _INPUTTERS}
             said["source_inputter"] = given.get("source_inputter")
             if not isinstance(said["num_heads"], int):
                 problems.append(Problem("num_heads is not a number that stands in the text", where=str(where)))
             return said
-    problems.append(
-        Problem(f"{DESCRIPTION} calls no Transformer", where=str(where), todo="name it: --from opennmt-tf:NAME")
-    )
+    if len(problems) == before:
+        todo = "name it: --from opennmt-tf:NAME"
+        problems.append(Problem(f"{DESCRIPTION} calls no Transformer", where=str(where), todo=todo))
     return {}
 
 
@@ -90,7 +75,7 @@ def parallel_inputs(said: Mapping[str, Any], tables: int | None, encoders: bool,
     """What the source's inputter is. ``tables`` is how many tables the file has for the inputs, None where there is the
     one of a single input; ``encoders`` whether it has an encoder for each."""
     node = said.get("source_inputter")
-    kind = _last(node.func) if isinstance(node, ast.Call) else None
+    kind = last_name(node.func) if isinstance(node, ast.Call) else None
     if encoders:
         todo = "ParallelInputter(..., reducer=...) has one encoder for all, and is converted"
         what = "a ParallelInputter without a reducer, with an encoder for each input; CTranslate2 has no such models"
@@ -105,26 +90,13 @@ def parallel_inputs(said: Mapping[str, Any], tables: int | None, encoders: bool,
         todo = f"{DESCRIPTION} beside the checkpoint should call ParallelInputter([...], reducer=...)"
         problems.append(Problem(found, todo=todo))
         return Inputs()
-    given = dict(zip(("inputters", "reducer", "share_parameters"), node.args, strict=False))
-    given |= {str(k.arg): k.value for k in node.keywords}
-    reducer = _last(getattr(given.get("reducer"), "func", ast.Name("None")))
+    given: dict[str, ast.AST] = {**arguments(node, ("inputters", "reducer", "share_parameters"))}
+    reducer = last_name(getattr(given.get("reducer"), "func", ast.Name("None")))
     if reducer not in _REDUCERS:
         problems.append(Problem(f"reducer: {reducer} is not supported", expected=" or ".join(_REDUCERS)))
-    embedders = [_last(getattr(item, "func", item)) for item in getattr(given.get("inputters"), "elts", ())]
+    embedders = [last_name(getattr(item, "func", item)) for item in getattr(given.get("inputters"), "elts", ())]
     if other := sorted({embedder or "?" for embedder in embedders} - {"WordEmbedder"}):
         problems.append(Problem(f"inputters: {', '.join(other)} is not supported", expected="WordEmbedder(...) each"))
     if tables not in (0, 1, len(embedders)):
         problems.append(Problem(f"{len(embedders)} inputters are described", found=f"{tables} tables in the file"))
     return Inputs(len(embedders), _REDUCERS.get(reducer, "concat"))
-
-
-def _last(node: ast.AST) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def _literal(node: ast.AST) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.Tuple, ast.List)):
-        return tuple(map(_literal, node.elts))
-    return _last(node) or ast.dump(node)
