@@ -160,11 +160,12 @@ class OpenNMTTFConverter(Converter):
     ) -> Self:
         """The model that ``config`` (a YAML file, or what is in it) tells of: its latest checkpoint, or
         ``checkpoint_path``. ``model`` is its name in the catalogue, where no model_description.py lies beside it;
-        ``auto_config`` changes nothing: it concerns training."""
+        ``auto_config`` follows the model's own configuration: whether sources end with ``</s>``."""
         converter = cls.__new__(cls)
         path = None if checkpoint_path is None else str(checkpoint_path)
         flags: dict[str, object] = {"config": config, "model_path": path, "model_type": model}
-        Converter.__init__(converter, _request("ct2-opennmt-tf-converter", **flags, src_vocab=None, tgt_vocab=None))
+        flags |= {"auto_config": auto_config, "src_vocab": None, "tgt_vocab": None}
+        Converter.__init__(converter, _request("ct2-opennmt-tf-converter", **flags))
         return converter
 
 

@@ -10,7 +10,12 @@ from test_spec_ops import Memory
 
 from warmstart.errors import DialectError
 from warmstart.models.decoder.config import DecoderConfig
-from warmstart.models.decoder.dialects import CTranslate2Dialect, OpenAIDialect, TransformersDialect
+from warmstart.models.decoder.dialects import (
+    CTranslate2Dialect,
+    OpenAIDialect,
+    OpenNMTTFDialect,
+    TransformersDialect,
+)
 from warmstart.models.decoder.dialects.architectures import ARCHITECTURES
 from warmstart.models.decoder.dialects.transformers import read
 from warmstart.models.decoder.family import DecoderFamily
@@ -84,3 +89,28 @@ def test_every_table_returns_every_bit(architecture, data):
     except DialectError:
         return  # sizes that this architecture does not choose freely
     round_trip(rules, config)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_tables_of_opennmt_tf_return_every_bit(data):
+    """Every model that it can express, which is written as ``model.bin``, too."""
+    heads, pre = data.draw(st.sampled_from([1, 2, 4])), data.draw(st.booleans())
+    width, bias = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+    positions = data.draw(st.sampled_from(["learned", "sinusoidal"]))
+    config = DecoderConfig(
+        vocab_size=data.draw(st.integers(2, 9)), d_model=heads * width, num_layers=data.draw(st.integers(1, 11)),
+        num_heads=heads, num_kv_heads=heads, head_dim=width, d_ff=data.draw(st.integers(1, 9)),
+        activation=data.draw(st.sampled_from(["relu", "gelu_tanh", "swish"])), norm_place="pre" if pre else "post",
+        final_norm=pre, norm_epsilon=1e-3, attention_bias=bias, attention_output_bias=bias,
+        ffn_bias=data.draw(st.booleans()), output_bias=data.draw(st.booleans()), tied_output=data.draw(st.booleans()),
+        scale_embeddings=True, positions=positions,
+        max_positions=data.draw(st.integers(1, 9)) if positions == "learned" else None,
+    )  # fmt: skip
+    round_trip(OpenNMTTFDialect(), config)
+    round_trip(CTranslate2Dialect(), config)
+
+
+def test_every_dialect_is_tried_with_random_shapes():
+    tried = {CTranslate2Dialect, OpenAIDialect, OpenNMTTFDialect, TransformersDialect}
+    assert {type(dialect) for dialect in DecoderFamily().dialects()} == tried

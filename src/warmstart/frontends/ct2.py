@@ -116,7 +116,10 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
     files = []
     parallel = [(None, key) for k in range(len(data)) if (key := f"source_{k + 1}_vocabulary") in data]
     sources = parallel or [(args.src_vocab, "source_vocabulary")]
-    for given, key in (*sources, (args.tgt_vocab, "target_vocabulary")):
+    named = [*sources, (args.tgt_vocab, "target_vocabulary")]
+    if not any(given or data.get(key) for given, key in named):
+        named = [(None, "vocabulary")]  # of a language model
+    for given, key in named:
         name = given or data.get(key)
         if name is not None:
             files.append(str(folder / name if not given and (folder / name).exists() else name))
@@ -207,7 +210,7 @@ CONVERTERS: dict[str, Converter] = {
             Flag("auto_config", "follow the model's own configuration: whether sources end with </s>", kind="switch"),
             Flag("model_path", "path to the checkpoint, or to a directory of them; else the latest of the model's"),
             Flag("model_type", "name of the model in the catalogue, where no model_description.py lies beside it"),
-            Flag("src_vocab", "path to the source vocabulary"),
+            Flag("src_vocab", "path to the source vocabulary, or to the one of a language model"),
             Flag("tgt_vocab", "path to the target vocabulary"),
         ),
         _of_opennmt_tf,

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from warmstart.errors import ConfigError, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Dialect
+from warmstart.models.huggingface import folder_of
 from warmstart.models.transformer.dialects.torch_files import layers_of
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Transpose
@@ -47,6 +49,21 @@ class OpenNMTTF(Dialect):
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
         return {"optimizer/**": "the optimizer's", "save_counter/**": "how often it was saved"}
+
+
+def read_description(checkpoint: Checkpoint) -> tuple[str, Path] | None:
+    """The text of the description beside ``checkpoint`` and where it lies; None where there is none.
+
+    Raises:
+        DialectError: it is no text.
+    """
+    path = folder_of(checkpoint) / DESCRIPTION
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text("utf-8"), path
+    except (OSError, UnicodeDecodeError) as error:
+        raise DialectError("the model's description cannot be read", where=path, found=error) from None
 
 
 def nothing_says_heads(known: Sequence[str]) -> Problem:

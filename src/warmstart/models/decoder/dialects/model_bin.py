@@ -176,7 +176,7 @@ class _Reader:
             return {"positions": "sinusoidal"}
         longest = self.stored.attribute(f"{own}/max_position_embeddings")
         return {
-            "positions": "rotary", "rotary_dim": rotary or head_dim, "max_positions": longest, **self._windows(),
+            "positions": "rotary", "rotary_dim": (rotary or head_dim), "max_positions": longest, **self._windows(),
             "rotary_scaling": self._scaling(),
             "original_max_positions": self.stored.attribute(f"{own}/original_max_position_embeddings"),
         }  # fmt: skip

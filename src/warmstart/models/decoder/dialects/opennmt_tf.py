@@ -14,9 +14,7 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.opennmt_tf_description import CATALOG, Said, describe, of_catalog
 from warmstart.models.decoder.parameters import modules
-from warmstart.models.huggingface import folder_of
 from warmstart.models.opennmt_tf import (
-    DESCRIPTION,
     EPSILON,
     VALUE,
     OpenNMTTF,
@@ -24,6 +22,7 @@ from warmstart.models.opennmt_tf import (
     linear,
     norm,
     nothing_says_heads,
+    read_description,
     read_tokens,
 )
 from warmstart.models.transformer.dialects.torch_files import layers_as_said, require
@@ -36,6 +35,7 @@ _TABLE = "model/examples_inputter/embedding"
 _POSITIONS = "model/decoder/position_encoder/position_embedding"
 _LAYER = "model/decoder/layers/{i}"
 _ATTENTION = f"{_LAYER}/self_attention/layer"
+_FIRST = f"{_ATTENTION}/linear_queries/kernel".format(i=0)
 _OUTPUT = "model/decoder/output_layer"
 _SPECIAL = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 
@@ -49,12 +49,11 @@ class OpenNMTTFDialect(OpenNMTTF):
     """
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        names = (_TABLE, f"{_ATTENTION}/linear_queries/kernel".format(i=0))
         with_source = f"{_LAYER}/attention/0/layer/linear_queries/kernel".format(i=0)
         there = checkpoint.entries
         return (
             checkpoint.format == "tensorflow"
-            and all(name + VALUE in there for name in names)
+            and all(name + VALUE in there for name in (_TABLE, _FIRST))
             and with_source + VALUE not in there
         )
 
@@ -67,10 +66,14 @@ class OpenNMTTFDialect(OpenNMTTF):
         problems: list[Problem] = []
         said = self._said(checkpoint, problems)
         shapes = {n.removesuffix(VALUE): e.shape for n, e in checkpoint.entries.items() if n.endswith(VALUE)}
+        inner = f"{_LAYER}/ffn/layer/inner".format(i=0)
+        matrices = (_TABLE, _FIRST, f"{inner}/kernel", *({_POSITIONS} & shapes.keys()))
+        problems += [Problem(f"{n} is no matrix in the file") for n in matrices if len(shapes.get(n, ())) != 2]
+        _refuse(checkpoint, problems)
         layers = count_layers(shapes, "decoder", problems)
         problems += layers_as_said({"decoder": said.num_layers}, {"decoder": layers})
         vocab, width = shapes[_TABLE]
-        into, units = shapes[f"{_ATTENTION}/linear_queries/kernel".format(i=0)]
+        into, units = shapes[_FIRST]
         if not width == into == units:
             problems.append(
                 Problem(f"embedding_size {width} is not num_units {units}", expected="embeddings as wide as the layers")
@@ -78,11 +81,7 @@ class OpenNMTTFDialect(OpenNMTTF):
         if units % said.num_heads:
             problems.append(Problem(f"{said.num_heads} heads do not divide {units}"))
         positions, longest = _positions(said, shapes, problems)
-        inner = f"{_LAYER}/ffn/layer/inner".format(i=0)
-        if f"{inner}/kernel" not in shapes:
-            problems.append(Problem(f"{inner}/kernel is missing"))
-        if problems:
-            raise DialectError("this language model is not supported", where=checkpoint.path, problems=problems)
+        _refuse(checkpoint, problems)
         try:
             return DecoderConfig.model_validate(
                 {
@@ -108,9 +107,9 @@ class OpenNMTTFDialect(OpenNMTTF):
     def _said(self, checkpoint: Checkpoint, problems: list[Problem]) -> Said:
         if self.model_type:
             return of_catalog(self.model_type, problems)
-        path = folder_of(checkpoint) / DESCRIPTION
-        if path.is_file():
-            return describe(path.read_text("utf-8"), path, problems)
+        found = read_description(checkpoint)
+        if found is not None:
+            return describe(*found, problems)
         problems.append(nothing_says_heads(list(CATALOG)))
         return Said(num_heads=1, positions="learned" if _POSITIONS + VALUE in checkpoint.entries else "sinusoidal")
 
@@ -135,6 +134,11 @@ class OpenNMTTFDialect(OpenNMTTF):
             sliding_window=(None,), norm_epsilon=(EPSILON,), activation=("relu", "gelu_tanh", "swish"),
         )  # fmt: skip
         return list(_rules(c))
+
+
+def _refuse(checkpoint: Checkpoint, problems: list[Problem]) -> None:
+    if problems:
+        raise DialectError("this language model is not supported", where=checkpoint.path, problems=problems)
 
 
 def _positions(said: Said, shapes: dict[str, tuple[int, ...]], problems: list[Problem]) -> tuple[str, int | None]:

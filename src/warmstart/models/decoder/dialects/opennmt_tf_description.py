@@ -77,13 +77,14 @@ def _language_model(call: ast.Call, where: object, problems: list[Problem]) -> S
     problems += _unknown("SelfAttentionDecoder", options, (*_DECODER, *_OF_LAYERS), where)
     said = {name: literal(value) for name, value in options.items()}
     heads, layers = said.get("num_heads", 8), said.get("num_layers")
-    if not isinstance(heads, int):
-        problems.append(Problem("num_heads is not a number that stands in the text", where=str(where)))
+    if type(heads) is not int or heads < 1:
+        problems.append(Problem("num_heads is not a positive number that stands in the text", where=str(where)))
+        heads = 1
     activation = str(said.get("ffn_activation", "relu"))
     if activation not in ACTIVATIONS:
         problems.append(Problem(f"ffn_activation: {activation!r} is not supported", expected=", ".join(ACTIVATIONS)))
     return Said(
-        num_heads=heads if isinstance(heads, int) else 8,
+        num_heads=heads,
         num_layers=layers if isinstance(layers, int) else None,
         activation=ACTIVATIONS.get(activation, "relu"),
         positions=_positions(options.get("position_encoder_class"), problems),

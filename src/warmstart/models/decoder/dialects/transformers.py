@@ -181,7 +181,8 @@ def choose(c: DecoderConfig) -> Architecture:
     raise DialectError(
         "no architecture of transformers is like this model",
         expected=", ".join(a.name for a in ARCHITECTURES),
-        found=f"{c.positions} positions, {c.norm} norms {c.norm_place}, parallel {c.parallel}",
+        found=f"{c.positions} positions, {c.norm} norms {c.norm_place}, parallel {c.parallel}"
+        + ", scaled embeddings" * c.scale_embeddings,
     )
 
 

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.huggingface import folder_of
 from warmstart.models.opennmt_tf import (
     ACTIVATIONS,
     DESCRIPTION,
@@ -26,6 +25,7 @@ from warmstart.models.opennmt_tf import (
     linear,
     norm,
     nothing_says_heads,
+    read_description,
     read_tokens,
 )
 from warmstart.models.transformer.config import TransformerConfig
@@ -133,16 +133,16 @@ class OpenNMTTFDialect(OpenNMTTF):
 
     def _description(self, checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, Any]:
         """What the model's class is called with, by the names of its arguments."""
-        path = folder_of(checkpoint) / DESCRIPTION
         known = ", ".join(CATALOG)
         if self.model_type:
             if self.model_type not in CATALOG:
                 problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
             return {**of_catalog(self.model_type), "source_inputter": None}
-        if not path.is_file():
+        found = read_description(checkpoint)
+        if found is None:
             problems.append(nothing_says_heads(list(CATALOG)))
             return {}
-        return describe(path.read_text("utf-8"), path, problems)
+        return describe(*found, problems)
 
     def rules(self, config: TransformerConfig) -> list[Rule]:
         c = config
