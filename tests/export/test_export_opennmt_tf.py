@@ -236,6 +236,32 @@ def test_inputs_that_share_parameters_have_one_table_beside_the_target(tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("position_encoder_class=None", "a model without positions"),
+        ("maximum_relative_position=5", "vectors of distances beside encoded positions"),
+        ("maximum_relative_position=5, position_encoder_class=None", None),
+    ],
+)
+def test_positions_are_encoded_or_distances_have_vectors(arguments, found, tmp_path):
+    """The reference refuses both together, and neither."""
+    text = f"model = lambda: Transformer(num_layers=(2, 3), num_heads=4, {arguments})\n"
+    folder = write(tmp_path / "source", "before", text)
+    if "maximum" in arguments:
+        shapes = {f"{n}{record.VALUE}": tuple(s) for n, s in KINDS["before"]["shapes"].items()}
+        for i, side in ((0, "encoder"), (1, "encoder"), (0, "decoder"), (1, "decoder"), (2, "decoder")):
+            for what in ("keys", "values"):
+                place = f"model/{side}/layers/{i}/self_attention/layer/relative_position_{what}"
+                shapes[f"{place}{record.VALUE}"] = (11, 4)
+        write_bundle(folder / "ckpt-5", ((n, record.value(n, s)) for n, s in sorted(shapes.items())), force=True)
+    if found is None:
+        assert open_model(folder / "ckpt-5").config.max_relative_positions == 5
+        return
+    with pytest.raises(DialectError, match=found):
+        open_model(folder / "ckpt-5")
+
+
+@pytest.mark.parametrize(
     ("source", "found"),
     [
         ("ParallelInputter([W(10), W(4), W(2)])", "reducer: None is not supported"),

@@ -111,7 +111,7 @@ class OpenNMTTFDialect(OpenNMTTF):
         if found is not None:
             return describe(*found, problems)
         problems.append(nothing_says_heads(list(CATALOG)))
-        return Said(num_heads=1, positions="learned" if _POSITIONS + VALUE in checkpoint.entries else "sinusoidal")
+        return Said()
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         if not files:

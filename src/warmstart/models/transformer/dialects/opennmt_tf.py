@@ -80,6 +80,7 @@ class OpenNMTTFDialect(OpenNMTTF):
         parallel = parallel_inputs(said, None if single else stored, encoders, problems)
         layers = {side: count_layers(names, side, problems) for side in _LAYERS}
         problems += [replace(p, todo=_SAY_LAYERS) for p in layers_as_said(layers_said(said), layers)]
+        problems += _either_way(said, any(name.endswith("/relative_position_keys") for name in names))
         if problems:
             raise DialectError("this OpenNMT-tf model is not supported", where=checkpoint.path, problems=problems)
         there = set(names)
@@ -197,6 +198,18 @@ class OpenNMTTFDialect(OpenNMTTF):
             found[side] = TokenVocabulary(tokens, end, pad="<blank>")
             found[side].path = path
         return found
+
+
+def _either_way(said: Mapping[str, Any], distances: bool) -> list[Problem]:
+    """That positions are encoded or distances have vectors: of a model with both or with neither the engine would
+    compute another."""
+    encoded = said.get("position_encoder_class", "") is not None
+    if not encoded and not distances:
+        return [Problem("a model without positions (position_encoder_class=None) is not supported")]
+    if encoded and distances and isinstance(said.get("maximum_relative_position"), int):
+        what = "vectors of distances beside encoded positions are not supported"
+        return [Problem(what, expected="position_encoder_class=None with maximum_relative_position")]
+    return []
 
 
 def _positions(there: set[str], shape: Any) -> dict[str, Any]:
