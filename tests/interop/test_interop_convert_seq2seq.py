@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import ctranslate2
 import numpy as np
@@ -24,6 +24,7 @@ from ctranslate2.specs import transformer_spec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import eole_stub
 import fairseq_stub
 import huggingface_models
 import torch_models
@@ -123,16 +124,7 @@ def test_fairseq(kind: str, tmp_path: Path) -> None:
 def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their builder of specifications on the arrays of the directory; EOLE itself is not installed."""
     source = torch_models.write_eole(tmp_path / "source", kind)
-    for name in ("eole", "eole.config", "eole.config.run", "eole.constants", "eole.inputters", "eole.models"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    for name in ("eole.inputters.inputter", "eole.models.model"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    sys.modules["eole.config.run"].PredictConfig = None
-    sys.modules["eole.constants"].PositionEncodingType = SimpleNamespace(Relative=1, Rotary=2, Alibi=3)
-    sys.modules["eole.inputters.inputter"].vocabs_to_dict = None
-    sys.modules["eole.models.model"].get_model_class = None
-    from ctranslate2.converters import eole_ct2
-
+    eole_ct2 = eole_stub.eole_ct2(monkeypatch)
     model = json.loads((source / "config.json").read_text())["model"]
     vocabulary = json.loads((source / "vocab.json").read_text())
     relative = 1 if model["embeddings"]["position_encoding_type"] == "Relative" else None

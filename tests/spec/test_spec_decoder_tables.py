@@ -12,7 +12,9 @@ from warmstart.errors import DialectError
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects import (
     CTranslate2Dialect,
+    EoleDialect,
     OpenAIDialect,
+    OpenNMTPyDialect,
     OpenNMTTFDialect,
     TransformersDialect,
 )
@@ -111,6 +113,43 @@ def test_tables_of_opennmt_tf_return_every_bit(data):
     round_trip(CTranslate2Dialect(), config)
 
 
+@st.composite
+def configs_of_onmt(draw, architecture):
+    """What EOLE and OpenNMT-py compute."""
+    positions = draw(st.sampled_from(["learned", "rotary", "alibi"]))
+    kv_heads, norm = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from(["layer", "rms"]))
+    head_dim = 2 * draw(st.integers(1, 3))
+    rotary = positions == "rotary"
+    biases = ("attention_bias", "attention_output_bias", "ffn_bias", "output_bias", "gated", "tied_output")
+    return DecoderConfig(
+        architecture=architecture, vocab_size=draw(st.integers(2, 9)), d_model=4 * head_dim, num_heads=4,
+        num_kv_heads=kv_heads, head_dim=head_dim, num_layers=draw(st.integers(1, 3)), d_ff=draw(st.integers(1, 9)),
+        norm=norm, norm_bias=norm == "layer", positions=positions, max_positions=7 if positions == "learned" else None,
+        rotary_dim=draw(st.sampled_from([2, head_dim])) if rotary else None,
+        rotary_pairs=rotary and draw(st.booleans()),
+        scale_embeddings=positions == "learned", sliding_window=draw(st.sampled_from([None, 3])),
+        **{key: draw(st.booleans()) for key in biases},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", [EoleDialect(), OpenNMTPyDialect()], ids=lambda d: d.name)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_tables_of_eole_and_opennmt_py_return_every_bit(dialect, data):
+    config = data.draw(configs_of_onmt(dialect.name))
+    round_trip(dialect, config)
+    round_trip(CTranslate2Dialect(), config)
+
+
+@pytest.mark.parametrize("dialect", [EoleDialect(), OpenNMTPyDialect()], ids=lambda d: d.name)
+def test_eole_and_opennmt_py_refuse_what_they_do_not_compute(dialect):
+    config = read(next(a for a in ARCHITECTURES if a.name == "gemma2"), {"model_type": "gemma2"})
+    with pytest.raises(DialectError) as error:
+        dialect.rules(config)
+    for key in ("norm_place", "norm_offset", "attention_softcap", "scale_embeddings"):
+        assert f"{key}: " in str(error.value)
+
+
 def test_every_dialect_is_tried_with_random_shapes():
-    tried = {CTranslate2Dialect, OpenAIDialect, OpenNMTTFDialect, TransformersDialect}
+    tried = {CTranslate2Dialect, EoleDialect, OpenAIDialect, OpenNMTPyDialect, OpenNMTTFDialect, TransformersDialect}
     assert {type(dialect) for dialect in DecoderFamily().dialects()} == tried

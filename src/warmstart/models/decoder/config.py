@@ -60,6 +60,7 @@ class DecoderConfig(BaseModel):
         position_offset: rows of the foreign table before position 0.
         alibi_positive: distances are counted from the first key on; ``alibi_scaled``: and scaled like the product.
         rotary_dim: the first dimensions of each head that are rotated, as two halves.
+        rotary_pairs: they were found as neighbours, two by two; our own parameters lie as halves in any case.
         local_rotary_base: base in layers that attend within the window, where it is another.
         sliding_window: how far back a layer attends; ``sliding_layers`` says which layers do, None all.
         query_scale: factor of query · key where it is not 1/√head_dim.
@@ -101,6 +102,7 @@ class DecoderConfig(BaseModel):
     alibi_positive: bool = False
     alibi_scaled: bool = False
     rotary_dim: Positive | None = None
+    rotary_pairs: bool = False
     rotary_base: PositiveFloat = 10000.0
     rotary_scaling: RotaryScaling | None = None
     local_rotary_base: PositiveFloat | None = None
@@ -139,6 +141,8 @@ class DecoderConfig(BaseModel):
             ((self.positions == "rotary") == (rotary is not None), "rotary_dim goes with positions: rotary"),
             (rotary is None or rotary % 2 == 0, f"rotary_dim {rotary} is odd"),
             (rotary is None or rotary <= self.head_dim, f"rotary_dim {rotary} is more than head_dim {self.head_dim}"),
+            (not self.rotary_pairs or rotary is not None, "rotary_pairs goes with positions: rotary"),
+            (not self.rotary_pairs or self.packing is None, "packed weights are not rotated in pairs"),
             (self.parallel == "none" or self.norm_place == "pre", "parallel blocks are normalised before"),
             (self.norm == "layer" or not self.norm_bias, "RMSNorm has no bias"),
             (

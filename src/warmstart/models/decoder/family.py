@@ -15,7 +15,7 @@ from warmstart.models.family import Dialect, Parameter
 
 _SHAPES_AND_RECORDS = (
     *("architecture", "original", "vocab_size", "d_model", "num_layers", "d_ff", "embedding_size", "max_positions"),
-    *("position_offset", "tied_output"),
+    *("position_offset", "tied_output", "rotary_pairs"),
 )
 
 
@@ -24,7 +24,7 @@ class DecoderFamily:
     """Decoder-only Transformer. It is converted; the native engine does not compute it yet."""
 
     name: str = "decoder"
-    revision: int = 2  # 2: positions: sinusoidal
+    revision: int = 3  # 2: positions: sinusoidal; 3: rotary_pairs
     config_type: type[BaseModel] = DecoderConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
@@ -40,14 +40,16 @@ class DecoderFamily:
         return {key: value for key, value in config if key not in _SHAPES_AND_RECORDS}
 
     def dialects(self) -> Sequence[Dialect]:
-        from warmstart.models.decoder.dialects import (
-            CTranslate2Dialect,
-            OpenAIDialect,
-            OpenNMTTFDialect,
-            TransformersDialect,
-        )
+        from warmstart.models.decoder import dialects as d
 
-        return (TransformersDialect(), CTranslate2Dialect(), OpenAIDialect(), OpenNMTTFDialect())
+        return (
+            d.TransformersDialect(),
+            d.CTranslate2Dialect(),
+            d.OpenAIDialect(),
+            d.EoleDialect(),
+            d.OpenNMTPyDialect(),
+            d.OpenNMTTFDialect(),
+        )
 
     def build(self, config: DecoderConfig) -> Any:
         raise DialectError(

@@ -18,9 +18,10 @@ from warmstart.models.decoder.parameters import Module, modules, parameters
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
 from warmstart.models.model_bin_beside import manifest_config
-from warmstart.spec.attention import WithZeros
+from warmstart.spec.attention import Beside, RotaryHalves, WithZeros
 from warmstart.spec.mapping import Rule, expand, rule
-from warmstart.spec.ops import constant
+from warmstart.spec.op import Op
+from warmstart.spec.ops import Chain, Identity, constant
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -31,11 +32,13 @@ _L = "decoder/layer_{i}"
 _ROTATES_NUMBER = ("gptj", "codegen", "gpt_neox", "phi", "qwen3", "gemma3_text")  # else 0, which means all of a head
 _SAYS_HEAD_DIM = ("mistral", "qwen3", "gemma", "gemma2", "gemma3_text")
 _SAYS_DEPTH = ("gemma", "gemma2")  # the factor of the embeddings as a number
-_SAYS_EPSILON = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+_ONMT = ("eole", "opennmt-py")  # (eole_ct2.py and opennmt_py.py)
+_SAYS_EPSILON = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", *_ONMT)
 _SAYS_KV = ("falcon",)  # even where every head has its own keys
 _ALIBI_SWITCHES = ("falcon",)  # even without ALiBi
 _SPELT = {"qweight": "weight", "scales": "weight_scale", "qzeros": "weight_zero"}
 _SAYS_LENGTHS = ("phi3",)
+_SAYS_WINDOW = _ONMT  # 0 where there is none
 _DROPS_WINDOW = ("qwen2", "qwen3", "gemma2", "phi3")
 
 _TABLE = 2048  # positions that the engine computes at first
@@ -86,7 +89,7 @@ class CTranslate2Dialect(ModelBin):
 
     def config_of(self, stored: Upgraded) -> DecoderConfig:
         found, kept = read(stored), manifest_config(stored.path, "decoder", DecoderConfig)
-        names = (None, *(a.name for a in ARCHITECTURES))
+        names = (None, *(a.name for a in ARCHITECTURES), *_ONMT)
         guesses = [found.model_copy(update={"architecture": name}) for name in names]
         likely = [kept, *guesses] if kept is not None else guesses
         return next((c for c in likely if self._describes(c, found, stored)), found)
@@ -176,9 +179,18 @@ def _arrays(c: DecoderConfig) -> Iterator[Rule]:
             for what in module.whats:
                 joined = [f"{name}.{what}" for name in fused]
                 name = f"{_L}/self_attention/linear_0/{_SPELT.get(what, what)}"
-                yield rule(name, joined, cut(c, what, *sizes), each=each)
+                yield rule(name, joined, _parted(c, what, sizes), each=each)
         elif module.name not in fused:
             yield from _module(module, names[module.name], c, each)
+
+
+def _parted(c: DecoderConfig, what: str, sizes: tuple[int, int, int]) -> Op:
+    """Queries, keys and values of what is joined; those that the engine rotates in pairs as halves."""
+    parts = cut(c, what, *sizes)
+    if not c.rotary_pairs or c.rotary_dim is None:
+        return parts
+    turned = (RotaryHalves(heads, c.rotary_dim) for heads in (c.num_heads, c.num_kv_heads))
+    return Chain((parts, Beside((*turned, Identity()))))
 
 
 def _module(module: Module, name: str, c: DecoderConfig, each: Mapping[str, int] | None) -> Iterator[Rule]:
@@ -236,8 +248,8 @@ def _scalars(c: DecoderConfig) -> Iterator[tuple[str, Any]]:
     yield f"{_D}/scale_alibi", np.int8(c.alibi_scaled or switches)
     if c.scale_embeddings and c.architecture in _SAYS_DEPTH:
         yield f"{_D}/embeddings/multiply_by_sqrt_depth", np.float32(c.d_model**0.5)
-    if c.sliding_window and _window(c, 0) is not None:
-        yield f"{_D}/sliding_window", np.int32(c.sliding_window)
+    if _window(c, 0) is not None:
+        yield f"{_D}/sliding_window", np.int32(c.sliding_window or 0)
     for i in range(c.num_layers):
         for name, value in _attention(c, i):
             yield f"{_D}/layer_{i}/self_attention/{name}", value
@@ -257,7 +269,7 @@ def _attention(c: DecoderConfig, i: int) -> Iterator[tuple[str, Any]]:
         local = c.local_rotary_base is not None and _slides(c, i)
         whole = c.rotary_dim == c.head_dim and c.architecture not in _ROTATES_NUMBER
         yield "rotary_dim", np.int32(0 if whole else c.rotary_dim)
-        yield "rotary_interleave", np.int8(0)
+        yield "rotary_interleave", np.int8(c.rotary_pairs)
         yield "rotary_base", np.float32(c.local_rotary_base if local else c.rotary_base)
         kind = None if c.rotary_scaling is None else c.rotary_scaling.kind
         both = c.architecture in _SAYS_LENGTHS or kind == "long"
@@ -287,6 +299,8 @@ def _slides(c: DecoderConfig, i: int) -> bool:
 
 def _window(c: DecoderConfig, i: int) -> int | None:
     """Of layer ``i``: 0 says that it attends to all, None that nothing is said."""
+    if c.sliding_window is None and c.architecture in _SAYS_WINDOW:
+        return 0
     if c.sliding_window is None or c.architecture in _DROPS_WINDOW:
         return None
     return c.sliding_window if _slides(c, i) else 0

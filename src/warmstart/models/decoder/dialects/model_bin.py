@@ -24,7 +24,6 @@ _NEEDED = (
 )  # fmt: skip
 _REFUSED = {
     "decoder/start_from_zero_embedding": 0,
-    f"{_L}/self_attention/rotary_interleave": 0,
     "decoder/alignment_layer": -1,
     "decoder/alignment_heads": 1,
 }
@@ -164,11 +163,11 @@ class _Reader:
         own = f"{_L}/self_attention"
         table = self.entries.get("decoder/position_encodings/encodings")
         if table is not None:
-            return {"positions": "learned", "max_positions": table.shape[0]}
+            return {"positions": "learned", "max_positions": table.shape[0], **self._windows()}
         if self.stored.attribute("decoder/alibi", 0):
             switches = {"alibi_positive": "alibi_use_positive_positions", "alibi_scaled": "scale_alibi"}
             values = {key: bool(self.stored.attribute(f"decoder/{name}", 0)) for key, name in switches.items()}
-            return {"positions": "alibi", **values}
+            return {"positions": "alibi", **values, **self._windows()}
         rotary = self.stored.attribute(f"{own}/rotary_dim")
         if rotary is None:
             relative = [n for n in self.entries if n.startswith(f"{own}/relative_")]
@@ -178,6 +177,7 @@ class _Reader:
         return {
             "positions": "rotary", "rotary_dim": (rotary or head_dim), "max_positions": longest, **self._windows(),
             "rotary_scaling": self._scaling(),
+            "rotary_pairs": bool(self.stored.attribute(f"{own}/rotary_interleave", 1)),
             "original_max_positions": self.stored.attribute(f"{own}/original_max_position_embeddings"),
         }  # fmt: skip
 

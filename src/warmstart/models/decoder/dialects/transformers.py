@@ -192,7 +192,7 @@ def _says(a: Architecture, c: DecoderConfig) -> bool:
         back = read(a, write(a, c))
     except (DialectError, KeyError, TypeError):
         return False
-    free: dict[str, Any] = {"architecture": None, "original": {}, "position_offset": 0}
+    free: dict[str, Any] = {"architecture": None, "original": {}, "position_offset": 0, "rotary_pairs": False}
     if c.positions != "learned":
         free["max_positions"] = None
     return back.model_copy(update=free) == c.model_copy(update=free)

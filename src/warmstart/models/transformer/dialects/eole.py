@@ -28,7 +28,7 @@ _TABLE = "src_emb.pe.pe"
 _DISTANCES = "{layer}.self_attn.relative_positions_embeddings.weight"
 
 # What the model's part of config.json, or its encoder's and decoder's, must say; the first value is EOLE's default.
-_ALLOWED: dict[str, tuple[object, ...]] = {
+ALLOWED: dict[str, tuple[object, ...]] = {
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
     "layer_norm": ("standard", "standardFP32", "rms"),
@@ -68,20 +68,8 @@ class EoleDialect(Dialect):
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         folder, entries = folder_of(checkpoint), checkpoint.entries
-        content = read_json(folder / CONFIG)
-        model = content.get("model")
-        if not isinstance(model, Mapping):
-            raise DialectError("config.json describes no model", where=folder / CONFIG, expected="a part `model`")
-        parts = {"model": model, **{k: model.get(k) or {} for k in ("encoder", "decoder", "embeddings")}}
-        problems = [
-            Problem(f"{place}.{key}: {part[key]!r} is not supported", expected=" or ".join(map(repr, values)))
-            for place, part in parts.items()
-            for key, values in _ALLOWED.items()
-            if key in part and part[key] not in values
-        ]
-
-        def said(key: str, default: Any, place: str = "decoder") -> Any:
-            return parts[place].get(key, model.get(key, default))
+        options = EoleOptions(folder, ALLOWED)
+        problems, said = options.problems, options.said
 
         activation = str(said("mlp_activation_fn", "relu"))
         if activation not in ACTIVATIONS:
@@ -102,13 +90,12 @@ class EoleDialect(Dialect):
         if len(set(attention)) > 1:
             problems.append(Problem("some of the attention's linear layers have biases, some have none"))
         needed = [_SIDES[side].format(i=0) + ".mlp.gate_up_proj.weight" for side in _SIDES]
-        kinds = {part["position_encoding_type"] for part in parts.values() if "position_encoding_type" in part}
-        if len(kinds) > 1:
-            problems.append(Problem(f"position_encoding_type differs: {', '.join(sorted(map(repr, kinds)))}"))
-        relative = kinds == {"Relative"}
+        relative = options.positions() == "Relative"
         positions = _DISTANCES.format(layer=first) if relative else _TABLE
         problems += [Problem(f"{name} is missing") for name in (*needed, positions) if name not in entries]
-        start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(_vocabulary(folder).get("decoder_start_token", "<s>"))
+        start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(
+            read_json(folder / VOCABULARY).get("decoder_start_token", "<s>")
+        )
         if start is None:
             problems.append(Problem("decoder_start_token is neither the start nor the end token"))
         if problems:
@@ -178,23 +165,60 @@ class EoleDialect(Dialect):
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         if files:
             return given_vocabularies(files)
-        content = _vocabulary(folder_of(checkpoint))
-        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
-        special |= content.get("specials") or {}
-        tables = {}
-        for side, key in (("source", "src"), ("target", "tgt")):
-            tokens = content.get(key)
-            if not isinstance(tokens, list):
-                raise VocabularyError(f"{VOCABULARY} holds no {side} vocabulary", where=folder_of(checkpoint))
-            eos = special["eos_token"] if special["eos_token"] in tokens or side == "target" else None
-            tables[side] = TokenVocabulary(
-                tokens, eos, special["unk_token"], bos=special["bos_token"], pad=special["pad_token"]
-            )
+        folder = folder_of(checkpoint)
+        special, tables = special_tokens(folder), {}
+        for side, tokens in (("source", tokens_of(folder, "src")), ("target", tokens_of(folder, "tgt"))):
+            eos = special["eos"] if special["eos"] in tokens or side == "target" else None
+            tables[side] = TokenVocabulary(tokens, eos, special["unk"], bos=special["bos"], pad=special["pad"])
         return dict(tables)
 
 
-def _vocabulary(folder: Path) -> dict[str, Any]:
-    return read_json(folder / VOCABULARY)
+class EoleOptions:
+    """What config.json in ``folder`` says of a model, in its part ``model`` and the parts in that.
+
+    ``problems`` begins with every option that has none of the values of ``allowed``.
+    """
+
+    def __init__(self, folder: Path, allowed: Mapping[str, tuple[object, ...]]) -> None:
+        self.where = folder / CONFIG
+        model = read_json(self.where).get("model")
+        if not isinstance(model, Mapping):
+            raise DialectError("config.json describes no model", where=self.where, expected="a part `model`")
+        self.parts = {"model": model, **{k: model.get(k) or {} for k in ("encoder", "decoder", "embeddings")}}
+        self.problems = [
+            Problem(f"{place}.{key}: {part[key]!r} is not supported", expected=" or ".join(map(repr, values)))
+            for place, part in self.parts.items()
+            for key, values in allowed.items()
+            if key in part and part[key] not in values
+        ]
+
+    def said(self, key: str, default: Any, place: str = "decoder") -> Any:
+        """An option of ``place``, which may stand in the whole model's part, too."""
+        return self.parts[place].get(key, self.parts["model"].get(key, default))
+
+    def positions(self) -> object:
+        """The type of positions; that the parts say several is a problem."""
+        key = "position_encoding_type"
+        kinds = {part[key] for part in self.parts.values() if key in part}
+        if len(kinds) > 1:
+            self.problems.append(Problem(f"{key} differs: {', '.join(sorted(map(repr, kinds)))}"))
+        return next(iter(kinds), "SinusoidalInterleaved")
+
+
+def special_tokens(folder: Path) -> dict[str, str]:
+    """Role → token, as vocab.json says or EOLE takes them."""
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
+    special |= read_json(folder / VOCABULARY).get("specials") or {}
+    return {role: special[f"{role}_token"] for role in ("bos", "eos", "unk", "pad")}
+
+
+def tokens_of(folder: Path, side: str) -> list[str]:
+    """The table ``src`` or ``tgt`` of vocab.json."""
+    tokens = read_json(folder / VOCABULARY).get(side)
+    if not isinstance(tokens, list):
+        name = {"src": "source", "tgt": "target"}[side]
+        raise VocabularyError(f"{VOCABULARY} holds no {name} vocabulary", where=folder)
+    return tokens
 
 
 def _table(rows: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _SIDES = {"encoder": "model.encoder.transformer.{i}", "decoder": "model.decoder.
 _EMBEDDING = "model.{side}.embeddings.make_embedding"
 
 # Options of the model that must be so; the first value is what a file that does not say it means.
-_ALLOWED: dict[str, tuple[object, ...]] = {
+ALLOWED: dict[str, tuple[object, ...]] = {
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
     "self_attn_type": ("scaled-dot", "scaled-dot-flash"),
@@ -79,11 +79,7 @@ class OpenNMTPyDialect(Dialect):
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         opt: Mapping[str, Any] = checkpoint.metadata["opt"]
-        problems = [
-            Problem(f"{key}: {opt[key]!r} is not supported", expected=" or ".join(map(repr, values)))
-            for key, values in _ALLOWED.items()
-            if key in opt and opt[key] not in values
-        ]
+        problems = not_allowed(opt, ALLOWED)
         activation = str(opt.get("pos_ffn_activation_fn", "relu"))
         if activation not in ACTIVATIONS:
             problems.append(Problem(f"pos_ffn_activation_fn: {activation!r} is not supported"))
@@ -175,11 +171,20 @@ class OpenNMTPyDialect(Dialect):
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         if files:
             return given_vocabularies(files)
-        tables = _tables(checkpoint.metadata["vocab"], checkpoint.path)
+        tables = tables_of(checkpoint.metadata["vocab"], checkpoint.path)
         return {
             side: TokenVocabulary(tokens, "</s>" if "</s>" in tokens or side == "target" else None, pad="<blank>")
             for side, tokens in sorted(tables.items())
         }
+
+
+def not_allowed(opt: Mapping[str, Any], allowed: Mapping[str, tuple[object, ...]]) -> list[Problem]:
+    """Every option that has none of the values of ``allowed``."""
+    return [
+        Problem(f"{key}: {opt[key]!r} is not supported", expected=" or ".join(map(repr, values)))
+        for key, values in allowed.items()
+        if key in opt and opt[key] not in values
+    ]
 
 
 def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
@@ -258,7 +263,7 @@ def _dropout(opt: Mapping[str, Any]) -> dict[str, float]:
     return {"dropout": dropout, "attention_dropout": first("attention_dropout", dropout), "ffn_dropout": dropout}
 
 
-def _tables(vocab: Any, where: object) -> dict[str, list[str]]:
+def tables_of(vocab: Any, where: object) -> dict[str, list[str]]:
     """Tokens by side: plain lists (version 3), fields of torchtext (1 and 2), or its vocabularies (before)."""
     found: dict[str, Any] = {}
     if isinstance(vocab, Mapping) and "src" in vocab:
