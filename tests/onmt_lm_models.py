@@ -34,6 +34,7 @@ class Kind:
     theta: int = 10000
     rotary_dim: int = 0
     output_bias: bool = True
+    head_dim: int = D // HEADS
 
     @property
     def gated(self) -> bool:
@@ -55,7 +56,9 @@ ROTATED = {
     "base": Kind("rotary", "silu", rms=True, biases=False, theta=500, output_bias=False),
     "part": Kind("rotary", "relu", rotary_dim=2),
 }
-ALL = {**KINDS, **OLD, **ROTATED}
+# Of EOLE alone, and again left out.
+WIDE = {"wide": Kind("rotary", "silu", rms=True, biases=False, output_bias=False, head_dim=6)}
+ALL = {**KINDS, **OLD, **ROTATED, **WIDE}
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:
@@ -85,8 +88,8 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         at = f"layers.{i}"
         norm(f"{at}.attention_norm")
         for part, rows in (("query", HEADS), ("key", kind.kv_heads), ("value", kind.kv_heads)):
-            linear(f"{at}.attention.{part}", rows * D // HEADS, D, kind.biases)
-        linear(f"{at}.attention.output", D, D, kind.biases)
+            linear(f"{at}.attention.{part}", rows * kind.head_dim, D, kind.biases)
+        linear(f"{at}.attention.output", D, HEADS * kind.head_dim, kind.biases)
         norm(f"{at}.ffn_norm")
         for part in ("gate", "up") if kind.gated else ("up",):
             linear(f"{at}.ffn.{part}", FF, D, kind.biases)
@@ -139,7 +142,8 @@ def eole_model(name: str) -> dict[str, Any]:
     kind = ALL[name]
     model: dict[str, Any] = {
         "architecture": "transformer_lm", "encoder": None, "hidden_size": D, "heads": HEADS, "norm_eps": EPSILON,
-        "heads_kv": kind.kv_heads, "sliding_window": kind.window, "layer_norm": "rms" if kind.rms else "standard",
+        "heads_kv": kind.kv_heads, "head_dim": None if kind.head_dim * HEADS == D else kind.head_dim,
+        "sliding_window": kind.window, "layer_norm": "rms" if kind.rms else "standard",
         "mlp_activation_fn": "gated-silu" if kind.gated else kind.activation,
         "decoder": {"decoder_type": "transformer_lm" if kind.biases else "transformer", "layers": LAYERS},
         "embeddings": {
@@ -221,7 +225,7 @@ def log_probabilities(name: str, rows: list[int]) -> np.ndarray:
         return np.maximum(x, 0) if kind.activation == "relu" else x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
 
     def heads(x: np.ndarray, turned: bool) -> np.ndarray:
-        parts = x.reshape(len(rows), -1, D // HEADS).swapaxes(0, 1)
+        parts = x.reshape(len(rows), -1, kind.head_dim).swapaxes(0, 1)
         parts = _rotated(kind, parts) if turned and kind.positions == "rotary" else parts
         return np.repeat(parts, HEADS // len(parts), 0)
 
@@ -233,7 +237,7 @@ def log_probabilities(name: str, rows: list[int]) -> np.ndarray:
     for i in range(LAYERS):
         own, y = f"layers.{i}.attention", norm(f"layers.{i}.attention_norm", x)
         query, key = (heads(linear(f"{own}.{part}", y), True) for part in ("query", "key"))
-        scores = query @ key.swapaxes(1, 2) / np.sqrt(D // HEADS)
+        scores = query @ key.swapaxes(1, 2) / np.sqrt(kind.head_dim)
         if kind.positions == "alibi":
             scores = scores - slopes[:, None, None] * np.abs(back)
         scores = np.where(back < 0, -np.inf, scores)
@@ -249,7 +253,7 @@ def log_probabilities(name: str, rows: list[int]) -> np.ndarray:
 
 def _rotated(kind: Kind, x: np.ndarray) -> np.ndarray:
     """Su et al. 2021 on the first ``rotary_dim`` of each head [heads, length, head_dim]."""
-    n = kind.rotary_dim or D // HEADS
+    n = kind.rotary_dim or kind.head_dim
     angles = np.arange(x.shape[1])[:, None] / kind.theta ** (np.arange(0, n, 2) / n)
     turn = np.cos(angles) + 1j * np.sin(angles)
     pairs = x[..., :n].reshape(*x.shape[:2], -1, 2) if kind.pairs else np.stack(np.split(x[..., :n], 2, -1), -1)

@@ -31,7 +31,7 @@ _POSITIONS = {
 _READ = ("position_encoding_type", "heads_kv", "head_dim", "sliding_window")
 _ALLOWED: Mapping[str, tuple[object, ...]] = {
     **{key: values for key, values in ALLOWED.items() if key not in _READ},
-    "decoder_type": ("transformer", "transformer_lm"),  # the second until 0.1
+    "decoder_type": ("transformer", "transformer_lm"),  # the second before 0.1
     "with_cross_attn": (False,),
     "LM_type": ("causal",),
     "layer_types": (None,),
