@@ -11,7 +11,14 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.onmt import Spelling, finish, read_config, rules_of
 from warmstart.models.family import Dialect
-from warmstart.models.transformer.dialects.opennmt_py import ACTIVATIONS, ALLOWED, EPSILON, not_allowed, tables_of
+from warmstart.models.transformer.dialects.opennmt_py import (
+    ACTIVATIONS,
+    ALLOWED,
+    EPSILON,
+    LEFT_BEHIND,
+    not_allowed,
+    tables_of,
+)
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
@@ -65,10 +72,7 @@ class OpenNMTPyDialect(Dialect):
         return options.get("decoder_type") == _KIND and "vocab" in checkpoint.metadata
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
-        return {
-            "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
-            "optim.**": "the optimizer's",
-        }
+        return LEFT_BEHIND
 
     def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
         opt: Mapping[str, Any] = checkpoint.metadata["opt"]

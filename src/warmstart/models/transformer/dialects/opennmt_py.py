@@ -26,6 +26,11 @@ EPSILON = 1e-6
 _SIDES = {"encoder": "model.encoder.transformer.{i}", "decoder": "model.decoder.transformer_layers.{i}"}
 _EMBEDDING = "model.{side}.embeddings.make_embedding"
 
+LEFT_BEHIND = {
+    "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
+    "optim.**": "the optimizer's",
+}
+
 # Options of the model that must be so; the first value is what a file that does not say it means.
 ALLOWED: dict[str, tuple[object, ...]] = {
     "encoder_type": ("transformer",),
@@ -72,10 +77,7 @@ class OpenNMTPyDialect(Dialect):
         return f"{kinds}{cells}; CTranslate2 has no such models, and no family here is one of them"
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
-        return {
-            "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
-            "optim.**": "the optimizer's",
-        }
+        return LEFT_BEHIND
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         opt: Mapping[str, Any] = checkpoint.metadata["opt"]
