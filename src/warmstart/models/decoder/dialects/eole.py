@@ -38,7 +38,27 @@ _ALLOWED: Mapping[str, tuple[object, ...]] = {
     "global_head_dim": (None,),
     "global_heads_kv": (None,),
     "lambda_align": (0,),
+    "generator_function": ("softmax",),
+    "add_estimator": (False,),
+    "max_relative_positions": (0,),  # how EOLE 0.0 named the types of positions
+    "position_shift": (0, None),
 }
+# Sizes and biases, which the arrays say; what goes with an option that is refused; what is of training, or of parts
+# that a language model does not have. Source: ``eole/config/models.py`` of 0.0.1 to 0.5.3.
+_IGNORED = (
+    "architecture", "encoder", "decoder", "embeddings", "hidden_size", "word_vec_size", "src_word_vec_size",
+    "tgt_word_vec_size", "transformer_ff", "dim_per_head", "max_position_embeddings", "n_positions",
+    "position_encoding", "interpolate_mode", "add_qkvbias", "add_key_bias", "add_final_linear_bias", "add_ffnbias",
+    "generator_bias", "share_embeddings", "freeze_word_vecs_enc", "freeze_word_vecs_dec", "left_pad",
+    "huggingface_model", "eole_version", "qk_norm_post_rope", "rotary_interleave", "rotary_theta", "rotary_dim",
+    "num_experts_per_tok", "num_shared_experts", "shared_expert_gate", "first_k_dense_replace", "moe_transformer_ff",
+    "moe_softmax_after", "moe_renormalize", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_value_head_dim",
+    "linear_num_key_heads", "linear_num_value_heads", "aan_useffn", "alignment_layer", "alignment_heads",
+    "full_context_alignment", "lambda_coverage", "global_attention", "global_attention_function", "input_feed",
+    "estimator_type", "adapter_bias", "multimodal_projector_bias", "projector_activation_fn", "spatial_merge_size",
+)  # fmt: skip
+_USED = ("heads", "layers", "mlp_activation_fn", "norm_eps", "share_decoder_embeddings", "rope_config")
+_KNOWN = {*_ALLOWED, *_READ, *_USED, *_IGNORED}
 _ROPE: Mapping[str, tuple[object, ...]] = {
     "scaling_type": (None,), "xdrope_section": (None,), "interleave_local": (0,), "tmax_index": (0,),
     "rotary_dim_global": (0,), "partial_rotary_factor": (0,), "multidimensional_rope": (False,),
@@ -85,6 +105,12 @@ class EoleDialect(Dialect):
     def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
         options = EoleOptions(folder_of(checkpoint), _ALLOWED)
         problems, said, kind = options.problems, options.said, options.positions()
+        problems += [
+            Problem(f"{place}.{key}: {part[key]!r} is not an option that is known here")
+            for place, part in options.parts.items()
+            for key in part
+            if place != "encoder" and key not in _KNOWN
+        ]
         if options.parts["encoder"]:
             problems.append(Problem("config.json describes an encoder, and the file has none"))
         if kind not in _POSITIONS:
