@@ -218,6 +218,34 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best(tmp_path: Path, bui
     assert weights(tmp_path / "cut", 8) == weights(tmp_path / "run", 8)
 
 
+def test_a_signal_before_the_evaluation_that_goes_back_to_the_best_and_ends_the_run(  # type: ignore[no-untyped-def]
+    tmp_path: Path, build, stream, config
+) -> None:
+    """The checkpoint that the signal left holds the weights of before: the end takes its place, also when pinned."""
+    stopped: list[int] = []
+
+    def evaluate(model: torch.nn.Module, step: int) -> Measured:
+        if step == 4 and run.name == "cut" and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Measured({"validation/loss": 1.0 if step == 2 else 2.0})
+
+    rule = {"steps": 8, "plateau": Plateau(patience=1, reload_best=True)}
+    impatient, patient = (config.model_copy(update={**rule, "early_stopping": Patience(patience=k)}) for k in (1, 9))
+    run = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        go(run, build, stream(), impatient, evaluate=evaluate)
+    assert weights(run, 4) != weights(run, 2)
+    (checkpoints.checkpoint_path(run, 4) / checkpoints.PINNED).touch()
+    for run in (tmp_path / "cut", tmp_path / "whole"):
+        _, result = go(run, build, stream(), impatient, evaluate=evaluate)
+        assert result.steps == 4
+        assert weights(run, 4) == weights(run, 2)
+        go(run, build, stream(), patient, evaluate=evaluate)
+    assert weights(tmp_path / "cut", 8) == weights(tmp_path / "whole", 8)
+    assert (checkpoints.checkpoint_path(tmp_path / "cut", 4) / checkpoints.PINNED).exists()
+
+
 def test_a_full_disk_stops_with_an_error_and_loses_nothing(tmp_path: Path, build, stream, config, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     usage = shutil.disk_usage(tmp_path)
     calls = []

@@ -46,15 +46,15 @@ class Output:
             self._samples.write({"step": step, **row})
 
     def save(self, learner: Learner, state: State, keep_last: int, *, final: bool) -> None:
-        """Write a checkpoint in the background."""
+        """Write a checkpoint in the background, unless this step has one already.
+
+        A ``final`` one takes the place of the one that was written when the run was stopped before its last
+        evaluation, which may have put back the best weights or reset the optimizer.
+        """
         state = replace(state, records={"metrics": self._metrics.count, "samples": self._samples.count})
         self._writer.wait()
-        path = checkpoints.checkpoint_path(self.run, state.step)
-        if not path.exists():
+        if final or not checkpoints.checkpoint_path(self.run, state.step).exists():
             self._writer.submit(learner.snapshot(state), keep_last)
-        elif final:  # saved when it was stopped before its evaluation: its arrays are these
-            self._sync()
-            checkpoints.write_state(path, replace(state, optimizer_steps=checkpoints.read_state(path).optimizer_steps))
 
     def wait(self) -> None:
         """Until all is on disk. Raises ``StorageError``."""

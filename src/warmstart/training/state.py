@@ -162,17 +162,19 @@ class Snapshot:
 
 
 def write(run: Path, snapshot: Snapshot) -> Path:
-    """Write a checkpoint; it appears under its name only when all of it is on disk.
+    """Write a checkpoint; it appears under its name only when all of it is on disk, in the place of one of that step.
 
     Raises:
         StorageError: it does not fit on the disk, or cannot be written; nothing has changed then.
     """
     path = checkpoint_path(run, snapshot.state.step)
     atomic.require_space(run, snapshot.nbytes)
-    with atomic.new_directory(path) as folder:
+    with atomic.new_directory(path, force=True) as folder:
         for name, arrays in snapshot.files.items():
             _write_arrays(folder / f"{name}.safetensors", arrays, snapshot.state.step)
         write_state(folder, snapshot.state)
+        if (path / PINNED).exists():
+            (folder / PINNED).touch()
     return path
 
 
