@@ -113,7 +113,7 @@ def test_the_commands_and_classes_of_the_reference(tmp_path):
         ("eole", {"decoder": {"layers": 3}}, "the options say 3 layers of the decoder"),
         ("eole", {"decoder": {"LM_type": "prefix"}}, "decoder.LM_type: 'prefix' is not supported"),
         ("eole", {"encoder": {"layers": 2}}, "config.json describes an encoder"),
-        ("opennmt-py", {"max_relative_positions": 4}, "max_relative_positions: 4 is not supported"),
+        ("opennmt-py", {"max_relative_positions": 4}, "4 (relative positions) is not supported"),
         ("opennmt-py", {"position_encoding": True}, "max_relative_positions is -1 and position_encoding True"),
         ("opennmt-py", {"encoder_type": "rnn"}, "encoder_type: 'rnn' is not supported"),
         ("opennmt-py", {"model_task": "seq2seq"}, "model_task: 'seq2seq' is not supported"),

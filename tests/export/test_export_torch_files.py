@@ -153,7 +153,7 @@ def edited(path: Path, key: str, **values: object) -> Path:
         ({"self_attn_type": "average"}, "self_attn_type: 'average' is not supported"),
         ({"max_relative_positions": 20}, "max_relative_positions is 20 and position_encoding True"),
         ({"max_relative_positions": -1, "position_encoding": False}, r"-1 \(rotary positions\) is not supported"),
-        ({"max_relative_positions": -2, "position_encoding": False}, r"-2 \(ALiBi\) is not supported"),
+        ({"max_relative_positions": -2, "position_encoding": False}, r"-2 \(alibi positions\) is not supported"),
         ({"encoder_type": "mean"}, "encoder_type: 'mean' is not supported"),
         ({"pos_ffn_activation_fn": "prelu"}, "pos_ffn_activation_fn: 'prelu' is not supported"),
         ({"copy_attn": True}, "copy_attn: True is not supported"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from warmstart.spec.attention import Beside, Cut, RotaryHalves, SkipRows, WithZeros
+from warmstart.spec.attention import Beside, Cut, RotaryHalves
+from warmstart.spec.generated import WithZeros
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.op import Op, ShapeMismatch, SlotLost
 from warmstart.spec.ops import Chain, Identity, Reshape, Transpose
 
@@ -55,11 +57,11 @@ def test_zeros_are_made_and_checked():
 
 def test_skipped_rows_return_as_zeros():
     table = RNG.standard_normal((5, 2))
-    (kept,) = SkipRows(2).forward([table])
-    (back,) = SkipRows(2).backward([kept])
+    (kept,) = ExtraRows(first=2).forward([table])
+    (back,) = ExtraRows(first=2).backward([kept])
     np.testing.assert_array_equal(back[2:], table[2:])
     assert not back[:2].any()
-    assert SkipRows(2).kind == "lossy"
+    assert ExtraRows(first=2).kind == "lossy"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_skipped_rows_return_as_zeros():
         (Cut((2, 3)), [(6, 2)]),
         (RotaryHalves(4, 2), [(6, 2)]),
         (RotaryHalves(2, 4), [(6, 2)]),
-        (SkipRows(2), [(2, 3)]),
+        (ExtraRows(first=2), [(2, 3)]),
         (WithZeros(), [(2,), (3,)]),
     ],
 )
@@ -85,6 +87,6 @@ def test_means_follow_where_they_can():
         Cut((2, 4)).forward_slot([mean], 0, [(6, 3)])
     (turned,) = RotaryHalves(1, 4).forward_slot([mean], 1, [(6, 3)])
     assert turned.tolist() == mean[[0, 2, 1, 3, 4, 5]].tolist()
-    for op in (WithZeros(), SkipRows(1)):
+    for op in (WithZeros(), ExtraRows(first=1)):
         with pytest.raises(SlotLost):
             op.forward_slot([mean], None, [(6,)])

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry, SlotEntry
+from warmstart.spec.generated import Generated
+from warmstart.spec.lossy import ExtraRows, Sum
 from warmstart.spec.mapping import expand, read_through, rule, write_through
 from warmstart.spec.op import ShapeMismatch, SlotLost
-from warmstart.spec.ops import Chain, ExtraRows, Generated, PermuteBlocks, Reshape, Split, Sum, Transpose, Unstack
+from warmstart.spec.ops import Chain, PermuteBlocks, Reshape, Split, Transpose, Unstack
 from warmstart.spec.templates import matches, problem_with_rename, rename
 
 

@@ -15,9 +15,10 @@ from warmstart.export.quantize import FLOATS, Storage, already_quantized, storag
 from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
 from warmstart.models.family import PACKED, Dialect, Facts, Family
+from warmstart.spec.generated import Generated
 from warmstart.spec.mapping import Link, Reading, expand
 from warmstart.spec.op import Op, Shape, ShapeMismatch
-from warmstart.spec.ops import Chain, Generated
+from warmstart.spec.ops import Chain
 from warmstart.spec.templates import matches
 
 

@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import layers_of
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
-from warmstart.models.transformer.dialects.torch_files import layers_of
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Transpose
 

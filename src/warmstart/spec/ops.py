@@ -1,10 +1,13 @@
-"""Ops that many dialects need; ``attention``, ``fused`` and ``lstm`` have those of certain layers."""
+"""Ops that many dialects need and that lose nothing.
+
+``generated`` has those that compute arrays, ``lossy`` those that lose some; ``attention``, ``fused`` and ``lstm`` have
+those of certain layers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -266,146 +269,3 @@ def each(op: Op, values: list[Shape], function: Callable[[Sequence[Shape]], list
         return function(values)
     except ShapeMismatch as error:
         raise ShapeMismatch(f"{type(op).__name__}: {error}") from None
-
-
-@dataclass(frozen=True)
-class Sum(Op):
-    """Lossy: foreign halves that only ever act as their sum (cuDNN's two biases); export writes the sum and zeros."""
-
-    kind: ClassVar[Kind] = "lossy"
-    halves: int = 2
-
-    @property
-    def lost(self) -> str:
-        return f"the sum of {self.halves} arrays is kept, and would return as itself and zeros"
-
-    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        if len(shapes) != self.halves or len(set(shapes)) != 1:
-            raise ShapeMismatch(f"{self.halves} equal shapes are needed, not {[list(s) for s in shapes]}")
-        return [shapes[0]]
-
-    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [shapes[0]] * self.halves
-
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        total = arrays[0]
-        for array in arrays[1:]:
-            total = total + array
-        return [total]
-
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [arrays[0], *(np.zeros_like(arrays[0]) for _ in range(self.halves - 1))]
-
-    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
-        raise SlotLost("moments of two halves are not the moment of their sum")
-
-
-@dataclass(frozen=True)
-class WithMultiple(Op):
-    """Two foreign arrays are the canonical one and, behind it, the same times ``factor``, which is not read again.
-
-    Whether a file keeps to that is for its dialect to see (:meth:`holds`) before it calls the model so.
-    """
-
-    kind: ClassVar[Kind] = "many"
-    factor: float
-
-    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        if len(shapes) != 2 or shapes[0] != shapes[1]:
-            raise ShapeMismatch(f"two equal shapes are needed, not {[list(s) for s in shapes]}")
-        return [shapes[0]]
-
-    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [shapes[0]] * 2
-
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [arrays[0]]
-
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        """The product is rounded once, from float32, as torch does it."""
-        (array,) = arrays
-        wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-        return [array, (wide * wide.dtype.type(self.factor)).astype(array.dtype)]
-
-    def holds(self, array: Array, multiple: Array) -> bool:
-        """Whether ``multiple`` is what :meth:`backward` makes of ``array``, bit for bit."""
-        made = self.backward([array])[1]
-        return (made.shape, made.dtype) == (multiple.shape, multiple.dtype) and made.tobytes() == multiple.tobytes()
-
-    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
-        raise SlotLost("the state of one array in two places is that of neither")
-
-
-@dataclass(frozen=True)
-class ExtraRows(Op):
-    """Lossy: foreign rows before and behind the canonical ones that nothing is computed with; written as zeros."""
-
-    kind: ClassVar[Kind] = "lossy"
-    first: int = 0
-    last: int = 0
-
-    @property
-    def lost(self) -> str:
-        parts = ((self.first, "first"), (self.last, "last"))
-        which = " and ".join(f"its {n} {where} row{'s' * (n > 1)}" for n, where in parts if n)
-        return f"{which}, with which nothing is computed, would return as zeros"
-
-    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        for shape in shapes:
-            if not shape or shape[0] <= self.first + self.last:
-                raise ShapeMismatch(f"more than {self.first + self.last} rows are needed, not {list(shape)}")
-        return [(shape[0] - self.first - self.last, *shape[1:]) for shape in shapes]
-
-    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [(shape[0] + self.first + self.last, *shape[1:]) for shape in shapes]
-
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [a[self.first : len(a) - self.last] for a in arrays]
-
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [np.pad(a, [(self.first, self.last), *[(0, 0)] * (a.ndim - 1)]) for a in arrays]
-
-    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
-        raise SlotLost("rows that are dropped and written as zeros have no state")
-
-
-@dataclass(frozen=True)
-class Generated(Op):
-    """An array that the canonical side computes: written on export, compared on import."""
-
-    kind: ClassVar[Kind] = "generated"
-    compute: Callable[[], Array]
-    shape: Shape
-    tolerance: float = 0.0
-    dtype: str = "float32"
-
-    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        if tuple(shapes[0]) != self.shape:
-            raise ShapeMismatch(f"{list(self.shape)} is expected, not {list(shapes[0])}")
-        return []
-
-    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [self.shape]
-
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        computed = self.compute().astype(arrays[0].dtype).astype(np.float64)  # as it was stored
-        difference = float(np.max(np.abs(np.asarray(arrays[0], np.float64) - computed), initial=0.0))
-        if not difference <= self.tolerance:
-            raise ShapeMismatch(f"values differ from the computed ones by up to {difference:.3g}")
-        return []
-
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [self.compute()]
-
-    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
-        raise SlotLost("computed arrays have no optimizer state here")
-
-
-def constant(value: np.generic) -> Generated:
-    """A number that the configuration says, in the dtype of ``value``."""
-    array = np.asarray(value)
-    return Generated(partial(_copy, array), array.shape, dtype=array.dtype.name)
-
-
-def _copy(array: Array) -> Array:
-    return array.copy()

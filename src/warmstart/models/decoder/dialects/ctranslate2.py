@@ -18,10 +18,11 @@ from warmstart.models.decoder.parameters import Module, modules, parameters
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
 from warmstart.models.model_bin_beside import manifest_config
-from warmstart.spec.attention import Beside, RotaryHalves, WithZeros
+from warmstart.spec.attention import Beside, RotaryHalves
+from warmstart.spec.generated import WithZeros, constant
 from warmstart.spec.mapping import Rule, expand, rule
 from warmstart.spec.op import Op
-from warmstart.spec.ops import Chain, Identity, constant
+from warmstart.spec.ops import Chain, Identity
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

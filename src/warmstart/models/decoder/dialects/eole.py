@@ -8,18 +8,12 @@ from typing import Any
 
 from warmstart.errors import Problem
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import not_allowed
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.onmt import Spelling, finish, read_config, rules_of
+from warmstart.models.eole import ACTIVATIONS, ALLOWED, EoleOptions, is_eole, special_tokens, tokens_of
 from warmstart.models.family import Dialect
-from warmstart.models.huggingface import CONFIG, folder_of
-from warmstart.models.transformer.dialects.eole import (
-    ACTIVATIONS,
-    ALLOWED,
-    VOCABULARY,
-    EoleOptions,
-    special_tokens,
-    tokens_of,
-)
+from warmstart.models.huggingface import folder_of
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
@@ -28,9 +22,9 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 _POSITIONS = {
     "SinusoidalInterleaved": "learned", "SinusoidalConcat": "learned", "Rotary": "rotary", "Alibi": "alibi",
 }  # fmt: skip
-_READ = ("position_encoding_type", "heads_kv", "head_dim", "sliding_window")
 _ALLOWED: Mapping[str, tuple[object, ...]] = {
-    **{key: values for key, values in ALLOWED.items() if key not in _READ},
+    **ALLOWED,
+    "encoder_type": ("transformer",),
     "decoder_type": ("transformer", "transformer_lm"),  # the second before 0.1
     "with_cross_attn": (False,),
     "LM_type": ("causal",),
@@ -57,8 +51,11 @@ _IGNORED = (
     "full_context_alignment", "lambda_coverage", "global_attention", "global_attention_function", "input_feed",
     "estimator_type", "adapter_bias", "multimodal_projector_bias", "projector_activation_fn", "spatial_merge_size",
 )  # fmt: skip
-_USED = ("heads", "layers", "mlp_activation_fn", "norm_eps", "share_decoder_embeddings", "rope_config")
-_KNOWN = {*_ALLOWED, *_READ, *_USED, *_IGNORED}
+_USED = (
+    "heads", "heads_kv", "head_dim", "layers", "norm_eps", "share_decoder_embeddings", "position_encoding_type",
+    "rope_config", "sliding_window",
+)  # fmt: skip
+_KNOWN = {*_ALLOWED, *_USED, *_IGNORED}
 _ROPE: Mapping[str, tuple[object, ...]] = {
     "scaling_type": (None,), "xdrope_section": (None,), "interleave_local": (0,), "tmax_index": (0,),
     "rotary_dim_global": (0,), "partial_rotary_factor": (0,), "multidimensional_rope": (False,),
@@ -97,10 +94,9 @@ class EoleDialect(Dialect):
     name = "eole"
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        folder, entries = folder_of(checkpoint), checkpoint.entries
-        beside = all((folder / name).is_file() for name in (CONFIG, VOCABULARY))
+        entries = checkpoint.entries
         alone = SPELLING.array("embedding") in entries and "src_emb.embeddings.weight" not in entries
-        return checkpoint.format == "safetensors" and beside and alone
+        return alone and is_eole(checkpoint)
 
     def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
         options = EoleOptions(folder_of(checkpoint), _ALLOWED)
@@ -116,9 +112,7 @@ class EoleDialect(Dialect):
         if kind not in _POSITIONS:
             expected = " or ".join(map(repr, _POSITIONS))
             problems.append(Problem(f"position_encoding_type: {kind!r} is not supported", expected=expected))
-        activation = said("mlp_activation_fn", "relu")
-        if activation not in ACTIVATIONS:
-            problems.append(Problem(f"mlp_activation_fn: {activation!r} is not supported"))
+        activation = str(said("mlp_activation_fn", "relu"))
         rope = (said("rope_config", None) or {}) if kind == "Rotary" else {}
         problems += _rope_problems(rope)
         tied = SPELLING.array("output") not in checkpoint.entries
@@ -128,8 +122,8 @@ class EoleDialect(Dialect):
             SPELLING, checkpoint.entries,
             {
                 "heads": said("heads", 8), "kv_heads": said("heads_kv", None), "head_dim": said("head_dim", None),
-                "layers": said("layers", None), "gated": str(activation).startswith("gated-"), "tied": tied,
-                "activation": ACTIVATIONS.get(str(activation)),
+                "layers": said("layers", None), "gated": activation.startswith("gated-"), "tied": tied,
+                "activation": ACTIVATIONS.get(activation),
                 "norm": "rms" if said("layer_norm", "standard") == "rms" else "layer",
                 "norm_epsilon": said("norm_eps", 1e-5), "positions": _POSITIONS.get(str(kind)),
                 "sliding_window": said("sliding_window", 0) or None, "rotary_dim": rope.get("rotary_dim", 0),
@@ -151,10 +145,6 @@ class EoleDialect(Dialect):
 
 def _rope_problems(rope: Mapping[str, Any]) -> list[Problem]:
     """What ``rope_config`` says beyond one rotation of all layers."""
-    wrong = [
-        Problem(f"rope_config.{key}: {rope[key]!r} is not supported", expected=" or ".join(map(repr, values)))
-        for key, values in _ROPE.items()
-        if key in rope and rope[key] not in values
-    ]
     unknown = sorted(set(rope) - set(_ROPE_KNOWN))
+    wrong = not_allowed(rope, _ROPE, "rope_config.")
     return wrong + [Problem(f"rope_config.{key} is not an option that is known here") for key in unknown]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing, RotaryScaling
 from warmstart.models.model_bin import Upgraded
-from warmstart.spec.templates import match
+from warmstart.models.model_bin_rules import layers_of
 
 ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}
 PACKINGS = {"gemm": 1, "gemv": 2}
@@ -42,9 +42,11 @@ class _Reader:
     def __init__(self, stored: Upgraded) -> None:
         self.stored, self.entries = stored, stored.entries
         self.problems: list[Problem] = []
+        self.layers = 0
 
     def config(self) -> DecoderConfig:
         self._check()
+        self.layers = layers_of(self.stored, "decoder", self.problems)
         e, first = self.entries, f"{_L}/self_attention"
         vocab, narrow = e["decoder/embeddings/weight"].shape
         joined, d_model = self._linear(f"{first}/linear_0")
@@ -53,7 +55,7 @@ class _Reader:
         head_dim = int(self.stored.attribute(f"{first}/head_dim", d_model // heads))
         self._expect(joined == (heads + 2 * kv_heads) * head_dim, f"{first}/linear_0 is of {joined} rows")
         given: dict[str, Any] = {
-            "vocab_size": vocab, "d_model": d_model, "num_layers": self._layers(), "num_heads": heads,
+            "vocab_size": vocab, "d_model": d_model, "num_layers": self.layers, "num_heads": heads,
             "num_kv_heads": kv_heads, "head_dim": head_dim, "d_ff": self._linear(f"{_L}/ffn/linear_0")[0],
             "embedding_size": narrow if "decoder/project_in/weight" in e else None,
             "activation": self._name(ACTIVATIONS, int(self.stored.attribute("decoder/activation", 0)), "activation"),
@@ -104,13 +106,6 @@ class _Reader:
         name = next((n for n, k in table.items() if k == number), None)
         self._expect(name is not None, f"{what} {number} is not supported")
         return name
-
-    def _layers(self) -> int:
-        """Layers must follow each other: the engine stops at the first gap, in silence."""
-        found = {values[0]["i"] for n in self.entries if (values := match("decoder/layer_{i}/**", n))}
-        missing = sorted(set(range(max(found, default=-1) + 1)) - found)
-        self._expect(not missing, f"decoder/layer_{missing[0] if missing else 0} is missing before later layers")
-        return len(found)
 
     def _packing(self) -> Packing | None:
         said = self.stored.metadata.get("config") or {}
@@ -183,7 +178,7 @@ class _Reader:
 
     def _windows(self) -> dict[str, Any]:
         """Layers differ in window and base: those that attend to all have the base, the others the local one."""
-        layers = range(self._layers())
+        layers = range(self.layers)
         own = [f"decoder/layer_{i}/self_attention" for i in layers]
         windows = [int(self.stored.attribute(f"{o}/sliding_window", 0)) for o in own]
         bases = [float(self.stored.attribute(f"{o}/rotary_base", 10000.0)) for o in own]
@@ -202,7 +197,7 @@ class _Reader:
         }
 
     def _scaling(self) -> RotaryScaling | None:
-        found = [self._one_scaling(i) for i in range(self._layers())]
+        found = [self._one_scaling(i) for i in range(self.layers)]
         kinds = [f for f in found if f is not None]
         self._expect(all(k == kinds[0] for k in kinds), "layers differ in the scaling of rotary angles")
         return kinds[0] if kinds else None

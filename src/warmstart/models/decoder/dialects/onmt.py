@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Entry
+from warmstart.models.checks import layers_as_said, layers_of, require
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.parameters import Module, modules
-from warmstart.models.transformer.dialects.torch_files import layers_as_said, layers_of, require
 from warmstart.spec.attention import RotaryHalves
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op

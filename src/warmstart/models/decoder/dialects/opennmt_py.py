@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from warmstart.errors import Problem
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import not_allowed
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.onmt import Spelling, finish, read_config, rules_of
-from warmstart.models.family import Dialect
-from warmstart.models.transformer.dialects.opennmt_py import (
+from warmstart.models.opennmt_py import (
     ACTIVATIONS,
     ALLOWED,
     EPSILON,
-    LEFT_BEHIND,
-    not_allowed,
+    OpenNMTPy,
+    layers_said,
+    options_of,
+    positions_of,
     tables_of,
 )
 from warmstart.spec.mapping import Rule
@@ -25,15 +26,13 @@ from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _KIND = "transformer_lm"
-_READ = ("multiquery", "num_kv", "sliding_window")
 _ALLOWED: Mapping[str, tuple[object, ...]] = {
-    **{key: values for key, values in ALLOWED.items() if key not in _READ},
+    **ALLOWED,
     "encoder_type": (_KIND,),
     "decoder_type": (_KIND,),
     "model_task": ("lm", None),
     "lambda_align": (0, None),
 }
-_POSITIONS = {0: "learned", -1: "rotary", -2: "alibi"}  # max_relative_positions
 _SPECIAL = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<blank>"}
 
 _L = "model.decoder.transformer_layers.{i}"
@@ -61,46 +60,30 @@ SPELLING = Spelling(
 )
 
 
-class OpenNMTPyDialect(Dialect):
+class OpenNMTPyDialect(OpenNMTPy):
     """Read only. Weights [out, in]; positions as a table in the file, rotated or of ALiBi."""
 
-    name = "opennmt-py"
-
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        opt = checkpoint.metadata.get("opt")
-        options = opt if checkpoint.format == "torch" and isinstance(opt, Mapping) else {}
-        return options.get("decoder_type") == _KIND and "vocab" in checkpoint.metadata
-
-    def left_behind(self, config: Any) -> Mapping[str, str]:
-        return LEFT_BEHIND
+        return options_of(checkpoint).get("decoder_type") == _KIND and "vocab" in checkpoint.metadata
 
     def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
-        opt: Mapping[str, Any] = checkpoint.metadata["opt"]
+        opt = options_of(checkpoint)
         problems = not_allowed(opt, _ALLOWED)
+        positions = positions_of(opt, ("learned", "rotary", "alibi"), problems)
         activation = str(opt.get("pos_ffn_activation_fn", "relu"))
-        if activation not in ACTIVATIONS:
-            problems.append(Problem(f"pos_ffn_activation_fn: {activation!r} is not supported"))
-        distance, table = opt.get("max_relative_positions", 0), opt.get("position_encoding", True)
-        if distance not in _POSITIONS:
-            expected = "0 (a table), -1 (rotary) or -2 (ALiBi)"
-            problems.append(Problem(f"max_relative_positions: {distance} is not supported", expected=expected))
-        elif bool(distance) == bool(table):
-            text = f"max_relative_positions is {distance} and position_encoding {table}"
-            problems.append(Problem(text, expected="one of them"))
         kv_heads = opt.get("num_kv", 0)
         if opt.get("multiquery", False):
             if kv_heads not in (0, 1):
                 problems.append(Problem(f"multiquery is set and num_kv is {kv_heads}"))
             kv_heads = 1
-        both = opt.get("layers", -1)
         settings = read_config(
             SPELLING, checkpoint.entries,
             {
                 "heads": opt.get("heads", 8), "kv_heads": kv_heads, "head_dim": None,
-                "layers": opt.get("dec_layers") if both == -1 else both, "gated": activation == "silu",
+                "layers": layers_said(opt)["decoder"], "gated": activation == "silu",
                 "tied": bool(opt.get("share_decoder_embeddings")), "activation": ACTIVATIONS.get(activation),
                 "norm": "rms" if opt.get("layer_norm") == "rms" else "layer",
-                "norm_epsilon": opt.get("norm_eps", EPSILON), "positions": _POSITIONS.get(distance),
+                "norm_epsilon": opt.get("norm_eps", EPSILON), "positions": positions,
                 "sliding_window": opt.get("sliding_window", 0) or None,
                 "rotary_dim": opt.get("rotary_dim", 0), "rotary_base": opt.get("rotary_theta", 10000),
                 "rotary_pairs": opt.get("rotary_interleave", True),

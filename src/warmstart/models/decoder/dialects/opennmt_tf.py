@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import layers_as_said, require
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.opennmt_tf_description import CATALOG, Said, describe, of_catalog
 from warmstart.models.decoder.parameters import modules
@@ -25,9 +26,8 @@ from warmstart.models.opennmt_tf import (
     read_description,
     read_tokens,
 )
-from warmstart.models.transformer.dialects.torch_files import layers_as_said, require
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import ExtraRows
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

@@ -18,7 +18,7 @@ from warmstart.models.decoder.dialects.tokenizers import read_vocabulary
 from warmstart.models.decoder.parameters import Module, modules
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import CONFIG, HuggingfaceDialect, Loaded, Options, folder_of, json_file
-from warmstart.spec.attention import SkipRows
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op
 from warmstart.spec.ops import Identity, Transpose
@@ -226,7 +226,7 @@ def _spelt(a: Architecture, c: DecoderConfig, module: Module) -> str:
 
 def _op(a: Architecture, c: DecoderConfig, module: Module, what: str) -> Op:
     if module.name == "positions" and a.always.get("position_offset"):
-        return SkipRows(a.always["position_offset"])
+        return ExtraRows(first=a.always["position_offset"])
     own = a.ops.get(module.name.removeprefix("layers.{i}."))
     if own is not None:
         return own(c, what)

@@ -17,8 +17,9 @@ from warmstart.models.model_bin import ModelBin, Upgraded, json_file
 from warmstart.models.model_bin_beside import manifest_config
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, read_table
 from warmstart.models.pretrained import SIDE
+from warmstart.spec.generated import constant
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Split, constant
+from warmstart.spec.ops import Split
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}

@@ -24,8 +24,8 @@ from warmstart.models.pretrained import (
     updated,
     validated,
 )
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import ExtraRows
 from warmstart.vocabularies.subwords import ROLES, SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

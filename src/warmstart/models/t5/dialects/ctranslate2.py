@@ -16,8 +16,9 @@ from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, re
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import EMBEDDING, VOCABULARY
 from warmstart.models.t5.vocabulary import PAD, vocabulary_of
+from warmstart.spec.generated import constant
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Split, constant
+from warmstart.spec.ops import Split
 from warmstart.spec.templates import match
 from warmstart.vocabularies.vocabulary import Vocabulary
 

@@ -16,11 +16,12 @@ from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
 from warmstart.models.model_bin_beside import SINCE, manifest_config, manifest_of
+from warmstart.models.model_bin_rules import layers_of
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
+from warmstart.spec.generated import Generated, WithMultiple, constant
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Generated, Split, WithMultiple, constant
-from warmstart.spec.templates import match
+from warmstart.spec.ops import Split
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}
@@ -247,8 +248,8 @@ class _Reader:
             num_heads=self._both("num_heads", 8),
             d_ff=entries["encoder/layer_0/ffn/linear_0/weight"].shape[0],
             decoder_d_ff=self._decoder_d_ff(),
-            encoder_layers=self._layers("encoder"),
-            decoder_layers=self._layers("decoder"),
+            encoder_layers=layers_of(self.stored, "encoder", self.problems),
+            decoder_layers=layers_of(self.stored, "decoder", self.problems),
             activation=self._activation(),
             norm="pre" if self._both("pre_norm", 1) else "post",
             tied_embeddings=self._tied(),
@@ -299,13 +300,6 @@ class _Reader:
             wide = name.endswith(("embeddings/weight", "projection/weight", "/gamma", "/beta"))
             if wide and entry.shape[-1] != d_model:
                 self._expect(False, f"{name} is of shape {list(entry.shape)}, not {d_model} wide")
-
-    def _layers(self, side: str) -> int:
-        """Layers must follow each other: the engine stops at the first gap, in silence."""
-        found = {values[0]["i"] for n in self.stored.entries if (values := match(f"{side}/layer_{{i}}/**", n))}
-        missing = sorted(set(range(max(found, default=-1) + 1)) - found)
-        self._expect(not missing, f"{side}/layer_{missing[0] if missing else 0} is missing before later layers")
-        return len(found)
 
     def _decoder_d_ff(self) -> int | None:
         entries = self.stored.entries

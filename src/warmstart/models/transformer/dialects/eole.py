@@ -4,55 +4,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, require
+from warmstart.models.eole import (
+    ACTIVATIONS,
+    ALLOWED,
+    DISTANCES,
+    VOCABULARY,
+    EoleOptions,
+    is_eole,
+    special_tokens,
+    tokens_of,
+)
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import CONFIG, folder_of, read_json
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh", "gated-silu": "swish"}
-VOCABULARY = "vocab.json"
 _SIDES = {"encoder": "encoder.transformer_layers.{i}", "decoder": "decoder.transformer_layers.{i}"}
 _EMBEDDINGS = {"encoder": "src_emb", "decoder": "tgt_emb"}
 _TABLE = "src_emb.pe.pe"
-_DISTANCES = "{layer}.self_attn.relative_positions_embeddings.weight"
 
-# What the model's part of config.json, or its encoder's and decoder's, must say; the first value is EOLE's default.
-ALLOWED: dict[str, tuple[object, ...]] = {
+_ALLOWED: Mapping[str, tuple[object, ...]] = {
+    **ALLOWED,
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
-    "layer_norm": ("standard", "standardFP32", "rms"),
-    "encoder_layer_style": ("standard",),
-    "final_encoder_layer_norm": (True,),
     "position_encoding_type": ("SinusoidalInterleaved", "SinusoidalConcat", "Relative"),
-    "embedding_type": ("standard",),
-    "embedding_layer_norm": (False,),
-    "normalize": (False, None),
-    "token_type_vocab_size": (0,),
     "sliding_window": (0,),
-    "relative_positions_buckets": (0,),
-    "parallel_residual": (False,),
-    "shared_layer_norm": (False,),
-    "ffn_layernorm": (False,),
-    "query_norm": (False,),
-    "key_norm": (False,),
-    "value_norm": (False,),
-    "q_gating": (False,),
-    "num_experts": (0,),
-    "coverage_attn": (False,),
     "heads_kv": (None, 0),
     "head_dim": (None,),
-    "attn_scaling": (None,),
 }
 
 
@@ -62,18 +50,13 @@ class EoleDialect(Dialect):
     name = "eole"
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        folder = folder_of(checkpoint)
-        beside = [(folder / name).is_file() for name in (CONFIG, VOCABULARY)]
-        return checkpoint.format == "safetensors" and all(beside) and "src_emb.embeddings.weight" in checkpoint.entries
+        return is_eole(checkpoint) and "src_emb.embeddings.weight" in checkpoint.entries
 
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
         folder, entries = folder_of(checkpoint), checkpoint.entries
-        options = EoleOptions(folder, ALLOWED)
+        options = EoleOptions(folder, _ALLOWED)
         problems, said = options.problems, options.said
-
         activation = str(said("mlp_activation_fn", "relu"))
-        if activation not in ACTIVATIONS:
-            problems.append(Problem(f"mlp_activation_fn: {activation!r} is not supported"))
         heads = [said("heads", 8, side) for side in _SIDES]
         kv = [said("heads_kv", None, side) for side in _SIDES]
         if heads[0] != heads[1]:
@@ -91,7 +74,7 @@ class EoleDialect(Dialect):
             problems.append(Problem("some of the attention's linear layers have biases, some have none"))
         needed = [_SIDES[side].format(i=0) + ".mlp.gate_up_proj.weight" for side in _SIDES]
         relative = options.positions() == "Relative"
-        positions = _DISTANCES.format(layer=first) if relative else _TABLE
+        positions = f"{first}.{DISTANCES}.weight" if relative else _TABLE
         problems += [Problem(f"{name} is missing") for name in (*needed, positions) if name not in entries]
         start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(
             read_json(folder / VOCABULARY).get("decoder_start_token", "<s>")
@@ -173,54 +156,6 @@ class EoleDialect(Dialect):
         return dict(tables)
 
 
-class EoleOptions:
-    """What config.json in ``folder`` says of a model, in its part ``model`` and the parts in that.
-
-    ``problems`` begins with every option that has none of the values of ``allowed``.
-    """
-
-    def __init__(self, folder: Path, allowed: Mapping[str, tuple[object, ...]]) -> None:
-        self.where = folder / CONFIG
-        model = read_json(self.where).get("model")
-        if not isinstance(model, Mapping):
-            raise DialectError("config.json describes no model", where=self.where, expected="a part `model`")
-        self.parts = {"model": model, **{k: model.get(k) or {} for k in ("encoder", "decoder", "embeddings")}}
-        self.problems = [
-            Problem(f"{place}.{key}: {part[key]!r} is not supported", expected=" or ".join(map(repr, values)))
-            for place, part in self.parts.items()
-            for key, values in allowed.items()
-            if key in part and part[key] not in values
-        ]
-
-    def said(self, key: str, default: Any, place: str = "decoder") -> Any:
-        """An option of ``place``, which may stand in the whole model's part, too."""
-        return self.parts[place].get(key, self.parts["model"].get(key, default))
-
-    def positions(self) -> object:
-        """The type of positions; that the parts say several is a problem."""
-        key = "position_encoding_type"
-        kinds = {part[key] for part in self.parts.values() if key in part}
-        if len(kinds) > 1:
-            self.problems.append(Problem(f"{key} differs: {', '.join(sorted(map(repr, kinds)))}"))
-        return next(iter(kinds), "SinusoidalInterleaved")
-
-
-def special_tokens(folder: Path) -> dict[str, str]:
-    """Role → token, as vocab.json says or EOLE takes them."""
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
-    special |= read_json(folder / VOCABULARY).get("specials") or {}
-    return {role: special[f"{role}_token"] for role in ("bos", "eos", "unk", "pad")}
-
-
-def tokens_of(folder: Path, side: str) -> list[str]:
-    """The table ``src`` or ``tgt`` of vocab.json."""
-    tokens = read_json(folder / VOCABULARY).get(side)
-    if not isinstance(tokens, list):
-        name = {"src": "source", "tgt": "target"}[side]
-        raise VocabularyError(f"{VOCABULARY} holds no {name} vocabulary", where=folder)
-    return tokens
-
-
 def _table(rows: int) -> dict[str, Any]:
     return {"positions": "learned", "max_positions": rows}
 
@@ -246,7 +181,7 @@ def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rul
             rules += _both(f"{theirs}.{short}.{linear}", f"{ours}.{attention}.{part}", each, c.attention_bias)
         rules += _both(f"{theirs}.{norm}", f"{ours}.{attention}_norm", each, not c.rms_norm)
     if c.positions == "relative":
-        rules.append(rule(_DISTANCES.format(layer=theirs), f"{ours}.self_attention.relative_keys", each=each))
+        rules.append(rule(f"{theirs}.{DISTANCES}.weight", f"{ours}.self_attention.relative_keys", each=each))
     rules += _both(f"{theirs}.mlp.gate_up_proj", f"{ours}.ffn.{'gate' if c.gated else 'up'}", each, c.ffn_bias)
     if c.gated:
         rules += _both(f"{theirs}.mlp.up_proj", f"{ours}.ffn.up", each, c.ffn_bias)

@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
+from warmstart.models.checks import layers_as_said, layers_of, require
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import layers_as_said, layers_of, require
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import ExtraRows, Split
+from warmstart.spec.ops import Split
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

@@ -1,8 +1,4 @@
-"""How OpenNMT-py spells the encoder-decoder Transformer, in its ``.pt`` files of versions 0.9 to 3.
-
-``opt`` is an ``argparse.Namespace`` and the vocabulary, in older files, objects of torchtext: our reader of torch files
-gives both as data, so nothing is run.
-"""
+"""How OpenNMT-py spells the encoder-decoder Transformer, in its ``.pt`` files of versions 0.9 to 3."""
 
 from __future__ import annotations
 
@@ -11,62 +7,50 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
+from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint, Entry
-from warmstart.models.family import Dialect
+from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_allowed, require
+from warmstart.models.opennmt_py import (
+    ACTIVATIONS,
+    ALLOWED,
+    EPSILON,
+    OpenNMTPy,
+    layers_said,
+    options_of,
+    positions_of,
+    tables_of,
+)
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.dialects.torch_files import given_vocabularies, layers_as_said, layers_of, require
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
-ACTIVATIONS = {"relu": "relu", "gelu": "gelu_erf", "fast_gelu": "gelu_tanh", "silu": "swish"}
-EPSILON = 1e-6
 _SIDES = {"encoder": "model.encoder.transformer.{i}", "decoder": "model.decoder.transformer_layers.{i}"}
 _EMBEDDING = "model.{side}.embeddings.make_embedding"
 
-LEFT_BEHIND = {
-    "model.decoder.transformer_layers.*.mask": "the triangle that hides what follows",
-    "optim.**": "the optimizer's",
-}
-
-# Options of the model that must be so; the first value is what a file that does not say it means.
-ALLOWED: dict[str, tuple[object, ...]] = {
+_ALLOWED: Mapping[str, tuple[object, ...]] = {
+    **ALLOWED,
     "encoder_type": ("transformer",),
     "decoder_type": ("transformer",),
-    "self_attn_type": ("scaled-dot", "scaled-dot-flash"),
-    "relative_positions_buckets": (0,),
-    "copy_attn": (False, None),
-    "coverage_attn": (False, None),
-    "generator_function": ("softmax", "log_softmax"),
-    "layer_norm": ("standard", "rms"),
-    "parallel_residual": (False,),
-    "shared_layer_norm": (False,),
     "multiquery": (False,),
     "num_kv": (0,),
     "sliding_window": (0,),
-    "num_experts": (0,),
-    "model_type": ("text", None),
     "model_task": ("seq2seq", None),
-    "update_vocab": (False,),
 }
 
 
-class OpenNMTPyDialect(Dialect):
+class OpenNMTPyDialect(OpenNMTPy):
     """Weights [out, in]; layers before their norms, a norm on top; positions as a table in the file."""
 
-    name = "opennmt-py"
-
     def recognise(self, checkpoint: Checkpoint) -> bool:
-        opt, found = checkpoint.metadata.get("opt"), checkpoint.metadata
-        if checkpoint.format != "torch" or not isinstance(opt, Mapping) or "vocab" not in found:
-            return False
-        return opt.get("decoder_type") == "transformer" or opt.get("encoder_type") == "transformer"
+        opt = options_of(checkpoint)
+        sides = [opt.get(f"{side}_type") for side in _SIDES]
+        return "transformer" in sides and "vocab" in checkpoint.metadata
 
     def why_not(self, checkpoint: Checkpoint) -> str | None:
-        opt = checkpoint.metadata.get("opt")
-        if checkpoint.format != "torch" or not isinstance(opt, Mapping) or "encoder_type" not in opt:
+        opt = options_of(checkpoint)
+        if "encoder_type" not in opt:
             return None
         sides = {side: str(opt.get(f"{side}_type")) for side in _SIDES}
         if "transformer" in sides.values():
@@ -76,17 +60,10 @@ class OpenNMTPyDialect(Dialect):
         kinds = " and ".join(f"{side} of type {kind}" for side, kind in sides.items())
         return f"{kinds}{cells}; CTranslate2 has no such models, and no family here is one of them"
 
-    def left_behind(self, config: Any) -> Mapping[str, str]:
-        return LEFT_BEHIND
-
     def read_config(self, checkpoint: Checkpoint) -> TransformerConfig:
-        opt: Mapping[str, Any] = checkpoint.metadata["opt"]
-        problems = not_allowed(opt, ALLOWED)
-        activation = str(opt.get("pos_ffn_activation_fn", "relu"))
-        if activation not in ACTIVATIONS:
-            problems.append(Problem(f"pos_ffn_activation_fn: {activation!r} is not supported"))
-        entries = checkpoint.entries
-        problems += _position_problems(opt)
+        opt, entries = options_of(checkpoint), checkpoint.entries
+        problems = not_allowed(opt, _ALLOWED)
+        kind = positions_of(opt, ("learned", "relative"), problems)
         tables_of_features = _features(entries)
         merge = str(opt.get("feat_merge", "concat"))
         if tables_of_features and merge not in ("concat", "sum"):
@@ -95,10 +72,7 @@ class OpenNMTPyDialect(Dialect):
         needed = [*tables.values(), *(_SIDES[side].format(i=0) + ".feed_forward.w_1.weight" for side in _SIDES)]
         problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
-        both = opt.get("layers", -1)
-        options = {"encoder": "enc_layers", "decoder": "dec_layers"}
-        said = {side: opt.get(option) if both == -1 else both for side, option in options.items()}
-        problems += layers_as_said(said, layers)
+        problems += layers_as_said(layers_said(opt), layers)
         aligned = bool(opt.get("lambda_align"))
         start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(str(opt.get("decoder_start_token", "<s>")))
         if start is None:
@@ -121,14 +95,14 @@ class OpenNMTPyDialect(Dialect):
                     "decoder_d_ff": None if inner == decoder_inner else decoder_inner,
                     "encoder_layers": layers["encoder"],
                     "decoder_layers": layers["decoder"],
-                    "activation": ACTIVATIONS[activation],
+                    "activation": ACTIVATIONS[opt.get("pos_ffn_activation_fn", "relu")],
                     "norm": "pre",
                     "rms_norm": opt.get("layer_norm") == "rms",
                     "tied_embeddings": _ties(opt),
                     "output_bias": bool({"generator", "generator.0"} & biases),
                     "attention_bias": _SIDES["encoder"].format(i=0) + ".self_attn.linear_query" in biases,
                     "ffn_bias": _SIDES["encoder"].format(i=0) + ".feed_forward.w_1" in biases,
-                    **_positions(opt, pe.shape[0] if pe else None),
+                    **_positions(kind, opt, pe.shape[0] if pe else None),
                     "gated": gated,
                     "features": tables_of_features,
                     "feature_merge": merge if tables_of_features else "concat",
@@ -180,15 +154,6 @@ class OpenNMTPyDialect(Dialect):
         }
 
 
-def not_allowed(opt: Mapping[str, Any], allowed: Mapping[str, tuple[object, ...]]) -> list[Problem]:
-    """Every option that has none of the values of ``allowed``."""
-    return [
-        Problem(f"{key}: {opt[key]!r} is not supported", expected=" or ".join(map(repr, values)))
-        for key, values in allowed.items()
-        if key in opt and opt[key] not in values
-    ]
-
-
 def _layer(c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
     theirs, ours = _SIDES[side], f"{side}.layers.{{i}}"
     attentions = [("self_attn", "self_attention", "layer_norm" if side == "encoder" else "layer_norm_1")]
@@ -221,23 +186,11 @@ def _norm(c: TransformerConfig, theirs: str, ours: str, each: Mapping[str, int])
     ]
 
 
-def _position_problems(opt: Mapping[str, Any]) -> list[Problem]:
-    distance, table = opt.get("max_relative_positions", 0), opt.get("position_encoding", True)
-    if distance < 0:
-        what = {-1: "rotary positions", -2: "ALiBi"}.get(distance, "such positions")
-        return [Problem(f"max_relative_positions: {distance} ({what}) is not supported", expected="0 or more")]
-    if bool(distance) == bool(table):
-        return [Problem(f"max_relative_positions is {distance} and position_encoding {table}", expected="one of them")]
-    return []
-
-
-def _positions(opt: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
-    """A table, or vectors of distances; embeddings are scaled with a table only
-    (OpenNMT/OpenNMT-py, issue 1722)."""
-    distance = opt.get("max_relative_positions", 0)
-    if not distance:
-        return {"positions": "learned", "max_positions": rows, "scale_embeddings": True}
-    relative = {"positions": "relative", "max_relative_positions": distance, "relative_tables": "one"}
+def _positions(kind: str, opt: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
+    """Embeddings are scaled with a table only (OpenNMT/OpenNMT-py, issue 1722)."""
+    if kind == "learned":
+        return {"positions": kind, "max_positions": rows, "scale_embeddings": True}
+    relative = {"positions": kind, "max_relative_positions": opt["max_relative_positions"], "relative_tables": "one"}
     return {**relative, "scale_embeddings": False}
 
 
@@ -263,24 +216,3 @@ def _dropout(opt: Mapping[str, Any]) -> dict[str, float]:
 
     dropout = first("dropout", 0.1)
     return {"dropout": dropout, "attention_dropout": first("attention_dropout", dropout), "ffn_dropout": dropout}
-
-
-def tables_of(vocab: Any, where: object) -> dict[str, list[str]]:
-    """Tokens by side: plain lists (version 3), fields of torchtext (1 and 2), or its vocabularies (before)."""
-    found: dict[str, Any] = {}
-    if isinstance(vocab, Mapping) and "src" in vocab:
-        for side, key in (("source", "src"), ("target", "tgt")):
-            entry = vocab.get(key)
-            if isinstance(entry, Mapping):
-                fields = [field[1].get("vocab", {}).get("itos") for field in entry.get("fields") or [[key, entry]]]
-                entry = fields[0]
-                found |= {f"{side}_{k + 2}": table for k, table in enumerate(fields[1:])}
-            found[side] = entry
-        found |= {f"source_{k + 2}": table for k, table in enumerate((vocab.get("src_feats") or {}).values())}
-    elif isinstance(vocab, list):
-        by_name = {name: entry for name, entry in vocab if isinstance(entry, Mapping)}
-        found = {side: by_name.get(key, {}).get("itos") for side, key in (("source", "src"), ("target", "tgt"))}
-    wrong = [side for side in ("source", "target", *found) if not isinstance(found.get(side), list)]
-    if wrong:
-        raise VocabularyError(f"the file holds no {' and '.join(wrong)} vocabulary", where=where)
-    return found

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.models.checks import layers_as_said, require
 from warmstart.models.opennmt_tf import (
     ACTIVATIONS,
     DESCRIPTION,
@@ -36,9 +37,9 @@ from warmstart.models.transformer.dialects.opennmt_tf_description import (
     of_catalog,
     parallel_inputs,
 )
-from warmstart.models.transformer.dialects.torch_files import layers_as_said, require
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import ExtraRows, Transpose
+from warmstart.spec.ops import Transpose
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

@@ -32,8 +32,10 @@ from warmstart.models.transformer.dialects.languages import M2M100
 from warmstart.models.transformer.dialects.slow_tokenizers import with_table
 from warmstart.models.transformer.dialects.transformers_kinds import EPSILON, KINDS, Kind, kind_of, positions_of
 from warmstart.models.transformer.positions import sinusoids
+from warmstart.spec.generated import Generated
+from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Chain, ExtraRows, Generated, Reshape
+from warmstart.spec.ops import Chain, Reshape
 from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 

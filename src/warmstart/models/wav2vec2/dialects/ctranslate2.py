@@ -17,8 +17,9 @@ from warmstart.models.model_bin_rules import gamma_beta, layers_of, linear, read
 from warmstart.models.pretrained import SIDE
 from warmstart.models.wav2vec2.config import Wav2Vec2Config
 from warmstart.spec.fused import WeightNorm
+from warmstart.spec.generated import constant
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Split, constant
+from warmstart.spec.ops import Split
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _E, _L = "encoder", "encoder/layer_{i}"

@@ -16,8 +16,9 @@ from warmstart.models.model_bin import ModelBin, Upgraded
 from warmstart.models.model_bin_rules import gamma_beta, layers_of, linear, read_table
 from warmstart.models.pretrained import SIDE
 from warmstart.models.wav2vec2_bert.config import Wav2Vec2BertConfig
+from warmstart.spec.generated import constant
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.ops import Split, constant
+from warmstart.spec.ops import Split
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _E, _L, _A = "encoder", "encoder/encoder_layers_{i}", "encoder/adapter_layers_{i}"

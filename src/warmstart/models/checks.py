@@ -1,4 +1,4 @@
-"""What the dialects of torch files share."""
+"""What dialects of several families check: options, layers without gaps, vocabularies that are given."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def require(config: BaseModel, framework: str, **allowed: tuple[object, ...]) ->
     ]
     if problems:
         raise DialectError(f"{framework} cannot express this model", problems=problems)
+
+
+def not_allowed(said: Mapping[str, object], allowed: Mapping[str, Sequence[object]], place: str = "") -> list[Problem]:
+    """Every option of ``said`` that has none of the values of ``allowed``; ``place`` stands before its name."""
+    return [
+        Problem(f"{place}{key}: {said[key]!r} is not supported", expected=" or ".join(map(repr, values)))
+        for key, values in allowed.items()
+        if key in said and said[key] not in values
+    ]

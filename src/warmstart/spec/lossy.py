@@ -1,0 +1,76 @@
+"""Ops that do not keep everything: ``lost`` says what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
+
+
+@dataclass(frozen=True)
+class Sum(Op):
+    """Lossy: foreign halves that only ever act as their sum (cuDNN's two biases); export writes the sum and zeros."""
+
+    kind: ClassVar[Kind] = "lossy"
+    halves: int = 2
+
+    @property
+    def lost(self) -> str:
+        return f"the sum of {self.halves} arrays is kept, and would return as itself and zeros"
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        if len(shapes) != self.halves or len(set(shapes)) != 1:
+            raise ShapeMismatch(f"{self.halves} equal shapes are needed, not {[list(s) for s in shapes]}")
+        return [shapes[0]]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [shapes[0]] * self.halves
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        total = arrays[0]
+        for array in arrays[1:]:
+            total = total + array
+        return [total]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [arrays[0], *(np.zeros_like(arrays[0]) for _ in range(self.halves - 1))]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("moments of two halves are not the moment of their sum")
+
+
+@dataclass(frozen=True)
+class ExtraRows(Op):
+    """Lossy: foreign rows before and behind the canonical ones that nothing is computed with; written as zeros."""
+
+    kind: ClassVar[Kind] = "lossy"
+    first: int = 0
+    last: int = 0
+
+    @property
+    def lost(self) -> str:
+        parts = ((self.first, "first"), (self.last, "last"))
+        which = " and ".join(f"its {n} {where} row{'s' * (n > 1)}" for n, where in parts if n)
+        return f"{which}, with which nothing is computed, would return as zeros"
+
+    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        for shape in shapes:
+            if not shape or shape[0] <= self.first + self.last:
+                raise ShapeMismatch(f"more than {self.first + self.last} rows are needed, not {list(shape)}")
+        return [(shape[0] - self.first - self.last, *shape[1:]) for shape in shapes]
+
+    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [(shape[0] + self.first + self.last, *shape[1:]) for shape in shapes]
+
+    def forward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [a[self.first : len(a) - self.last] for a in arrays]
+
+    def backward(self, arrays: Sequence[Array]) -> list[Array]:
+        return [np.pad(a, [(self.first, self.last), *[(0, 0)] * (a.ndim - 1)]) for a in arrays]
+
+    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
+        raise SlotLost("rows that are dropped and written as zeros have no state")
