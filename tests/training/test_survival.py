@@ -216,6 +216,9 @@ def test_a_plateau_lowers_the_rate_and_goes_back_to_the_best(tmp_path: Path, bui
         go(tmp_path / "cut", build, stream(fails_at=13), lower, evaluate=measure(values))
     go(tmp_path / "cut", build, stream(), lower, evaluate=measure(values))
     assert weights(tmp_path / "cut", 8) == weights(tmp_path / "run", 8)
+    go(tmp_path / "longer", build, stream(), lower.model_copy(update={"steps": 6}), evaluate=measure(values))
+    go(tmp_path / "longer", build, stream(), lower, evaluate=measure(values))  # from the plateau that it ended on
+    assert weights(tmp_path / "longer", 8) == weights(tmp_path / "run", 8)
 
 
 def test_a_signal_before_the_evaluation_that_goes_back_to_the_best_and_ends_the_run(  # type: ignore[no-untyped-def]

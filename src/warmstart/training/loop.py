@@ -361,7 +361,7 @@ class _Loop:
         assert rule is not None
         rate = self.standing.rate(self.step + 1)
         logger.info("step %d: plateau %d of %s, learning rate %g", self.step, plateaus, rule.metric, rate)
-        if rule.reload_best and best and best[0].step != self.step < self.config.steps:
+        if rule.reload_best and best and best[0].step != self.step:
             self.output.wait()
             self.ranks.wait()
             self.learner.restore(checkpoints.checkpoint_path(self.run, best[0].step))
