@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-D, FF, ROWS, LAYERS, HEADS = 16, 24, 23, 2, 4
+D, FF, ROWS, LAYERS, HEADS, DISTANCE = 16, 24, 23, 2, 4, 3
 EPSILON = 1e-6
 SPECIAL = ["<unk>", "<blank>", "<s>", "</s>"]
 TOKENS = [*SPECIAL, *(f"{chr(97 + i)}é" for i in range(ROWS - len(SPECIAL)))]
@@ -19,7 +19,7 @@ TOKENS = [*SPECIAL, *(f"{chr(97 + i)}é" for i in range(ROWS - len(SPECIAL)))]
 
 @dataclass(frozen=True)
 class Kind:
-    """``positions``: table, rotary or alibi."""
+    """``positions``: table, rotary, alibi or relative."""
 
     positions: str = "table"
     activation: str = "gelu"
@@ -49,6 +49,10 @@ KINDS = {
     "halves": Kind("rotary", "silu", rms=True, biases=False, kv_heads=1, pairs=False, window=5, output_bias=False),
     "rotary with biases": Kind("rotary", "relu", tied=True, half=True),
     "alibi": Kind("alibi", "gelu", window=6),
+    "relative": Kind("relative", "relu"),
+    "relative, several queries a key": Kind(
+        "relative", "silu", rms=True, biases=False, kv_heads=2, tied=True, half=True
+    ),
 }
 OLD = {"old": Kind(activation="relu", kv_heads=1, old=True)}  # OpenNMT-py before 1.0, several queries a key
 # What they convert, leaving out the base and the width of rotary positions.
@@ -57,7 +61,10 @@ ROTATED = {
     "part": Kind("rotary", "relu", rotary_dim=2),
 }
 # Of EOLE alone, and again left out.
-WIDE = {"wide": Kind("rotary", "silu", rms=True, biases=False, output_bias=False, head_dim=6)}
+WIDE = {
+    "wide": Kind("rotary", "silu", rms=True, biases=False, output_bias=False, head_dim=6),
+    "relative and wide": Kind("relative", "gelu", head_dim=6),
+}
 ALL = {**KINDS, **OLD, **ROTATED, **WIDE}
 
 
@@ -90,6 +97,8 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         for part, rows in (("query", HEADS), ("key", kind.kv_heads), ("value", kind.kv_heads)):
             linear(f"{at}.attention.{part}", rows * kind.head_dim, D, kind.biases)
         linear(f"{at}.attention.output", D, HEADS * kind.head_dim, kind.biases)
+        if kind.positions == "relative":
+            found[f"{at}.attention.distances.weight"] = normal(2 * DISTANCE + 1, kind.head_dim)
         norm(f"{at}.ffn_norm")
         for part in ("gate", "up") if kind.gated else ("up",):
             linear(f"{at}.ffn.{part}", FF, D, kind.biases)
@@ -113,7 +122,10 @@ _ONMT = {
     "attention_norm": "layer_norm_1", "attention": "self_attn", "ffn_norm": "feed_forward.layer_norm",
     "gate": "feed_forward.w_1", "up": "feed_forward.w_3", "plain": "feed_forward.w_1", "down": "feed_forward.w_2",
 }  # fmt: skip
-_LINEAR = {"query": "linear_query", "key": "linear_keys", "value": "linear_values", "output": "final_linear"}
+_LINEAR = {
+    "query": "linear_query", "key": "linear_keys", "value": "linear_values", "output": "final_linear",
+    "distances": "relative_positions_embeddings",
+}  # fmt: skip
 
 
 def _spelt(name: str, words: dict[str, str], gated: bool) -> str:
@@ -148,8 +160,9 @@ def eole_model(name: str) -> dict[str, Any]:
         "decoder": {"decoder_type": "transformer_lm" if kind.biases else "transformer", "layers": LAYERS},
         "embeddings": {
             "position_encoding_type": {
-                "table": "SinusoidalInterleaved", "rotary": "Rotary", "alibi": "Alibi"
+                "table": "SinusoidalInterleaved", "rotary": "Rotary", "alibi": "Alibi", "relative": "Relative"
             }[kind.positions],
+            "n_positions": DISTANCE if kind.positions == "relative" else 0,
         },
         "share_decoder_embeddings": kind.tied,
     }  # fmt: skip
@@ -187,7 +200,8 @@ def write_onmt(path: Path, name: str, **changes: Any) -> Path:
     opt = Namespace(
         encoder_type="transformer_lm", decoder_type="transformer_lm", model_task="lm", enc_layers=LAYERS,
         dec_layers=LAYERS, heads=HEADS, position_encoding=kind.positions == "table",
-        max_relative_positions={"table": 0, "rotary": -1, "alibi": -2}[kind.positions], self_attn_type="scaled-dot",
+        max_relative_positions={"table": 0, "rotary": -1, "alibi": -2, "relative": DISTANCE}[kind.positions],
+        self_attn_type="scaled-dot",
         pos_ffn_activation_fn=kind.activation, layer_norm="rms" if kind.rms else "standard",
         share_decoder_embeddings=kind.tied, rotary_interleave=kind.pairs, rotary_theta=kind.theta,
         rotary_dim=kind.rotary_dim, sliding_window=kind.window, num_kv=0 if kind.old else kind.kv_heads,
@@ -206,8 +220,12 @@ def write_onmt(path: Path, name: str, **changes: Any) -> Path:
     return path
 
 
-def log_probabilities(name: str, rows: list[int]) -> np.ndarray:
-    """Of every next token after each of ``rows``, as the framework computes them, in float64."""
+def log_probabilities(name: str, rows: list[int], framework: str = "eole") -> np.ndarray:
+    """Of every next token after each of ``rows``, as the framework computes them, in float64.
+
+    OpenNMT-py divides queries before distances are added to scores, EOLE (``eole/modules/multi_headed_attn.py``) does
+    not.
+    """
     kind = ALL[name]
     a = {n: v.astype(np.float64) for n, v in arrays(name).items()}
 
@@ -238,11 +256,17 @@ def log_probabilities(name: str, rows: list[int]) -> np.ndarray:
         own, y = f"layers.{i}.attention", norm(f"layers.{i}.attention_norm", x)
         query, key = (heads(linear(f"{own}.{part}", y), True) for part in ("query", "key"))
         scores = query @ key.swapaxes(1, 2) / np.sqrt(kind.head_dim)
+        vectors = np.zeros((len(rows), len(rows), kind.head_dim))
+        if kind.positions == "relative":
+            vectors = a[f"{own}.distances.weight"][np.clip(-back, -DISTANCE, DISTANCE) + DISTANCE]
+        added = np.einsum("hqd,qkd->hqk", query, vectors)
+        scores = scores + (added / np.sqrt(kind.head_dim) if framework == "opennmt-py" else added)
         if kind.positions == "alibi":
             scores = scores - slopes[:, None, None] * np.abs(back)
         scores = np.where(back < 0, -np.inf, scores)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = weights / weights.sum(-1, keepdims=True) @ heads(linear(f"{own}.value", y), False)
+        weights = weights / weights.sum(-1, keepdims=True)
+        mixed = weights @ heads(linear(f"{own}.value", y), False) + np.einsum("hqk,qkd->hqd", weights, vectors)
         x = x + linear(f"{own}.output", mixed.swapaxes(0, 1).reshape(len(rows), -1))
         own, y = f"layers.{i}.ffn", norm(f"layers.{i}.ffn_norm", x)
         inner = activate(linear(f"{own}.gate", y)) * linear(f"{own}.up", y) if kind.gated else None

@@ -18,6 +18,7 @@ from warmstart.errors import DialectError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import ct2
+from warmstart.models import eole
 
 # Of ctranslate2 4.8.5; recorded and compared again by tests/interop/test_interop_convert_onmt_lm.py.
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "ctranslate2-converters" / "onmt-lm.json"
@@ -49,8 +50,35 @@ def test_the_engine_scores_as_the_framework_computes(framework, kind, tmp_path):
     api.convert(write(tmp_path, framework, kind, sliding_window=0), tmp_path / "out", "ctranslate2")
     generator = ctranslate2.Generator(str(tmp_path / "out"), compute_type="float32")
     scored = generator.score_batch([[models.TOKENS[row] for row in ROWS]])[0].log_probs
-    expected = models.log_probabilities(kind, ROWS)[np.arange(len(ROWS) - 1), ROWS[1:]]
+    expected = models.log_probabilities(kind, ROWS, framework)[np.arange(len(ROWS) - 1), ROWS[1:]]
     np.testing.assert_allclose(scored, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("framework", "kind"), [case for case in CASES if "relative" in case[1]])
+def test_the_engine_adds_the_vectors_of_distances_step_by_step(framework, kind, tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    api.convert(write(tmp_path, framework, kind), tmp_path / "out", "ctranslate2")
+    generator = ctranslate2.Generator(str(tmp_path / "out"), compute_type="float32")
+    written = generator.generate_batch(
+        [[models.TOKENS[row] for row in ROWS]], max_length=12, sampling_topk=1, include_prompt_in_result=False
+    )[0].sequences_ids[0]
+    rows = list(ROWS)
+    while (
+        len(rows) < len(ROWS) + 12 and (best := int(models.log_probabilities(kind, rows, framework)[-1].argmax())) != 3
+    ):
+        rows.append(best)
+    assert written == rows[len(ROWS) :]
+
+
+@pytest.mark.parametrize("framework", ["eole", "opennmt-py"])
+def test_distances_reach_as_far_as_the_options_say(framework, tmp_path):
+    said = {
+        "eole": {"embeddings": {"position_encoding_type": "Relative", "n_positions": 5}},
+        "opennmt-py": {"max_relative_positions": 5},
+    }[framework]
+    with pytest.raises(DialectError, match=r"relative_positions_embeddings(?s:.*)\[11, 4\]") as error:
+        api.convert(write(tmp_path, framework, "relative", **said), tmp_path / "out", "ctranslate2")
+    assert "[7, 4]" in str(error.value)
 
 
 @pytest.mark.parametrize(("framework", "kind"), CASES)
@@ -95,7 +123,7 @@ def test_the_commands_and_classes_of_the_reference(tmp_path):
 @pytest.mark.parametrize(
     ("framework", "changes", "found"),
     [
-        ("eole", {"embeddings": {"position_encoding_type": "Relative", "n_positions": 3}}, "'Relative' is not supp"),
+        ("eole", {"embeddings": {"position_encoding_type": "Relative"}}, f"0.{eole.DISTANCES}.weight is missing"),
         ("eole", {"embeddings": {"position_encoding_type": "Learned"}}, "'Learned' is not supported"),
         ("eole", {"layer_norm": "gemma-rms"}, "model.layer_norm: 'gemma-rms' is not supported"),
         ("eole", {"mlp_activation_fn": "gated-gelu"}, "mlp_activation_fn: 'gated-gelu' is not supported"),
@@ -113,7 +141,8 @@ def test_the_commands_and_classes_of_the_reference(tmp_path):
         ("eole", {"decoder": {"layers": 3}}, "the options say 3 layers of the decoder"),
         ("eole", {"decoder": {"LM_type": "prefix"}}, "decoder.LM_type: 'prefix' is not supported"),
         ("eole", {"encoder": {"layers": 2}}, "config.json describes an encoder"),
-        ("opennmt-py", {"max_relative_positions": 4}, "4 (relative positions) is not supported"),
+        ("opennmt-py", {"max_relative_positions": 4}, "0.self_attn.relative_positions_embeddings.weight is missing"),
+        ("opennmt-py", {"max_relative_positions": -3}, "-3 (unknown positions) is not supported"),
         ("opennmt-py", {"position_encoding": True}, "max_relative_positions is -1 and position_encoding True"),
         ("opennmt-py", {"encoder_type": "rnn"}, "encoder_type: 'rnn' is not supported"),
         ("opennmt-py", {"model_task": "seq2seq"}, "model_task: 'seq2seq' is not supported"),

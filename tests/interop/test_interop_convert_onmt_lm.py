@@ -58,9 +58,11 @@ def tell(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     if kind not in {**models.ROTATED, **models.WIDE}:
         return
     original = transformer_spec.TransformerDecoderModelSpec.from_config.__func__
-    more = {"rotary_base": models.ALL[kind].theta, "rotary_dim": models.ALL[kind].rotary_dim}
+    said, more = models.ALL[kind], dict[str, int]()
+    if said.positions == "rotary":
+        more = {"rotary_base": said.theta, "rotary_dim": said.rotary_dim}
     if kind in models.WIDE:
-        more["head_dim"] = models.ALL[kind].head_dim
+        more["head_dim"] = said.head_dim
     told = classmethod(lambda cls, *args, **options: original(cls, *args, **{**options, **more}))
     monkeypatch.setattr(transformer_spec.TransformerDecoderModelSpec, "from_config", told)
 
@@ -79,7 +81,7 @@ def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     tell(monkeypatch, kind)
     eole_ct2 = eole_stub.eole_ct2(monkeypatch)
     model = models.eole_model(kind)
-    positions = {"Rotary": 2, "Alibi": 3}.get(model["embeddings"]["position_encoding_type"])
+    positions = {"Relative": 1, "Rotary": 2, "Alibi": 3}.get(model["embeddings"]["position_encoding_type"])
     rope = model.get("rope_config", {})
     config = SimpleNamespace(
         embeddings=SimpleNamespace(position_encoding_type=positions), rope_config=SimpleNamespace(**rope),

@@ -116,10 +116,17 @@ def test_tables_of_opennmt_tf_return_every_bit(data):
 @st.composite
 def configs_of_onmt(draw, architecture):
     """What EOLE and OpenNMT-py compute."""
-    positions = draw(st.sampled_from(["learned", "rotary", "alibi"]))
+    positions = draw(st.sampled_from(["learned", "rotary", "alibi", "relative"]))
     kv_heads, norm = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from(["layer", "rms"]))
     head_dim = 2 * draw(st.integers(1, 3))
-    rotary = positions == "rotary"
+    rotary, relative = positions == "rotary", {}
+    if positions == "relative":
+        scaled = architecture == "opennmt-py"
+        relative = {
+            "max_relative_positions": draw(st.integers(1, 3)),
+            "relative_tables": "one",
+            "relative_scaled": scaled,
+        }
     biases = ("attention_bias", "attention_output_bias", "ffn_bias", "output_bias", "gated", "tied_output")
     return DecoderConfig(
         architecture=architecture, vocab_size=draw(st.integers(2, 9)), d_model=4 * head_dim, num_heads=4,
@@ -128,7 +135,7 @@ def configs_of_onmt(draw, architecture):
         rotary_dim=draw(st.sampled_from([2, head_dim])) if rotary else None,
         rotary_pairs=rotary and draw(st.booleans()),
         scale_embeddings=positions == "learned", sliding_window=draw(st.sampled_from([None, 3])),
-        **{key: draw(st.booleans()) for key in biases},
+        **{key: draw(st.booleans()) for key in biases}, **relative,
     )  # fmt: skip
 
 
@@ -139,6 +146,11 @@ def test_tables_of_eole_and_opennmt_py_return_every_bit(dialect, data):
     config = data.draw(configs_of_onmt(dialect.name))
     round_trip(dialect, config)
     round_trip(CTranslate2Dialect(), config)
+    if config.positions == "relative":
+        two = config.model_copy(update={"relative_tables": "two", "relative_scaled": True})
+        round_trip(CTranslate2Dialect(), two)
+        with pytest.raises(DialectError, match="relative_tables: 'two' is not what"):
+            dialect.rules(two)
 
 
 @pytest.mark.parametrize("dialect", [EoleDialect(), OpenNMTPyDialect()], ids=lambda d: d.name)

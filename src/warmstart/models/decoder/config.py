@@ -55,7 +55,10 @@ class DecoderConfig(BaseModel):
         parallel: attention and feed-forward block read one input and are summed; with one norm or one each.
         query_key_norm: queries and keys of each head are normalised.
         positions: a learned table, computed sines before cosines from position 1 on (tensor2tensor), rotated queries
-            and keys (Su et al. 2021), or ALiBi (Press et al. 2022).
+            and keys (Su et al. 2021), ALiBi (Press et al. 2022), or a vector for each distance up to
+            ``max_relative_positions``, which is added to keys and values (Shaw et al. 2018).
+        relative_tables: whether a layer has one table of these vectors for keys and values; ``relative_scaled``: what
+            they add to scores is divided by √head_dim as scores are.
         original_max_positions: length that the model was first trained with, before ``rotary_scaling``.
         position_offset: rows of the foreign table before position 0.
         alibi_positive: distances are counted from the first key on; ``alibi_scaled``: and scaled like the product.
@@ -95,10 +98,13 @@ class DecoderConfig(BaseModel):
     attention_output_bias: bool = True
     ffn_bias: bool = True
     output_bias: bool = False
-    positions: Literal["learned", "sinusoidal", "rotary", "alibi"] = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary", "alibi", "relative"] = "learned"
     max_positions: Positive | None = None
     original_max_positions: Positive | None = None
     position_offset: Annotated[int, Field(ge=0)] = 0
+    max_relative_positions: Positive | None = None
+    relative_tables: Literal["one", "two"] = "two"
+    relative_scaled: bool = True
     alibi_positive: bool = False
     alibi_scaled: bool = False
     rotary_dim: Positive | None = None
@@ -138,6 +144,14 @@ class DecoderConfig(BaseModel):
         return [
             (self.num_heads % self.num_kv_heads == 0, f"{self.num_heads} heads do not share {self.num_kv_heads} keys"),
             (self.positions != "learned" or self.max_positions is not None, "learned positions need max_positions"),
+            (
+                (self.positions == "relative") == (self.max_relative_positions is not None),
+                "max_relative_positions goes with positions: relative",
+            ),
+            (
+                self.relative_scaled or (self.positions, self.relative_tables) == ("relative", "one"),
+                "relative_scaled: false goes with positions: relative and relative_tables: one",
+            ),
             ((self.positions == "rotary") == (rotary is not None), "rotary_dim goes with positions: rotary"),
             (rotary is None or rotary % 2 == 0, f"rotary_dim {rotary} is odd"),
             (rotary is None or rotary <= self.head_dim, f"rotary_dim {rotary} is more than head_dim {self.head_dim}"),

@@ -15,7 +15,7 @@ from warmstart.models.family import Dialect, Parameter
 
 _SHAPES_AND_RECORDS = (
     *("architecture", "original", "vocab_size", "d_model", "num_layers", "d_ff", "embedding_size", "max_positions"),
-    *("position_offset", "tied_output", "rotary_pairs"),
+    *("position_offset", "tied_output", "rotary_pairs", "relative_tables"),
 )
 
 
@@ -24,7 +24,7 @@ class DecoderFamily:
     """Decoder-only Transformer. It is converted; the native engine does not compute it yet."""
 
     name: str = "decoder"
-    revision: int = 3  # 2: positions: sinusoidal; 3: rotary_pairs
+    revision: int = 4  # 2: positions: sinusoidal; 3: rotary_pairs; 4: positions: relative
     config_type: type[BaseModel] = DecoderConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES

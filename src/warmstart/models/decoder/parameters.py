@@ -21,7 +21,7 @@ class Module:
     """A part that has a weight and maybe a bias.
 
     ``name`` is canonical, with ``{i}`` for the layer; ``kind`` says what the weight is: ``table`` [rows, width],
-    ``linear`` [out, in] or ``norm`` [width].
+    ``linear`` [out, in] or ``norm`` [width]; ``tied`` is the module whose weight it shares.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Module:
     stage: str
     bias: bool = False
     packing: Packing | None = None
+    tied: str = ""
 
     @property
     def layered(self) -> bool:
@@ -73,7 +74,9 @@ def modules(c: DecoderConfig) -> Iterator[Module]:
         yield _norm("norm", c, d, "decoder")
     if c.embedding_size:
         yield Module("project_out", "linear", (narrow, d), ("d_embedding", "d_model"), "output")
-    yield Module("output", "linear", (c.vocab_size, narrow), (vocabulary, "d_embedding"), "output", c.output_bias)
+    tied = "embedding" if c.tied_output else ""
+    shape, axes = (c.vocab_size, narrow), (vocabulary, "d_embedding")
+    yield Module("output", "linear", shape, axes, "output", c.output_bias, tied=tied)
 
 
 def _layer(c: DecoderConfig) -> Iterator[Module]:
@@ -86,6 +89,11 @@ def _layer(c: DecoderConfig) -> Iterator[Module]:
     yield linear(f"{own}.query", c.q_dim, d, ("heads", "d_model"), c.attention_bias)
     yield linear(f"{own}.key", c.kv_dim, d, ("kv_heads", "d_model"), c.attention_bias)
     yield linear(f"{own}.value", c.kv_dim, d, ("kv_heads", "d_model"), c.attention_bias)
+    if c.max_relative_positions is not None:
+        shape, one = (2 * c.max_relative_positions + 1, c.head_dim), c.relative_tables == "one"
+        yield Module(f"{own}.relative_keys", "table", shape, ("distances", "head_dim"), "decoder")
+        tied = f"{own}.relative_keys" if one else ""
+        yield Module(f"{own}.relative_values", "table", shape, ("distances", "head_dim"), "decoder", tied=tied)
     if c.query_key_norm:
         yield _norm(f"{own}.query_norm", c, c.head_dim, "decoder")
         yield _norm(f"{own}.key_norm", c, c.head_dim, "decoder")
@@ -116,19 +124,19 @@ def _parameters(c: DecoderConfig) -> Iterator[Parameter]:
     layered = [m for m in ordered if m.layered]
     for module in ordered:
         if not module.layered:
-            yield from _of(module, module.name, c)
+            yield from _of(module, c)
         elif module is layered[0]:
             for i in range(c.num_layers):
                 for part in layered:
-                    yield from _of(part, part.name.replace("{i}", str(i)), c)
+                    yield from _of(part, c, i)
 
 
-def _of(m: Module, name: str, c: DecoderConfig) -> Iterator[Parameter]:
+def _of(m: Module, c: DecoderConfig, i: int = 0) -> Iterator[Parameter]:
     first = {"table": "embedding", "linear": "glorot", "norm": "zeros" if c.norm_offset else "ones"}[m.kind]
-    storage = "embedding.weight" if m.name == "output" and c.tied_output else ""
+    name, tied = (place.replace("{i}", str(i)) for place in (m.name, m.tied))
     for what, shape in m.shapes.items():
         if what == "weight":
-            yield Parameter(f"{name}.weight", shape, m.axes, m.stage, first, storage)
+            yield Parameter(f"{name}.weight", shape, m.axes, m.stage, first, f"{tied}.weight" if tied else "")
         else:
             axes = m.axes[:1] if what == "bias" else PACKED
             yield Parameter(f"{name}.{what}", shape, axes, m.stage, "zeros")

@@ -18,6 +18,7 @@ from warmstart.models.decoder.parameters import Module, modules, parameters
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
 from warmstart.models.model_bin_beside import manifest_config
+from warmstart.models.model_bin_distances import distance_rules
 from warmstart.spec.attention import Beside, RotaryHalves
 from warmstart.spec.generated import WithZeros, constant
 from warmstart.spec.mapping import Rule, expand, rule
@@ -174,6 +175,10 @@ def _arrays(c: DecoderConfig) -> Iterator[Rule]:
     fused = ("layers.{i}.attention.query", "layers.{i}.attention.key", "layers.{i}.attention.value")
     sizes = (c.q_dim, c.kv_dim, c.kv_dim)
     names = _names(c)
+    if c.positions == "relative":
+        keys, values = (f"layers.{{i}}.attention.relative_{what}.weight" for what in ("keys", "values"))
+        own = f"{_L}/self_attention"
+        yield from distance_rules(own, keys, values, layers, head_dim=c.head_dim, scaled=c.relative_scaled)
     for module in modules(c):
         each = layers if module.layered else None
         if module.name == fused[0]:
@@ -181,7 +186,7 @@ def _arrays(c: DecoderConfig) -> Iterator[Rule]:
                 joined = [f"{name}.{what}" for name in fused]
                 name = f"{_L}/self_attention/linear_0/{_SPELT.get(what, what)}"
                 yield rule(name, joined, _parted(c, what, sizes), each=each)
-        elif module.name not in fused:
+        elif module.name in names:
             yield from _module(module, names[module.name], c, each)
 
 

@@ -11,7 +11,7 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.checks import not_allowed
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.onmt import Spelling, finish, read_config, rules_of
-from warmstart.models.eole import ACTIVATIONS, ALLOWED, EoleOptions, is_eole, special_tokens, tokens_of
+from warmstart.models.eole import ACTIVATIONS, ALLOWED, DISTANCES, EoleOptions, is_eole, special_tokens, tokens_of
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of
 from warmstart.spec.mapping import Rule
@@ -21,6 +21,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 _POSITIONS = {
     "SinusoidalInterleaved": "learned", "SinusoidalConcat": "learned", "Rotary": "rotary", "Alibi": "alibi",
+    "Relative": "relative",
 }  # fmt: skip
 _ALLOWED: Mapping[str, tuple[object, ...]] = {
     **ALLOWED,
@@ -77,6 +78,8 @@ SPELLING = Spelling(
         "layers.{i}.attention.key": (f"{_L}.self_attn.linear_keys",),
         "layers.{i}.attention.value": (f"{_L}.self_attn.linear_values",),
         "layers.{i}.attention.output": (f"{_L}.self_attn.final_linear",),
+        "layers.{i}.attention.relative_keys": (f"{_L}.{DISTANCES}",),
+        "layers.{i}.attention.relative_values": (),
         "layers.{i}.ffn_norm": (f"{_L}.post_attention_layernorm",),
         "layers.{i}.ffn.gate": (f"{_L}.mlp.gate_up_proj",),
         "layers.{i}.ffn.up": (f"{_L}.mlp.up_proj",),
@@ -85,6 +88,7 @@ SPELLING = Spelling(
     layer=_L,
     gate=f"{_L}.mlp.gate_up_proj",
     whats={},
+    relative_scaled=False,
 )
 
 
@@ -126,6 +130,7 @@ class EoleDialect(Dialect):
                 "activation": ACTIVATIONS.get(activation),
                 "norm": "rms" if said("layer_norm", "standard") == "rms" else "layer",
                 "norm_epsilon": said("norm_eps", 1e-5), "positions": _POSITIONS.get(str(kind)),
+                "distances": said("n_positions", None, "embeddings"),
                 "sliding_window": said("sliding_window", 0) or None, "rotary_dim": rope.get("rotary_dim", 0),
                 "rotary_base": rope.get("rotary_theta", 10000), "rotary_pairs": rope.get("rotary_interleave", True),
             },

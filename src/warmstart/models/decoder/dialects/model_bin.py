@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing, RotaryScaling
 from warmstart.models.model_bin import Upgraded
+from warmstart.models.model_bin_distances import distances_in, read_distances
 from warmstart.models.model_bin_rules import layers_of
 
 ACTIVATIONS = {"relu": 0, "gelu_tanh": 1, "swish": 2, "gelu_erf": 3, "gelu": 4}
@@ -156,6 +157,9 @@ class _Reader:
 
     def _positions(self, head_dim: int) -> dict[str, Any]:
         own = f"{_L}/self_attention"
+        distances = distances_in(self.stored)
+        if distances:
+            return {**read_distances(self.stored, distances), **self._windows()}
         table = self.entries.get("decoder/position_encodings/encodings")
         if table is not None:
             return {"positions": "learned", "max_positions": table.shape[0], **self._windows()}

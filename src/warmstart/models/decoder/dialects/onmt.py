@@ -27,10 +27,12 @@ class Spelling:
 
     Attributes:
         architecture: what ``DecoderConfig.architecture`` says of its models.
-        names: canonical module → its names, of which one is in a file; ``{i}`` is the layer.
+        names: canonical module → its names, of which one is in a file, or none if its weight is another's; ``{i}`` is
+            the layer.
         layer: the name of a layer.
         gate: of the linear layer to which the activation is applied, gated or not.
         whats: ``weight`` and ``bias`` of a norm → further names that they have.
+        relative_scaled: whether it divides by √head_dim what vectors of distances add to scores.
     """
 
     framework: str
@@ -39,6 +41,7 @@ class Spelling:
     layer: str
     gate: str
     whats: Mapping[str, tuple[str, ...]]
+    relative_scaled: bool
 
     def of(self, module: str, gated: bool = True) -> tuple[str, ...]:
         return (self.gate,) if module == "layers.{i}.ffn.up" and not gated else self.names[module]
@@ -54,15 +57,17 @@ def read_config(spelling: Spelling, entries: Mapping[str, Entry], said: Options,
 
     Args:
         said: ``heads``, ``kv_heads`` and ``head_dim`` (None or 0: as many as heads, and their share of the width),
-            ``layers`` (None: nothing), ``gated``, ``tied``, ``positions``, ``rotary_dim`` (0: all), ``rotary_base``
-            and ``rotary_pairs``, and settings that are passed on as they are.
+            ``layers`` (None: nothing), ``gated``, ``tied``, ``positions``, ``distances`` (of positions: relative, how
+            far they reach; None: as the table says), ``rotary_dim`` (0: all), ``rotary_base`` and ``rotary_pairs``, and
+            settings that are passed on as they are.
         problems: of the options; more are added.
     """
-    gated, rotary = bool(said["gated"]), said["positions"] == "rotary"
-    heads, kv_heads = said["heads"], said["kv_heads"] or said["heads"]
+    gated, heads, kv_heads = bool(said["gated"]), said["heads"], said["kv_heads"] or said["heads"]
     embedding, up = spelling.array("embedding"), spelling.array("layers.{i}.ffn.up", gated=gated)
     queries = spelling.array("layers.{i}.attention.query")
-    needed = [embedding, up, queries, *([spelling.array("positions")] if said["positions"] == "learned" else [])]
+    tables = {"learned": "positions", "relative": "layers.{i}.attention.relative_keys"}
+    table = tables.get(said["positions"])
+    needed = [embedding, up, queries, *([spelling.array(table)] if table else [])]
     problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
     if any(type(n) is not int or n < 1 for n in (heads, kv_heads)):
         problems.append(Problem("heads and those of keys are not positive whole numbers", found=f"{heads}, {kv_heads}"))
@@ -77,7 +82,7 @@ def read_config(spelling: Spelling, entries: Mapping[str, Entry], said: Options,
     if said["head_dim"] not in (None, 0, head_dim):
         problems.append(Problem(f"head_dim: {said['head_dim']} is not that of {queries}", expected=str(head_dim)))
     biases = {what: _bias(spelling, entries, gated, parts, problems) for what, parts in _BIASED.items()}
-    table = entries.get(spelling.array("positions"))
+    rows = entries[spelling.array(table)].shape[0] if table else 0
     passed = {key: said[key] for key in ("activation", "gated", "norm", "norm_epsilon", "positions", "sliding_window")}
     return {
         **passed, **biases,
@@ -90,13 +95,29 @@ def read_config(spelling: Spelling, entries: Mapping[str, Entry], said: Options,
         "head_dim": head_dim,
         "d_ff": entries[up].shape[0],
         "norm_bias": said["norm"] == "layer",
-        "max_positions": table.shape[0] if said["positions"] == "learned" and table is not None else None,
-        "rotary_dim": (said["rotary_dim"] or head_dim) if rotary else None,
-        "rotary_base": said["rotary_base"] if rotary else 10000.0,
-        "rotary_pairs": rotary and bool(said["rotary_pairs"]),
-        "scale_embeddings": said["positions"] == "learned",
+        **_positions(spelling, said, rows, head_dim),
         "tied_output": said["tied"],
     }  # fmt: skip
+
+
+def _positions(spelling: Spelling, said: Options, rows: int, head_dim: int) -> Options:
+    """Settings of positions; ``rows`` are those of their table, where they have one."""
+    kind = said["positions"]
+    if kind == "learned":
+        return {"max_positions": rows, "scale_embeddings": True}
+    if kind == "relative":
+        return {
+            "max_relative_positions": (rows - 1) // 2 if said["distances"] is None else said["distances"],
+            "relative_tables": "one",
+            "relative_scaled": spelling.relative_scaled,
+        }
+    if kind == "rotary":
+        return {
+            "rotary_dim": said["rotary_dim"] or head_dim,
+            "rotary_base": said["rotary_base"],
+            "rotary_pairs": bool(said["rotary_pairs"]),
+        }
+    return {}
 
 
 _BIASED = {
@@ -139,11 +160,12 @@ def rules_of(spelling: Spelling, c: DecoderConfig) -> Iterator[Rule]:
     """
     learned = c.positions == "learned"
     require(
-        c, spelling.framework, positions=("learned", "rotary", "alibi"), norm_place=("pre",),
+        c, spelling.framework, positions=("learned", "rotary", "alibi", "relative"), norm_place=("pre",),
         norm_bias=(c.norm == "layer",), norm_offset=(False,),
         final_norm=(True,), embedding_norm=(False,), embedding_size=(None,), parallel=("none",),
         query_key_norm=(False,), position_offset=(0,), alibi_positive=(False,), alibi_scaled=(False,),
         rotary_scaling=(None,), local_rotary_base=(None,), sliding_layers=(None,), query_scale=(None,),
+        relative_tables=("one",) if c.positions == "relative" else ("two",),
         attention_softcap=(None,), logit_softcap=(None,), scale_embeddings=(learned,), packing=(None,),
     )  # fmt: skip
     for module in modules(c):

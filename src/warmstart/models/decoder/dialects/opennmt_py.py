@@ -49,6 +49,8 @@ SPELLING = Spelling(
         "layers.{i}.attention.key": (f"{_L}.self_attn.linear_keys",),
         "layers.{i}.attention.value": (f"{_L}.self_attn.linear_values",),
         "layers.{i}.attention.output": (f"{_L}.self_attn.final_linear",),
+        "layers.{i}.attention.relative_keys": (f"{_L}.self_attn.relative_positions_embeddings",),
+        "layers.{i}.attention.relative_values": (),
         "layers.{i}.ffn_norm": (f"{_L}.feed_forward.layer_norm",),
         "layers.{i}.ffn.gate": (f"{_L}.feed_forward.w_1",),
         "layers.{i}.ffn.up": (f"{_L}.feed_forward.w_3",),
@@ -57,11 +59,12 @@ SPELLING = Spelling(
     layer=_L,
     gate=f"{_L}.feed_forward.w_1",
     whats={"weight": ("a_2",), "bias": ("b_2",)},  # of OpenNMT-py's own class of norms
+    relative_scaled=True,
 )
 
 
 class OpenNMTPyDialect(OpenNMTPy):
-    """Read only. Weights [out, in]; positions as a table in the file, rotated or of ALiBi."""
+    """Read only. Weights [out, in]; positions as a table in the file, rotated, of ALiBi, or as vectors of distances."""
 
     def recognise(self, checkpoint: Checkpoint) -> bool:
         return options_of(checkpoint).get("decoder_type") == _KIND and "vocab" in checkpoint.metadata
@@ -69,7 +72,7 @@ class OpenNMTPyDialect(OpenNMTPy):
     def read_config(self, checkpoint: Checkpoint) -> DecoderConfig:
         opt = options_of(checkpoint)
         problems = not_allowed(opt, _ALLOWED)
-        positions = positions_of(opt, ("learned", "rotary", "alibi"), problems)
+        positions = positions_of(opt, ("learned", "relative", "rotary", "alibi"), problems)
         activation = str(opt.get("pos_ffn_activation_fn", "relu"))
         kv_heads = opt.get("num_kv", 0)
         if opt.get("multiquery", False):
@@ -84,6 +87,7 @@ class OpenNMTPyDialect(OpenNMTPy):
                 "tied": bool(opt.get("share_decoder_embeddings")), "activation": ACTIVATIONS.get(activation),
                 "norm": "rms" if opt.get("layer_norm") == "rms" else "layer",
                 "norm_epsilon": opt.get("norm_eps", EPSILON), "positions": positions,
+                "distances": opt.get("max_relative_positions"),
                 "sliding_window": opt.get("sliding_window", 0) or None,
                 "rotary_dim": opt.get("rotary_dim", 0), "rotary_base": opt.get("rotary_theta", 10000),
                 "rotary_pairs": opt.get("rotary_interleave", True),

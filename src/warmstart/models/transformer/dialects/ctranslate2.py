@@ -16,10 +16,11 @@ from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
 from warmstart.models.model_bin_beside import SINCE, manifest_config, manifest_of
+from warmstart.models.model_bin_distances import distance_rules, distances_in, read_distances
 from warmstart.models.model_bin_rules import layers_of
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
-from warmstart.spec.generated import Generated, WithMultiple, constant
+from warmstart.spec.generated import Generated, constant
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -116,13 +117,10 @@ class CTranslate2Dialect(ModelBin):
             for linear, part in {**inner, "linear_1": "down"}.items():
                 rules.append(rule(f"{theirs}/ffn/{linear}/{what}", f"{ours}.ffn.{part}.{what}", each=each))
         if c.positions == "relative":
-            names = [f"{theirs}/self_attention/relative_position_{what}" for what in ("values", "keys")]
-            if c.relative_scaled:
-                rules += [rule(n, f"{own}.relative_{n.rpartition('_')[2]}", each=each) for n in names]
-            else:  # the engine divides by √d_head what it adds to scores
-                rules.append(
-                    rule(names, f"{own}.relative_keys", WithMultiple(_root(c.d_model // c.num_heads)), each=each)
-                )
+            rules += distance_rules(
+                f"{theirs}/self_attention", f"{own}.relative_keys", f"{own}.relative_values", each,
+                head_dim=c.d_model // c.num_heads, scaled=c.relative_scaled,
+            )  # fmt: skip
         rules += _norm(c, f"{theirs}/self_attention/layer_norm", f"{ours}.self_attention_norm", each)
         rules += _norm(c, f"{theirs}/ffn/layer_norm", f"{ours}.ffn_norm", each)
         if side == "decoder":
@@ -205,10 +203,6 @@ def _computed(table: Array, formula: str) -> bool:
 def _tolerance(formula: str) -> float:
     """How far a table may be from ours: fairseq's and M2M100's are torch's float32, which differs by processor."""
     return 2e-4 if formula == "fairseq" else 0.0
-
-
-def _root(d_head: int) -> float:
-    return float(np.float32(math.sqrt(d_head)))
 
 
 def _norm(c: TransformerConfig, theirs: str, ours: str, each: Mapping[str, int]) -> list[Rule]:
@@ -341,9 +335,9 @@ class _Reader:
         return {"features": tables, "feature_merge": "sum" if merge == 1 else "concat", "tied_features": tied}
 
     def _positions(self, d_model: int) -> dict[str, Any]:
-        keys = sorted(n for n in self.stored.entries if n.endswith("/relative_position_keys"))
+        keys = distances_in(self.stored)
         if keys:
-            return {"positions": "relative", **self._distances(keys)}
+            return read_distances(self.stored, keys)
         there = [name in self.stored.entries for name in _ENCODINGS]
         self._expect(all(there) or not any(there), "one side alone brings a table of positions")
         if not all(there):
@@ -357,18 +351,6 @@ class _Reader:
         if not np.array_equal(target, source):
             return {"positions": "learned", "max_positions": len(source), "positions_per_side": True, **longer}
         return {"positions": "learned", "max_positions": len(source)}
-
-    def _distances(self, keys: Sequence[str]) -> dict[str, Any]:
-        """How vectors of distances lie in all layers: one table for both, one and its multiple for keys, or two."""
-        rows, width = self.stored.entries[keys[0]].shape
-        found = {"max_relative_positions": (rows - 1) // 2}
-        pairs = [(name, f"{name.removesuffix('keys')}values") for name in keys]
-        if all(self.stored.ties.get(values) == name for name, values in pairs):
-            return {**found, "relative_tables": "one"}
-        multiple = WithMultiple(_root(width))
-        if all(multiple.holds(self.stored.read(values), self.stored.read(name)) for name, values in pairs):
-            return {**found, "relative_tables": "one", "relative_scaled": False}
-        return {**found, "relative_tables": "two"}
 
     def _tokens(self) -> dict[str, Any]:
         """config.json, or before version 6 what stood among the variables; the engine's own defaults."""
