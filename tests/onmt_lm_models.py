@@ -34,6 +34,7 @@ class Kind:
     theta: int = 10000
     rotary_dim: int = 0
     output_bias: bool = True
+    scaling: str | None = None
     head_dim: int = D // HEADS
 
     @property
@@ -65,7 +66,14 @@ WIDE = {
     "wide": Kind("rotary", "silu", rms=True, biases=False, output_bias=False, head_dim=6),
     "relative and wide": Kind("relative", "gelu", head_dim=6),
 }
-ALL = {**KINDS, **OLD, **ROTATED, **WIDE}
+# Of EOLE: angles that are stretched, which their converter leaves out; the specification has no place for the second's
+# factor, which the engine reads.
+SCALED = {"scaled": Kind("rotary", "relu", scaling="gemma3")}
+SCALED_3 = {
+    "scaled as Llama 3": Kind("rotary", "silu", rms=True, biases=False, theta=500, scaling="llama3", output_bias=False)
+}
+FACTOR, SHORT, LOW, HIGH = 8.0, 16, 1.0, 4.0
+ALL = {**KINDS, **OLD, **ROTATED, **WIDE, **SCALED, **SCALED_3}
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:
@@ -168,7 +176,9 @@ def eole_model(name: str) -> dict[str, Any]:
     }  # fmt: skip
     if kind.positions == "rotary":
         rope = {"rotary_interleave": kind.pairs, "rotary_theta": kind.theta, "rotary_dim": kind.rotary_dim}
-        model["rope_config"] = {**rope, "scaling_type": None, "scaling_factor": 8.0}
+        scaling = {"scaling_factor": FACTOR, "low_freq_factor": LOW, "high_freq_factor": HIGH}
+        longest = {"original_max_position_embeddings": SHORT}
+        model["rope_config"] = {**rope, "scaling_type": kind.scaling, **scaling, **longest}
     return model
 
 
@@ -278,7 +288,14 @@ def log_probabilities(name: str, rows: list[int], framework: str = "eole") -> np
 def _rotated(kind: Kind, x: np.ndarray) -> np.ndarray:
     """Su et al. 2021 on the first ``rotary_dim`` of each head [heads, length, head_dim]."""
     n = kind.rotary_dim or kind.head_dim
-    angles = np.arange(x.shape[1])[:, None] / kind.theta ** (np.arange(0, n, 2) / n)
+    rates = 1 / kind.theta ** (np.arange(0, n, 2) / n)
+    if kind.scaling == "gemma3":
+        rates = rates / FACTOR
+    elif kind.scaling == "llama3":  # Llama 3.1, ``models/llama3/reference_impl/model.py``
+        waves = 2 * np.pi / rates
+        part = np.clip((SHORT / waves - LOW) / (HIGH - LOW), 0, 1)
+        rates = (1 - part) * rates / FACTOR + part * rates
+    angles = np.arange(x.shape[1])[:, None] * rates
     turn = np.cos(angles) + 1j * np.sin(angles)
     pairs = x[..., :n].reshape(*x.shape[:2], -1, 2) if kind.pairs else np.stack(np.split(x[..., :n], 2, -1), -1)
     turned = (pairs[..., 0] + 1j * pairs[..., 1]) * turn

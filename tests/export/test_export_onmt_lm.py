@@ -43,7 +43,7 @@ def test_bytes_are_those_of_the_reference_converter(framework, kind, tmp_path):
             assert sha256((tmp_path / quantization / name).read_bytes()).hexdigest() == digest, (quantization, name)
 
 
-@pytest.mark.parametrize(("framework", "kind"), CASES)
+@pytest.mark.parametrize(("framework", "kind"), [*CASES, *(("eole", kind) for kind in models.SCALED_3)])
 def test_the_engine_scores_as_the_framework_computes(framework, kind, tmp_path):
     """The reference is written from the frameworks' code, in float64."""
     ctranslate2 = pytest.importorskip("ctranslate2")
@@ -81,7 +81,7 @@ def test_distances_reach_as_far_as_the_options_say(framework, tmp_path):
     assert "[7, 4]" in str(error.value)
 
 
-@pytest.mark.parametrize(("framework", "kind"), CASES)
+@pytest.mark.parametrize(("framework", "kind"), [*CASES, *(("eole", kind) for kind in models.SCALED_3)])
 def test_a_model_bin_returns_with_every_bit(framework, kind, tmp_path):
     """Also where nothing of ours lies beside it: pairs of rotary positions, windows of any positions."""
     source = write(tmp_path, framework, kind)
@@ -128,7 +128,8 @@ def test_the_commands_and_classes_of_the_reference(tmp_path):
         ("eole", {"layer_norm": "gemma-rms"}, "model.layer_norm: 'gemma-rms' is not supported"),
         ("eole", {"mlp_activation_fn": "gated-gelu"}, "mlp_activation_fn: 'gated-gelu' is not supported"),
         ("eole", {"parallel_residual": True}, "parallel_residual: True is not supported"),
-        ("eole", {"rope_config": {"scaling_type": "llama3"}}, "rope_config.scaling_type: 'llama3' is not supported"),
+        ("eole", {"rope_config": {"scaling_type": "dynamic"}}, "rope_config.scaling_type: 'dynamic' is not supported"),
+        ("eole", {"rope_config": {"scaling_type": "llama3", "scaling_factor": 0}}, "rope_config: factor"),
         ("eole", {"rope_config": {"trick": 1}}, "rope_config.trick is not an option that is known here"),
         ("eole", {"new_trick": 3}, "model.new_trick: 3 is not an option that is known here"),
         ("eole", {"decoder": {"layers": 2, "twist": 1}}, "decoder.twist: 1 is not an option that is known here"),

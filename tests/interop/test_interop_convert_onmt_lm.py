@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from ctranslate2.converters import OpenNMTPyConverter
-from ctranslate2.specs import transformer_spec
+from ctranslate2.specs import attention_spec, transformer_spec
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -55,14 +55,16 @@ def compare_all(source: Path, convert: Callable[..., object], framework: str, ki
 def tell(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Their converters leave out base and width of rotary positions and the width of heads; the specification takes
     them."""
-    if kind not in {**models.ROTATED, **models.WIDE}:
+    if kind not in {**models.ROTATED, **models.WIDE, **models.SCALED}:
         return
     original = transformer_spec.TransformerDecoderModelSpec.from_config.__func__
-    said, more = models.ALL[kind], dict[str, int]()
+    said, more = models.ALL[kind], dict[str, float]()
     if said.positions == "rotary":
         more = {"rotary_base": said.theta, "rotary_dim": said.rotary_dim}
     if kind in models.WIDE:
         more["head_dim"] = said.head_dim
+    if kind in models.SCALED:
+        more |= {"rotary_scaling_type": attention_spec.RotaryScalingType.Linear, "rotary_scaling_factor": models.FACTOR}
     told = classmethod(lambda cls, *args, **options: original(cls, *args, **{**options, **more}))
     monkeypatch.setattr(transformer_spec.TransformerDecoderModelSpec, "from_config", told)
 
@@ -75,7 +77,7 @@ def test_opennmt_py(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     compare_all(source, theirs.convert, "opennmt-py", kind)
 
 
-@pytest.mark.parametrize("kind", {**models.KINDS, **models.ROTATED, **models.WIDE})
+@pytest.mark.parametrize("kind", {**models.KINDS, **models.ROTATED, **models.WIDE, **models.SCALED})
 def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = models.write_eole(tmp_path / "source", kind)
     tell(monkeypatch, kind)
@@ -101,7 +103,7 @@ def test_eole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     compare_all(source, Filled("").convert, "eole", kind)
 
 
-@pytest.mark.parametrize("kind", ["halves", "base", "wide"])
+@pytest.mark.parametrize("kind", ["halves", "base", "wide", "scaled as Llama 3"])
 def test_transformers_computes_what_came_from_eole(kind: str, tmp_path: Path) -> None:
     api.convert(models.write_eole(tmp_path / "source", kind, sliding_window=0), tmp_path / "out", "transformers")
     rows = [2, 5, 9, 4, 11]

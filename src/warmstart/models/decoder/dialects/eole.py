@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import Problem
+from pydantic import ValidationError
+
+from warmstart.errors import Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.checks import not_allowed
-from warmstart.models.decoder.config import DecoderConfig
+from warmstart.models.decoder.config import DecoderConfig, RotaryScaling
 from warmstart.models.decoder.dialects.onmt import Spelling, finish, read_config, rules_of
 from warmstart.models.eole import ACTIVATIONS, ALLOWED, DISTANCES, EoleOptions, is_eole, special_tokens, tokens_of
 from warmstart.models.family import Dialect
@@ -57,8 +59,9 @@ _USED = (
     "rope_config", "sliding_window",
 )  # fmt: skip
 _KNOWN = {*_ALLOWED, *_USED, *_IGNORED}
+_SCALINGS = {"llama3": "llama3", "gemma3": "linear"}
 _ROPE: Mapping[str, tuple[object, ...]] = {
-    "scaling_type": (None,), "xdrope_section": (None,), "interleave_local": (0,), "tmax_index": (0,),
+    "scaling_type": (None, *_SCALINGS), "xdrope_section": (None,), "interleave_local": (0,), "tmax_index": (0,),
     "rotary_dim_global": (0,), "partial_rotary_factor": (0,), "multidimensional_rope": (False,),
 }  # fmt: skip
 _WITH_SCALING = ("alpha", "scaling_factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -89,6 +92,7 @@ SPELLING = Spelling(
     gate=f"{_L}.mlp.gate_up_proj",
     whats={},
     relative_scaled=False,
+    scalings=tuple(_SCALINGS.values()),
 )
 
 
@@ -133,6 +137,7 @@ class EoleDialect(Dialect):
                 "distances": said("n_positions", None, "embeddings"),
                 "sliding_window": said("sliding_window", 0) or None, "rotary_dim": rope.get("rotary_dim", 0),
                 "rotary_base": rope.get("rotary_theta", 10000), "rotary_pairs": rope.get("rotary_interleave", True),
+                **_scaling(rope, problems),
             },
             problems,
         )  # fmt: skip
@@ -153,3 +158,21 @@ def _rope_problems(rope: Mapping[str, Any]) -> list[Problem]:
     unknown = sorted(set(rope) - set(_ROPE_KNOWN))
     wrong = not_allowed(rope, _ROPE, "rope_config.")
     return wrong + [Problem(f"rope_config.{key} is not an option that is known here") for key in unknown]
+
+
+def _scaling(rope: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """How ``rope_config`` stretches angles. Without ``scaling_type`` what goes with it says nothing."""
+    kind = _SCALINGS.get(str(rope.get("scaling_type")))
+    if kind is None:
+        return {"rotary_scaling": None, "original_max_positions": None}
+    given = {"kind": kind, "factor": rope.get("scaling_factor", 8.0)}
+    original = None
+    if kind == "llama3":
+        given["low_frequency_factor"] = rope.get("low_freq_factor", 1.0)
+        given["high_frequency_factor"] = rope.get("high_freq_factor", 4.0)
+        original = rope.get("original_max_position_embeddings", 8192)
+    try:
+        return {"rotary_scaling": RotaryScaling.model_validate(given), "original_max_positions": original}
+    except ValidationError as error:
+        problems += validation_problems(error, "rope_config: ")
+        return {}

@@ -33,6 +33,7 @@ class Spelling:
         gate: of the linear layer to which the activation is applied, gated or not.
         whats: ``weight`` and ``bias`` of a norm → further names that they have.
         relative_scaled: whether it divides by √head_dim what vectors of distances add to scores.
+        scalings: kinds of ``RotaryScaling`` that it computes.
     """
 
     framework: str
@@ -42,6 +43,7 @@ class Spelling:
     gate: str
     whats: Mapping[str, tuple[str, ...]]
     relative_scaled: bool
+    scalings: tuple[str, ...]
 
     def of(self, module: str, gated: bool = True) -> tuple[str, ...]:
         return (self.gate,) if module == "layers.{i}.ffn.up" and not gated else self.names[module]
@@ -58,8 +60,8 @@ def read_config(spelling: Spelling, entries: Mapping[str, Entry], said: Options,
     Args:
         said: ``heads``, ``kv_heads`` and ``head_dim`` (None or 0: as many as heads, and their share of the width),
             ``layers`` (None: nothing), ``gated``, ``tied``, ``positions``, ``distances`` (of positions: relative, how
-            far they reach; None: as the table says), ``rotary_dim`` (0: all), ``rotary_base`` and ``rotary_pairs``, and
-            settings that are passed on as they are.
+            far they reach; None: as the table says), ``rotary_dim`` (0: all) and ``rotary_pairs``, and settings that
+            are passed on as they are.
         problems: of the options; more are added.
     """
     gated, heads, kv_heads = bool(said["gated"]), said["heads"], said["kv_heads"] or said["heads"]
@@ -112,11 +114,9 @@ def _positions(spelling: Spelling, said: Options, rows: int, head_dim: int) -> O
             "relative_scaled": spelling.relative_scaled,
         }
     if kind == "rotary":
-        return {
-            "rotary_dim": said["rotary_dim"] or head_dim,
-            "rotary_base": said["rotary_base"],
-            "rotary_pairs": bool(said["rotary_pairs"]),
-        }
+        passed = ("rotary_base", "rotary_scaling", "original_max_positions")
+        settings = {key: said[key] for key in passed if key in said}
+        return {**settings, "rotary_dim": said["rotary_dim"] or head_dim, "rotary_pairs": bool(said["rotary_pairs"])}
     return {}
 
 
@@ -158,13 +158,14 @@ def rules_of(spelling: Spelling, c: DecoderConfig) -> Iterator[Rule]:
     Raises:
         DialectError: ``c`` says what the framework's plain decoder does not compute.
     """
-    learned = c.positions == "learned"
+    learned, scaling = c.positions == "learned", c.rotary_scaling.kind if c.rotary_scaling else None
     require(
         c, spelling.framework, positions=("learned", "rotary", "alibi", "relative"), norm_place=("pre",),
         norm_bias=(c.norm == "layer",), norm_offset=(False,),
         final_norm=(True,), embedding_norm=(False,), embedding_size=(None,), parallel=("none",),
         query_key_norm=(False,), position_offset=(0,), alibi_positive=(False,), alibi_scaled=(False,),
-        rotary_scaling=(None,), local_rotary_base=(None,), sliding_layers=(None,), query_scale=(None,),
+        rotary_scaling=(c.rotary_scaling,) if scaling in spelling.scalings else (None,), local_rotary_base=(None,),
+        sliding_layers=(None,), query_scale=(None,),
         relative_tables=("one",) if c.positions == "relative" else ("two",),
         attention_softcap=(None,), logit_softcap=(None,), scale_embeddings=(learned,), packing=(None,),
     )  # fmt: skip

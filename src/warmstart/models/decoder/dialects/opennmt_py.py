@@ -60,6 +60,7 @@ SPELLING = Spelling(
     gate=f"{_L}.feed_forward.w_1",
     whats={"weight": ("a_2",), "bias": ("b_2",)},  # of OpenNMT-py's own class of norms
     relative_scaled=True,
+    scalings=(),
 )
 
 
