@@ -261,7 +261,7 @@ def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):
     text = str(caught.value)
     assert "unknown key trainning\n  to do: did you mean training?" in text
     assert "unknown key data.batch_token\n  to do: did you mean batch_tokens?" in text
-    assert "training.steps: Input should be greater than 0" in text
+    assert "training.steps is not valid\n  expected: more than 0\n  found: -1" in text
     with pytest.raises(ConfigError, match="did you mean d_ff"):
         api.plan("c.yaml", ["model.d_f=3"])
 
@@ -299,6 +299,24 @@ def test_another_configuration_in_a_run_directory_is_refused(workplace):
     api.train("c.yaml", ["training.steps=2"], progress=False)
     with pytest.raises(ConfigError, match="the run directory holds another run"):
         api.train("c.yaml", ["training.steps=2", "model.d_ff=64"], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "message"), [("marianne", "there is no dialect 'marianne'"), ("fairseq", "this is no model of fairseq")]
+)
+def test_a_source_in_another_dialect_than_the_one_it_must_be_in(workplace, dialect, message):
+    api.train("c.yaml", ["training.steps=2"], progress=False)
+    sources = ["run=b", "start.source=run", "start.mode=init", "model={}", "vocabularies={}"]
+    with pytest.raises(WarmstartError, match=message):
+        api.plan("c.yaml", [*sources, f"start.dialect={dialect}"])
+    assert api.plan("c.yaml", [*sources, "start.dialect=warmstart"]).coverage == 1.0
+
+
+@pytest.mark.parametrize("option", ["scorer", "report_count", "hot_words"])
+def test_options_of_speech_are_refused_for_texts(workplace, option):
+    Path("test.tsv").write_text("ab\tba\n")
+    with pytest.raises(ConfigError, match=f"{option} changes nothing when evaluating texts"):
+        api.evaluate("run", "test.tsv", **{option: 1})
 
 
 @pytest.mark.parametrize("override", ["start.optimizer=fresh", "start.strict=true"])

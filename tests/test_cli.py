@@ -119,6 +119,11 @@ def test_curves_and_compare_take_runs_with_and_without_labels(call: Call, places
     assert status == 1
     assert "validation/bleu\n  expected: train/loss, validation/loss\n" in err
     assert not Path("curves.png").exists()
+    status, out, err = call("compare", "runs", "--metric", "validation/bleu")
+    assert (status, out) == (1, "")
+    assert "validation/bleu\n  expected: train/loss, validation/loss\n" in err
+    for wrong in ("=runs/child", "child="):
+        assert call("curves", wrong)[::2] == (1, f"error: {wrong!r} names no run\n  expected: RUN or LABEL=RUN\n")
 
 
 @pytest.fixture

@@ -309,7 +309,7 @@ def test_data_and_vocabularies_that_do_not_fit_the_family_are_all_named(place: P
         ("optimizer", {"type": "adamm"}, "training.optimizer.type: there is no 'adamm'"),
         ("optimizer", {"type": "sgd", "betas": [0.9, 0.9]}, "unknown key training.optimizer.betas"),
         ("schedule", {"type": "inverse_sqrt"}, "training.schedule.warmup is missing"),
-        ("loss_normalizer", "batches", "training.loss_normalizer: Input should be 'tokens' or 'sequences'"),
+        ("loss_normalizer", "batches", "training.loss_normalizer is not valid"),
         ("groups", [{"stages": ["encoder"], "freeze": {}}], "training.groups.0.freeze: say either step or plateaus"),
     ],
 )

@@ -62,15 +62,47 @@ class Problem:
         return "\n".join([self.what, *(f"  {label}: {text}" for label, text in labels if text is not None)])
 
 
+# Type of pydantic's error → what may stand there, with the values of the error's context
+_EXPECTED = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "keys"),
+    "string_type": "text",
+    "path_type": "a path",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+
+
 def validation_problems(error: Any, prefix: str = "") -> list[Problem]:
     """Every problem that a ``pydantic.ValidationError`` lists; ``prefix`` stands before the keys."""
-    problems = []
-    for item in error.errors():
-        key = prefix + ".".join(map(str, item["loc"]))
-        what = item["msg"].removeprefix("Value error, ")
-        found = None if isinstance(item["input"], dict | list) else repr(item["input"])
-        problems.append(Problem(f"{key}: {what}" if key else what, found=found))
-    return problems
+    return [validation_problem(item, prefix + ".".join(map(str, item["loc"]))) for item in error.errors()]
+
+
+def validation_problem(item: Any, key: str) -> Problem:
+    """What one of a ``pydantic.ValidationError``'s ``errors()`` says about ``key``."""
+    kind, value = item["type"], item["input"]
+    if kind == "missing":
+        return Problem(f"{key} is missing")
+    if kind == "extra_forbidden":
+        return Problem(f"unknown key {key}", todo="remove it")
+    if kind in _EXPECTED:
+        expected = _EXPECTED[kind].format(**item.get("ctx", {})).replace("'", "").removesuffix(".0")
+        return Problem(f"{key} is not valid", expected=expected, found=_as_yaml(value))
+    text = item["msg"].removeprefix("Value error, ")
+    return Problem(f"{key}: {text}" if key else text, found=None if isinstance(value, dict | list) else _as_yaml(value))
+
+
+def _as_yaml(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 class WarmstartError(Exception):

@@ -27,7 +27,7 @@ def _type_of(value: object) -> str:
 
 Data = Annotated[
     Annotated[DataConfig, Tag("text")] | Annotated[SpeechDataConfig, Tag("speech")],
-    Discriminator(_type_of, "unknown_kind", "there is no such type of data: text or speech"),
+    Discriminator(_type_of),
 ]
 
 

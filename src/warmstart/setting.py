@@ -52,13 +52,16 @@ def open_setting(path: str | Path, overrides: Sequence[str], require_coverage: f
 def _open(config: RunConfig, require_coverage: float) -> Setting:
     of = family(config.family)
     _check_sides(config, of)
-    models = [open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue") for s in config.start]
+    models = [
+        open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue", dialect=s.dialect)
+        for s in config.start
+    ]
     _check_families(models, of)
     vocabularies = _vocabularies(config, of, models)
     model_config = _model_config(config, of, models, vocabularies)
     for start, model in zip(config.start, models, strict=True):
         if model.reading is None and start.dialect is not None:
-            read_as(model, of, model_config, dialect(of, start.dialect))
+            read_as(model, of, model_config, dialect(of, str(model.dialect)))
         model.require()
         if model.config is not model_config:
             check_vocabulary_sizes(model)

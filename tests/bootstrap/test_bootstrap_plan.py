@@ -232,6 +232,15 @@ def test_a_composite_of_two_families_starts_from_two_sources(tmp_path):
     assert values["right.encoder.embedding.weight"].tobytes() == b.reading.read("encoder.embedding.weight").tobytes()
 
 
+def test_a_prefix_that_mounts_no_family(tmp_path):
+    a = parent(tmp_path)
+    for into in ("encoder", "left"):
+        with pytest.raises(PlanError) as caught:
+            make_plan([(start(mode="init", into=into), a)], target())
+        assert f"`into: {into}` is no part of the model" in problems(caught)
+        assert "equal shapes" not in problems(caught)
+
+
 def test_marian_moments_land_on_their_parameters(fixtures):
     model = open_model(fixtures / "fixtures" / "marian-en-ru-names@last")
     family, c, _ = model.require()

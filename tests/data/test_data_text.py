@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from warmstart.data.text import ParallelFiles, read_lines, read_parallel
+from warmstart.data.text import ParallelFiles, read_lines, read_parallel, read_standard_input
 from warmstart.errors import DataError
 
 TEXT = "перша\nдруга\r\n\n ostatnia\u2028x"
@@ -43,6 +44,15 @@ def test_lines_longer_than_a_chunk_and_a_byte_order_mark(tmp_path: Path) -> None
     path = tmp_path / "text"
     path.write_bytes("\ufeffa\n".encode() + b"x" * 3_000_000 + b"\nb\n")
     assert [len(line) for line in read_lines(path)] == [1, 3_000_000, 1]
+
+
+def test_standard_input_is_read_as_a_file_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffперша\r\nдру\rга\n\n".encode()), "ascii"))
+    assert list(read_standard_input()) == ["перша", "дру\rга", ""]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xffbad\n")))
+    with pytest.raises(DataError) as caught:
+        list(read_standard_input())
+    assert caught.value.where == "standard input, line 2"
 
 
 def test_invalid_utf8_names_the_line(tmp_path: Path) -> None:

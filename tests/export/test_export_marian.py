@@ -317,7 +317,7 @@ def test_a_dtype_that_changes_is_in_the_ledger(dtype, to, stored, said, tmp_path
         ({"transformer-heads": 3}, ["d_model 16 is not a multiple of num_heads 3"]),
         (
             {"enc-depth": "x", "transformer-heads": 0},
-            ["encoder_layers: Input should be a valid integer", "num_heads: "],
+            ["encoder_layers is not valid", "num_heads"],
         ),
         ({"enc-depth": ..., "dim-emb": ...}, ["dim-emb is missing", "enc-depth is missing"]),
         ({"transformer-guided-alignment-layer": "0"}, ["transformer-guided-alignment-layer"]),

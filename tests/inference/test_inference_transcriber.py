@@ -172,8 +172,8 @@ def test_a_damaged_export_is_named(tmp_path: Path, model: Path) -> None:
     told = json.loads((tmp_path / "other" / "config.json").read_text("utf-8"))
     for wrong, message in (
         ({"n_input": 20, "n_hidden": 7, "alphabet": {"labels": ["a"]}}, "features.*h is of.*log_probs"),
-        ({"n_hidden": -1}, "greater than 0"),
-        ({"step_ms": 3.5}, "valid integer"),
+        ({"n_hidden": -1}, "n_hidden is not valid\n  expected: more than 0"),
+        ({"step_ms": 3.5}, "step_ms is not valid\n  expected: a whole number"),
     ):
         (tmp_path / "onnx" / "config.json").write_text(json.dumps(told | wrong))
         with pytest.raises(BundleError, match=f"(?s){message}"):

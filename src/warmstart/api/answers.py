@@ -118,7 +118,7 @@ def evaluate(
     vocabularies: Sequence[str] = (),
     output: str | Path | None = None,
     report: Callable[[str], object] | None = None,
-    report_count: int = 5,
+    report_count: int | None = None,
     progress: bool = False,
     device: str = "cpu",
     **search: Any,
@@ -133,7 +133,8 @@ def evaluate(
             ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
         device: where our own engine computes, as for :func:`translate`.
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
-        report: for speech, is given a text with the ``report_count`` best, median and worst recordings of each task.
+        report: for speech, is given a text with the ``report_count`` (5) best, median and worst recordings of each
+            task.
     """
     from warmstart.inference.asked import Asked
     from warmstart.kinds import kind_of

@@ -98,7 +98,8 @@ class _Source:
         draft.notes += model.remarks
 
     def plan(self) -> None:
-        if not self.mine:
+        behaviour = self.family.behaviour(self.source_config)
+        if not self.mine or any(self.prefix + key not in self.target.behaviour for key in behaviour):
             self.draft.problem(f"`into: {self.config.into}` is no part of the model")
             return
         ties = {p.name: p.storage for p in self.family.parameters(self.source_config)}
@@ -156,7 +157,7 @@ class _Source:
 
     def _compare_behaviour(self) -> None:
         for key, value in self.family.behaviour(self.source_config).items():
-            mine = self.target.behaviour.get(self.prefix + key)
+            mine = self.target.behaviour[self.prefix + key]
             if mine == value:
                 continue
             what = f"{key} is {mine} in the model and {value} in the source: equal shapes would mean something else"

@@ -45,7 +45,8 @@ class StartConfig(BaseModel):
     ``select`` and ``exclude`` are patterns of the source's canonical names (``encoder.**``); ``rename`` maps patterns
     to names (``{"encoder.layers.{i}.**": "encoder.layers.{i+1}.**"}``); ``into`` is the prefix under which a composite
     mounts the family. ``drop`` names stages that are initialised afresh; ``drop_last: N`` the last N of a family whose
-    stages have an order. ``files`` are vocabularies, where the source does not say.
+    stages have an order. ``files`` are vocabularies, where the source does not say; ``dialect`` is the one that the
+    source must be in, as ``convert --from`` takes it (``coqui:audio_sample_rate=8000``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from warmstart import __version__
-from warmstart.errors import BundleError, Problem
+from warmstart.errors import BundleError, Problem, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.family import Family
@@ -131,7 +131,8 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
     try:
         return manifest, found, found.config_type.model_validate(manifest.get("config"))
     except ValidationError as error:
-        raise BundleError("the bundle's configuration is invalid", where=where, found=error) from None
+        problems = validation_problems(error, "config.")
+        raise BundleError("the bundle's configuration is invalid", where=where, problems=problems) from None
 
 
 def read_vocabularies(path: Path) -> dict[str, Vocabulary]:

@@ -171,14 +171,14 @@ def _open(
     notes: list[str] | None,
     only: str | None = None,
 ) -> Model:
-    arrived = path, choice = arrive(source)
+    path, choice = arrive(source)
     vocabularies = [str(resolve(file)) for file in vocabularies]
+    finished = path / "model" if choice is None and (path / "model" / MANIFEST).is_file() else path
     if choice is not None or only not in (None, "warmstart"):
-        return _open_foreign(source, arrived, vocabularies, notes, only)
+        return _open_foreign(source, (finished, choice), vocabularies, notes, only)
     if (path / "checkpoints").is_dir() and with_state:
         return open_run_state(redact(source), path)
-    if (path / "model" / MANIFEST).is_file():
-        path = path / "model"
+    path = finished
     if (path / MANIFEST).is_file() and not (path / "model.bin").is_file():
         return _open_bundle(redact(source), path)
     if (path / "config.yaml").is_file() and not any(path.glob("*.npz")):
@@ -188,7 +188,7 @@ def _open(
             expected=f"model/{MANIFEST}",
             todo="go on with the `warmstart train` command that began it",
         )
-    return _open_foreign(source, arrived, vocabularies, notes)
+    return _open_foreign(source, (path, choice), vocabularies, notes)
 
 
 def _open_foreign(

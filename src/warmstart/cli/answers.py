@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,8 +32,9 @@ def evaluate(
     beta: Annotated[float | None, typer.Option("--beta", help="what each word adds, with a scorer")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="of speech: JSON of every recording")] = None,
     report_count: Annotated[
-        int, typer.Option("--report-count", min=0, help="of speech: how many best, median and worst are shown")
-    ] = 5,
+        int | None,
+        typer.Option("--report-count", min=0, help="of speech: how many best, median and worst are shown (5)"),
+    ] = None,
     engine: Engine = None,
     device: Device = "cpu",
     vocab: Vocab = None,
@@ -76,11 +76,11 @@ def translate(
 ) -> None:
     """Translate lines. Several models are an ensemble."""
     from warmstart import api
-    from warmstart.data.text import read_lines
+    from warmstart.data.text import read_lines, read_standard_input
     from warmstart.memory import keep_freed_memory
 
     keep_freed_memory()
-    lines = list(read_lines(input_file)) if input_file else [line.rstrip("\n") for line in sys.stdin]
+    lines = list(read_lines(input_file) if input_file else read_standard_input())
     found = api.translate(
         models, lines, engine=engine, precision=precision, vocabularies=vocab or (), device=device,
         beam_size=beam_size, nbest=nbest, normalize=normalize,

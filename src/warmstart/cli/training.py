@@ -59,8 +59,13 @@ def train(
     typer.echo(f"model: {facts['model']}")
 
 
+LabelledRuns = Annotated[
+    list[str], typer.Argument(metavar="[LABEL=]RUN", help="directories of runs, or one that holds several")
+]
+
+
 def runs(
-    directories: Annotated[list[Path] | None, typer.Argument(metavar="DIR")] = None,
+    directories: Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="runs, or what holds them")] = None,
     lineage: Annotated[bool, typer.Option("--lineage", help="show what each came from, as a tree")] = False,
     pin: Annotated[list[int] | None, typer.Option("--pin", help="never remove the checkpoint of this step")] = None,
     unpin: Annotated[list[int] | None, typer.Option("--unpin", help="no longer keep it for ever")] = None,
@@ -94,7 +99,7 @@ def runs(
 
 
 def curves(
-    runs: Annotated[list[str], typer.Argument(metavar="[LABEL=]RUN")],
+    runs: LabelledRuns,
     metrics: Metrics = None,
     output: Annotated[Path, typer.Option("--output", help="a .png, .svg or .csv file")] = Path("curves.png"),
 ) -> None:
@@ -105,16 +110,17 @@ def curves(
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="[LABEL=]RUN")],
+    runs: LabelledRuns,
     metrics: Metrics = None,
     curves: Annotated[Path | None, typer.Option("--curves", help="draw them too: PNG or SVG")] = None,
 ) -> None:
     """Put runs' metrics side by side in a table."""
-    from warmstart.reports.curves import open_runs, write_curves
+    from warmstart.reports.curves import open_runs, require_measured, write_curves
     from warmstart.reports.table import comparison_table
 
     records = open_runs(runs)
     chosen = metrics or ["validation/loss"]
+    require_measured(records, chosen)
     typer.echo(comparison_table(records, chosen), nl=False)
     if curves is not None:
         typer.echo(f"curves: {', '.join(map(str, write_curves(records, chosen, curves)))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -41,14 +42,23 @@ def read_lines(path: str | Path) -> Iterator[str]:
     ``SourceError`` where a URL does not bring it."""
     try:
         with local(path).open("rb") as file:
-            for number, line in enumerate(_split(_chunks(file, path)), 1):
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError("a line is not UTF-8", where=f"{path}, line {number}", found=error) from error
-                yield text.removeprefix("\ufeff") if number == 1 else text
+            yield from _decoded(_chunks(file, path), path)
     except OSError as error:
         raise DataError("cannot read the text", where=path, found=error.strerror or error) from error
+
+
+def read_standard_input() -> Iterator[str]:
+    """Lines of the standard input, as :func:`read_lines` has those of a plain text."""
+    return _decoded(iter(lambda: sys.stdin.buffer.read(CHUNK), b""), "standard input")
+
+
+def _decoded(chunks: Iterable[bytes], where: str | Path) -> Iterator[str]:
+    for number, line in enumerate(_split(chunks), 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError("a line is not UTF-8", where=f"{where}, line {number}", found=error) from error
+        yield text.removeprefix("\ufeff") if number == 1 else text
 
 
 def read_parallel(files: ParallelFiles) -> Iterator[tuple[str, str]]:

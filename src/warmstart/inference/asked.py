@@ -20,7 +20,7 @@ class Asked:
     vocabularies: Sequence[str] = ()
     output: Path | None = None
     report: Callable[[str], object] | None = None
-    report_count: int = 5
+    report_count: int | None = None
     progress: bool = False
     device: str = "cpu"
     search: Mapping[str, Any] | None = None

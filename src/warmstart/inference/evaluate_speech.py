@@ -47,7 +47,7 @@ def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]
         write_samples([sample for one in found.values() for sample in one.samples], asked.output)
     for name, one in found.items():
         if asked.report is not None:
-            asked.report(one.text(name, asked.report_count))
+            asked.report(one.text(name, 5 if asked.report_count is None else asked.report_count))
     return {name: {"loss": one.loss, "wer": 100 * one.wer, "cer": 100 * one.cer} for name, one in found.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from warmstart.data.config import DataConfig, build_task
 from warmstart.errors import DataError
 from warmstart.inference.asked import Asked, require_none
+from warmstart.inference.search import SearchConfig
 from warmstart.inference.translate import translate
 
 
@@ -15,7 +16,9 @@ def evaluate(data: DataConfig, asked: Asked) -> dict[str, dict[str, float]]:
         ConfigError: options that change nothing for texts.
         DataError: no task has the split.
     """
-    require_none("evaluating texts", {"output": asked.output})
+    search = dict(asked.search or {})
+    of_speech = {key: value for key, value in search.items() if key not in SearchConfig.model_fields}
+    require_none("evaluating texts", {"output": asked.output, "report_count": asked.report_count, **of_speech})
     out: dict[str, dict[str, float]] = {}
     for name, piece in data.tasks.items():
         if asked.split not in piece.splits:
@@ -29,7 +32,7 @@ def evaluate(data: DataConfig, asked: Asked) -> dict[str, dict[str, float]]:
             engine=asked.engine,
             vocabularies=asked.vocabularies,
             device=asked.device,
-            **asked.search or {},
+            **search,
         )
         predictions = [task.postprocess(best[0].text, dict(e)) for best, e in zip(found, examples, strict=True)]
         out[name] = task.score([e["target"] for e in examples], predictions)

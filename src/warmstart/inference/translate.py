@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
 from warmstart.bundle.model import Model, open_model
-from warmstart.errors import ConfigError, DialectError, MissingExtra, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, MissingExtra, VocabularyError, validation_problems
 from warmstart.formats.detect import arrive
 from warmstart.inference.load import load_module
 from warmstart.inference.search import SearchConfig, translate_ids
@@ -44,10 +44,7 @@ def translate(
     try:
         config = SearchConfig(**search)
     except ValidationError as error:
-        raise ConfigError(
-            "these search options are not valid",
-            problems=[Problem(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ")) for e in error.errors()],
-        ) from None
+        raise ConfigError("these search options are not valid", problems=validation_problems(error)) from None
     paths = [arrive(m)[0] for m in models]
     exported = [is_ctranslate2(p) for p in paths]
     chosen = engine or ("ctranslate2" if any(exported) else "native")

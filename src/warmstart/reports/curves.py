@@ -43,6 +43,8 @@ def open_runs(items: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     for item in items:
         label, sign, rest = item.partition("=")
         if sign and not Path(item).exists():
+            if not label or not rest:
+                raise ConfigError(f"{item!r} names no run", expected="RUN or LABEL=RUN")
             labelled.append((label, Path(rest)))
         else:
             named = {path.resolve() for _, path in labelled}
@@ -94,6 +96,14 @@ def default_metrics(runs: Mapping[str, Records]) -> list[str]:
     return there + [name for name in measured if name not in losses]
 
 
+def require_measured(runs: Mapping[str, Records], metrics: Sequence[str]) -> None:
+    """Raises ``ConfigError``: there are no ``metrics``, or some that no run has a value of."""
+    known = sorted({name for records in runs.values() for record in records for name in record if "/" in name})
+    unknown = [metric for metric in metrics if not any(series(records, metric) for records in runs.values())]
+    if unknown or not metrics:
+        raise ConfigError("no run has such values", where=", ".join(unknown) or "metrics", expected=", ".join(known))
+
+
 def write_curves(runs: Mapping[str, Records], metrics: Sequence[str], path: Path) -> list[Path]:
     """Draw one panel a metric with one line a run as PNG or SVG, and write the numbers beside it as CSV.
 
@@ -111,10 +121,7 @@ def write_curves(runs: Mapping[str, Records], metrics: Sequence[str], path: Path
     """
     if path.suffix not in (*PICTURES, ".csv"):
         raise ConfigError("curves are written as PNG, SVG or CSV", where=path, expected=".png, .svg or .csv")
-    known = sorted({name for records in runs.values() for record in records for name in record if "/" in name})
-    unknown = [metric for metric in metrics if not any(series(records, metric) for records in runs.values())]
-    if unknown or not metrics:
-        raise ConfigError("no run has values to draw", where=", ".join(unknown) or "metrics", expected=", ".join(known))
+    require_measured(runs, metrics)
     files = [path.with_suffix(".csv")]
     if path.suffix in PICTURES:
         atomic.write_bytes(path, _picture(runs, metrics, path.suffix[1:]))

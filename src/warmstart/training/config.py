@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from warmstart.keys import Adjustable, Identity
 from warmstart.sources.config import Source
@@ -23,7 +24,14 @@ from warmstart.training.methods import (
     Share,
 )
 
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("a device is cpu, cuda, cuda:N or auto")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
 
 
 # --- what happens when --------------------------------------------------------------------------------------------
