@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from warmstart import api
 from warmstart.errors import PlanError
 from warmstart.formats.detect import open_checkpoint
+from warmstart.setting import open_setting
 
 TRAINING = {
     "steps": 4681,
@@ -106,6 +108,16 @@ def test_bytes_learn_another_script_with_everything_kept(english: Path, fixtures
     records = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     losses = [r["validation/loss"] for r in records if r["kind"] == "validation"]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_what_a_checkpoint_without_flags_does_not_say_is_said_by_the_start(english: Path, fixtures: Path) -> None:
+    Path("bare").mkdir()
+    for file in (*english.glob("best_dev*"), english / "alphabet.txt"):
+        shutil.copy(file, "bare")
+    start = {"source": "bare@best", "mode": "init", "dialect": "coqui:audio_sample_rate=8000"}
+    Path("c.yaml").write_text(yaml.safe_dump(configuration({"files": "a.csv"}, {"files": "a.csv"}, start=start)))
+    assert open_setting("c.yaml", (), 0.0).model_config.sample_rate == 8000
+    assert open_setting("c.yaml", ["start.dialect=coqui"], 0.0).model_config.sample_rate == 16000
 
 
 def test_another_alphabet_says_what_would_do(english: Path, fixtures: Path) -> None:

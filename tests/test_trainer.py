@@ -300,7 +300,10 @@ def test_data_and_vocabularies_that_do_not_fit_the_family_are_all_named(place: P
         train(start=["family=wav2vec2"])
     said = {p.what for p in caught.value.problems}
     assert "a model of the family wav2vec2 does not learn from data of the type text" in said
+    assert "expected: a family that is trained here: deepspeech, transformer" in str(caught.value)
     assert "vocabularies.target is no vocabulary of wav2vec2" in said
+    with pytest.raises(ConfigError, match=r"family deepspeech does not learn .* type text\n  expected: speech\n"):
+        train(start=["family=deepspeech"])
 
 
 @pytest.mark.parametrize(

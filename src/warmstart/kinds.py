@@ -31,6 +31,9 @@ Data = Annotated[
 ]
 
 
+DATA: tuple[type[DataConfig] | type[SpeechDataConfig], ...] = (DataConfig, SpeechDataConfig)
+
+
 class Kind(Protocol):
     """What belongs to one kind of task beside the keys of its configuration, whose ``type`` is ``name``."""
 

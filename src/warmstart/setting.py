@@ -16,9 +16,9 @@ from warmstart.bundle.model import Model, check_vocabulary_sizes, open_model, re
 from warmstart.config import Change, RunConfig, changes, load_config
 from warmstart.errors import ConfigError, Problem, validation_problems
 from warmstart.keys import IDENTITY
-from warmstart.kinds import Data
+from warmstart.kinds import DATA, Data
 from warmstart.models.family import Family
-from warmstart.models.registry import dialect, family
+from warmstart.models.registry import FAMILIES, dialect, family
 from warmstart.sources.policy import using
 from warmstart.vocabularies.load import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -56,6 +56,9 @@ def _open(config: RunConfig, require_coverage: float) -> Setting:
         open_model(s.source, vocabularies=s.files, with_state=s.mode == "continue", dialect=s.dialect)
         for s in config.start
     ]
+    for model in models:
+        if model.family is None:
+            model.require()
     _check_families(models, of)
     vocabularies = _vocabularies(config, of, models)
     model_config = _model_config(config, of, models, vocabularies)
@@ -85,18 +88,19 @@ def _check_sides(config: RunConfig, of: Family) -> None:
         problems.append(Problem(f"vocabularies.{side} is no vocabulary of {of.name}", expected=" and ".join(sides)))
     if "shared" in config.vocabularies and len(config.vocabularies) > 1:
         problems.append(Problem("vocabularies.shared stands alone", found=", ".join(config.vocabularies)))
-    lacking = [key for key in config.data.model_keys if key not in of.config_type.model_fields] if config.data else []
-    if config.data is not None and (lacking or set(config.data.sides) != set(sides)):
-        problems.append(
-            Problem(
-                f"a model of the family {of.name} does not learn from data of the type {config.data.type}",
-                expected=f"texts called {' and '.join(sides)}",
-                found=f"a family without {', '.join(lacking)}" if lacking else " and ".join(config.data.sides),
-                todo="set `family` or `data.type`",
-            )
-        )
+    if config.data is not None and not _learns(of, config.data):
+        what = f"a model of the family {of.name} does not learn from data of the type {config.data.type}"
+        if types := [one.model_fields["type"].default for one in DATA if _learns(of, one)]:
+            problems.append(Problem(what, expected=" or ".join(types), todo="set `data.type` or `family`"))
+        else:
+            trained = ", ".join(f.name for f in FAMILIES if any(_learns(f, one) for one in DATA))
+            problems.append(Problem(what, expected=f"a family that is trained here: {trained}"))
     if problems:
         raise ConfigError("the data and vocabularies do not fit the family", problems=problems)
+
+
+def _learns(of: Family, data: type[Data] | Data) -> bool:
+    return set(data.sides) == set(of.vocabulary_sizes) and set(data.model_keys) <= set(of.config_type.model_fields)
 
 
 def _check_families(models: Sequence[Model], of: Family) -> None:

@@ -130,3 +130,10 @@ def test_local_work_loads_no_network(code: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to("gone")
+    with pytest.raises(SourceError, match="a link leads nowhere") as caught:
+        resolve(str(tmp_path / "model"))
+    assert caught.value.found == "gone"

@@ -36,6 +36,14 @@ def test_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"
 
 
+def test_a_file_where_the_directory_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, where in ((tmp_path / "file", "file"), (tmp_path / "file" / "run", "file/run")):
+        with pytest.raises(StorageError, match=r"a file has|is a file") as caught, directory_lock(path):
+            pytest.fail("a file was taken for a directory")
+        assert caught.value.where == str(tmp_path / where)
+
+
 def test_the_holder_is_known_without_disturbing_anybody(tmp_path: Path) -> None:
     assert holder(tmp_path) is None
     with directory_lock(tmp_path):

@@ -225,11 +225,14 @@ def _existing(text: str) -> Path:
         path = Path(text).expanduser()
         if text and path.exists():
             return path
+        if path.is_symlink():
+            raise SourceError("a link leads nowhere", where=path, found=path.readlink())
         near = _similar(path) if text else None
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError("this path cannot be used", where=repr(text), found=error) from error
+    begins = ", which begins in the current directory" if text and not path.is_absolute() else ""
     raise SourceError(
         "no such file or directory",
         where=path if text else "an empty path",
-        todo=f"did you mean {near}?" if near else "check the path",
+        todo=f"did you mean {near}?" if near else f"check the path{begins}",
     )

@@ -24,6 +24,7 @@ _ADVICE = {
     errno.EPERM: "change the permissions, or choose another place",
     errno.EFBIG: "this file system cannot hold so large a file: choose another place",
     errno.EIO: "the disk reports a failure: choose another one and check this one",
+    errno.EEXIST: "a file has the name of the directory: choose another place",
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }

@@ -31,7 +31,7 @@ def directory_lock(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise storage_error(error, file) from error
+        raise storage_error(error, Path(error.filename or file)) from error
     try:
         try:
             _acquire(handle)
