@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 import warmstart
 from warmstart import cli
@@ -60,6 +62,16 @@ def test_no_line_of_the_help_is_cut(call, group):
     status, out, _ = call(*group, "--help")
     assert status == 0
     assert [line for line in out.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    def silent(command: Any, name: str) -> list[str]:
+        below = [
+            found for key, one in getattr(command, "commands", {}).items() for found in silent(one, f"{name} {key}")
+        ]
+        return below + [f"{name} {parameter.name}" for parameter in command.params if not parameter.help]
+
+    assert silent(get_command(verbs.app), "warmstart") == []
 
 
 def test_the_package_is_the_command() -> None:

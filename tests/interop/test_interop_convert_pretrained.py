@@ -27,7 +27,7 @@ from warmstart.export.quantize import QUANTIZATIONS
 REQUIRES = ["ctranslate2==4.8.5", "transformers==5.23.0", "torch==2.13.0"]
 RECORD = Path(__file__).resolve().parents[1] / "golden" / "ctranslate2-pretrained" / "digests.json"
 NAMES = ("config.json", "model.bin", "vocabulary.json")
-# The reference writes no languages where generation_config.json is missing: docs/decisions/0013.
+# The reference writes no languages where generation_config.json is missing: docs/decisions/0019.
 DIFFERENT = {"whisper-plain": ("config.json",)}
 CLASSES = {"bert": "AutoModel", "distilbert": "AutoModel", "whisper": "WhisperForConditionalGeneration",
            "wav2vec2": "Wav2Vec2ForCTC", "wav2vec2-bert": "Wav2Vec2BertForCTC"}  # fmt: skip

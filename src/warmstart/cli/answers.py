@@ -20,7 +20,7 @@ def evaluate(
             "their translations, or (twice) a file of texts and one of their translations",
         ),
     ] = None,
-    split: str = "test",
+    split: Annotated[str, typer.Option("--split", help="of the tasks")] = "test",
     beam_size: Annotated[
         int | None, typer.Option("--beam-size", min=1, help="1, which is greedy, by default; with a scorer 500")
     ] = None,

@@ -49,7 +49,7 @@ def diff(
 
 def extract(
     source: Source,
-    destination: Path,
+    destination: Annotated[Path, typer.Argument(help="a new .npz, .safetensors or .pt file")],
     names: Names = None,
     slots: Annotated[bool, typer.Option("--slots", help="the optimizer's state too")] = False,
     force: Annotated[bool, typer.Option("--force", help="replace the destination")] = False,

@@ -132,7 +132,7 @@ def lm_tune(
     model: TrainedModel,
     scorer: Annotated[Path, typer.Option("--scorer", help=".scorer package, ARPA or KenLM file")],
     data: Annotated[list[str], typer.Option("--data", help="CSV, SDB or tar file of recordings with transcripts")],
-    beam_size: Annotated[int, typer.Option("--beam-size")] = 100,
+    beam_size: Annotated[int, typer.Option("--beam-size", help="of the search")] = 100,
     alpha_max: Annotated[float, typer.Option("--alpha-max", help="greatest weight of the scorer")] = 5.0,
     beta_max: Annotated[float, typer.Option("--beta-max", help="greatest weight of a word")] = 5.0,
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
