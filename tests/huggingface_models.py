@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from warmstart.formats.checkpoint import Entry, dtype_of
+from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
 
 WIDTH, INNER, DECODER_INNER, LAYERS, DECODER_LAYERS, HEADS, POSITIONS = 16, 24, 40, 2, 3, 4, 20
@@ -204,3 +206,19 @@ MBART50 = MBART + str.split(
     "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE "
     "ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
 )
+
+
+def change(folder: Path, **values: object) -> None:
+    """Other ``values`` in the directory's ``config.json``; ``...`` takes a key out."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {k: v for k, v in {**config, **values}.items() if v is not ...}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def rewrite(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """The directory's arrays, as ``edit`` leaves them."""
+    checkpoint = open_checkpoint(folder / "model.safetensors")
+    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries}
+    edit(arrays)
+    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
+    write_safetensors(folder / "model.safetensors", entries, arrays.values(), {})

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from huggingface_models import change, rewrite
 from pretrained_models import KINDS, small_engine, write
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import ConfigError, DialectError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
-from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
-from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.registry import FAMILIES
 
 # Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of pretrained_models.py; recorded and compared again
@@ -102,20 +101,6 @@ def test_every_array_is_told_of(kind, tmp_path):
     arrays = open_checkpoint(source / "model.safetensors").entries
     assert ledger["used"] + len(ledger["checked"]) + len(ledger["left_behind"]) == len(arrays)
     assert all(ledger["left_behind"].values())
-
-
-def change(folder: Path, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config = {k: v for k, v in {**config, **values}.items() if v is not ...}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def rewrite(folder: Path, edit) -> None:
-    checkpoint = open_checkpoint(folder / "model.safetensors")
-    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries}
-    edit(arrays)
-    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
-    write_safetensors(folder / "model.safetensors", entries, arrays.values(), {})
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import t5_models
+from huggingface_models import change, rewrite
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import DialectError, VocabularyError
@@ -22,7 +23,6 @@ from warmstart.formats import mapped
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.model_bin import write_ctranslate2
-from warmstart.formats.safetensors import write_safetensors
 from warmstart.formats.tensorflow import write_bundle
 
 # Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of t5_models.py; recorded and compared again by
@@ -192,20 +192,6 @@ def test_adafactor_of_stacked_layers(tmp_path):
     assert row.shape == (16, 3)
     kept = before.read_slot("encoder/block_002/layer_001/DenseReluDense/wi_0/kernel", "v_row")
     assert np.array_equal(row[:, 2], kept)
-
-
-def change(folder: Path, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config = {k: v for k, v in {**config, **values}.items() if v is not ...}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def rewrite(folder: Path, edit) -> None:
-    checkpoint = open_checkpoint(folder / "model.safetensors")
-    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries}
-    edit(arrays)
-    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
-    write_safetensors(folder / "model.safetensors", entries, arrays.values(), {})
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from huggingface_models import KINDS, POSITIONS, write
+from huggingface_models import KINDS, POSITIONS, change, rewrite, write
 from marian_models import OPTIONS, arrays
 from marian_models import write as write_marian
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import DialectError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
-from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
-from warmstart.formats.safetensors import write_safetensors
 
 # Of ctranslate2 4.8.5 on transformers 5.23.0, for the directories of huggingface_models.py; recorded and compared again
 # by tests/interop/test_interop_convert_seq2seq.py. The positions of M2M100 and NLLB are ours (last bit of a sine).
@@ -86,12 +84,6 @@ def test_marians_own_model_becomes_theirs_with_its_positions(tmp_path):
         np.testing.assert_array_equal(back.read(name), ours.read(name), name)
 
 
-def change(folder: Path, **values: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config = {k: v for k, v in {**config, **values}.items() if v is not ...}
-    (folder / "config.json").write_text(json.dumps(config))
-
-
 @pytest.mark.parametrize(
     ("values", "found"),
     [
@@ -132,14 +124,6 @@ def test_older_files_name_tied_tables_again(tmp_path):
         with pytest.raises(DialectError, match=f"{re.escape(name)} is not the same as encoder.embedding.weight"):
             api.convert(folder, tmp_path / "no", "ctranslate2")
         rewrite(folder, lambda arrays, name=name: arrays.update({name: arrays["model.shared.weight"]}))
-
-
-def rewrite(folder: Path, edit) -> None:
-    checkpoint = open_checkpoint(folder / "model.safetensors")
-    arrays = {name: np.array(checkpoint.read(name)) for name in checkpoint.entries}
-    edit(arrays)
-    entries = [Entry(name, array.shape, array.dtype.name) for name, array in arrays.items()]
-    write_safetensors(folder / "model.safetensors", entries, arrays.values(), {})
 
 
 def test_arrays_must_fit_and_none_is_forgotten(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError, UnknownFormat, WarmstartError
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import find_candidates, formats, open_checkpoint, possible, split_choice
-from warmstart.formats.looks import looks_like
+from warmstart.formats.looks import describe
 from warmstart.formats.safetensors import write_safetensors
 
 
@@ -40,10 +40,10 @@ from warmstart.formats.safetensors import write_safetensors
         (b"\xff\xfe\0\x01" * 9, "binary data"),
     ],
 )
-def test_looks_like(tmp_path: Path, content: bytes, words: str) -> None:
+def test_what_is_no_checkpoint_is_described(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "model.npz"
     path.write_bytes(content)
-    assert words in looks_like(path) or content.startswith(b"\x1f\x8b")
+    assert words in describe(path)[0] or content.startswith(b"\x1f\x8b")
     with pytest.raises(UnknownFormat) as caught:
         open_checkpoint(path)
     assert words in str(caught.value.found)

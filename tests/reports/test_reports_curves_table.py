@@ -78,6 +78,7 @@ def test_curves_are_a_png_with_every_run_drawn(tmp_path: Path) -> None:
 def test_the_numbers_lie_beside_the_picture(tmp_path: Path) -> None:
     files = write_curves(RUNS, ["validation/loss", "validation/cer"], tmp_path / "a.svg")
     assert files == [tmp_path / "a.svg", tmp_path / "a.csv"]
+    assert {"0", "20", "40", "60", "80", "100"} <= set(texts(files[0]))
     with files[1].open(newline="") as file:
         rows = list(csv.DictReader(file))
     for label, measured in RUNS.items():

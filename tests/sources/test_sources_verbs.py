@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from server import Server
 
-from warmstart import api, cli
+from warmstart import api
 from warmstart.bundle.layout import describe_files
 from warmstart.config import changes, load_config
 from warmstart.formats.detect import open_checkpoint
@@ -19,20 +19,6 @@ from warmstart.formats.npz import write_npz
 from warmstart.sources.policy import using
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs ``warmstart ARGUMENTS`` → (status, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["warmstart", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

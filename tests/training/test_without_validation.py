@@ -73,7 +73,7 @@ def test_evaluations_may_decide_nothing(tmp_path: Path, build, stream, config) -
         ),
         (
             {"evaluate_every": 2, "groups": [{"stages": ["encoder"], "freeze": True, "learning_rate": 0.1}]},
-            "change nothing where freeze is true",
+            "changes nothing where freeze is true",
         ),
         ({"evaluate_every": 2, "nonfinite": {"limit": 3}}, "limit changes nothing where the action is stop"),
         (

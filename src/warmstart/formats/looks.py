@@ -14,13 +14,8 @@ _CONVERT = "load it with the library that wrote it and save its arrays as safete
 _AGAIN = "download or copy it again"
 
 
-def looks_like(path: Path | str) -> str:
-    """A few words on what is at ``path``, for an error message."""
-    return describe(Path(path))[0]
-
-
 def describe(path: Path) -> tuple[str, str]:
-    """What is at ``path``, and what to do with it."""
+    """What is at ``path``, in a few words for an error message, and what to do with it."""
     if not path.exists():
         return "a missing file", "check the path"
     if path.is_dir():

@@ -67,8 +67,8 @@ class Group(Frozen):
     def _some(self) -> Self:
         if not self.parameters and not self.stages:
             raise ValueError("a group names parameters or stages")
-        if self.freeze is True and (self.learning_rate != 1.0 or self.weight_decay is not None):
-            raise ValueError("learning_rate and weight_decay change nothing where freeze is true: remove them")
+        if self.freeze is True:
+            self.refuse("where freeze is true", "learning_rate", "weight_decay")
         return self
 
 
@@ -108,10 +108,8 @@ class Distillation(Frozen):
 
     @model_validator(mode="after")
     def _used(self) -> Self:
-        unused = {"word": ("beam_size",), "sequence": ("weight", "temperature")}[self.level]
-        for key in unused:
-            if key in self.model_fields_set:
-                raise ValueError(f"{key} changes nothing at the level of {self.level}s: remove it")
+        unread = {"word": ("beam_size",), "sequence": ("weight", "temperature")}[self.level]
+        self.refuse(f"at the level of {self.level}s", *unread)
         return self
 
 
@@ -142,8 +140,8 @@ class Nonfinite(Frozen):
 
     @model_validator(mode="after")
     def _used(self) -> Self:
-        if self.action == "stop" and "limit" in self.model_fields_set:
-            raise ValueError("limit changes nothing where the action is stop: remove it")
+        if self.action == "stop":
+            self.refuse("where the action is stop", "limit")
         return self
 
 
@@ -220,10 +218,8 @@ class TrainingConfig(Frozen):
                 raise ValueError("schedule.decay_strategy changes nothing without evaluations: take another one")
         if self.best_metric is None and self.plateau is not None and self.plateau.reload_best:
             raise ValueError("plateau.reload_best needs a best_metric")
-        if self.best_metric is None and (
-            unread := [k for k in ("best_mode", "keep_best") if k in self.model_fields_set]
-        ):
-            raise ValueError(f"{', '.join(unread)} changes nothing without a best_metric: remove it")
+        if self.best_metric is None:
+            self.refuse("without a best_metric", "best_mode", "keep_best")
         for number, group in enumerate(self.groups):
             if isinstance(group.freeze, Release) and group.freeze.plateaus is not None and self.plateau is None:
                 raise ValueError(f"groups.{number}.freeze.plateaus is never reached without `plateau`: add it")
@@ -244,7 +240,5 @@ class TrainingConfig(Frozen):
     def _used(self) -> Self:
         distillation = self.distillation
         if distillation and distillation.level == "word" and distillation.weight == 1.0:
-            for key in ("label_smoothing", "z_loss"):
-                if key in self.model_fields_set:
-                    raise ValueError(f"{key} changes nothing where the teacher has the whole weight: remove it")
+            self.refuse("where the teacher has the whole weight", "label_smoothing", "z_loss")
         return self

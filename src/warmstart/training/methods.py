@@ -22,6 +22,11 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def refuse(self, why: str, *keys: str) -> None:
+        """Raises ``ValueError``: which of ``keys`` were set, though they change nothing ``why``."""
+        if said := [key for key in keys if key in self.model_fields_set]:
+            raise ValueError(f"{', '.join(said)} changes nothing {why}: remove {'it' if len(said) == 1 else 'them'}")
+
 
 # --- schedules of the learning rate ---------------------------------------------------------------------------------
 
@@ -163,8 +168,8 @@ class T5X(Frozen):
                     + (f"did you mean {near[0]}?" if near else f"there are {', '.join(FACTORS)}")
                 )
         for key, readers in _READ_BY.items():
-            if key in self.model_fields_set and not readers & set(self.names):
-                raise ValueError(f"{key} changes nothing without {' or '.join(sorted(readers))}: remove it")
+            if not readers & set(self.names):
+                self.refuse(f"without {' or '.join(sorted(readers))}", key)
         return self
 
 
