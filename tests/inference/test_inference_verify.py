@@ -18,6 +18,7 @@ from warmstart.errors import ConfigError, DialectError, VerificationError, Vocab
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.model_bin import read_header, write_ctranslate2
+from warmstart.inference.tolerance import Judge
 from warmstart.inference.verify import Inputs, compare_sides, verify_models
 
 pytest.importorskip("ctranslate2")
@@ -158,16 +159,16 @@ class Fixed:
 
 def test_a_tie_is_no_difference_and_what_is_none_is_one():
     table = [-0.5, -0.5004, -2.0, -3.0, -3.0, -3.0]
-    tie = compare_sides(Fixed((0, 2), table), Fixed((1, 3), table), Inputs([(0,)]), 1e-3)
+    tie = compare_sides(Fixed((0, 2), table), Fixed((1, 3), table), Inputs([(0,)]), Judge(1e-3))
     assert tie["same"]
     assert tie["outputs_that_differ"] == 1
     assert tie["examples"][0]["gap"] == pytest.approx(4e-4)
-    other = compare_sides(Fixed((0, 2), table), Fixed((3,), table), Inputs([(0,)]), 1e-3)
+    other = compare_sides(Fixed((0, 2), table), Fixed((3,), table), Inputs([(0,)]), Judge(1e-3))
     assert not other["same"]
     assert other["unexplained"] == 1
-    shorter = compare_sides(Fixed((0,), table), Fixed((), table), Inputs([(0,)]), 1e-3)
+    shorter = compare_sides(Fixed((0,), table), Fixed((), table), Inputs([(0,)]), Judge(1e-3))
     assert shorter["examples"][0]["gap"] == pytest.approx(0.5)
-    lost = compare_sides(Fixed((0,), table), Fixed((0,), [float("nan")] * 6), Inputs([(0,)]), 1e9)
+    lost = compare_sides(Fixed((0,), table), Fixed((0,), [float("nan")] * 6), Inputs([(0,)]), Judge(1e9))
     assert not lost["same"]
     assert lost["largest"] == float("inf")
 

@@ -21,6 +21,7 @@ from warmstart.export import convert
 from warmstart.inference import sides, verify
 from warmstart.inference.compare_arrays import compare_arrays
 from warmstart.inference.sides import Answer, limit_of, longest_source
+from warmstart.inference.tolerance import Judge
 from warmstart.inference.verify import require_same
 
 pytest.importorskip("ctranslate2")
@@ -184,7 +185,7 @@ class Fixed:
 
 
 def test_states_are_measured_by_their_size():
-    limits = {"states": 0.1, "log-probabilities": 0.1}
+    limits = Judge(0.1)
     small = compare_arrays(Fixed(0.01, 0.01), Fixed(0.01, 0.0105), [{}], limits)[0]
     assert small["largest"] == pytest.approx(0.05, rel=1e-5)
     assert not small["same"]  # the mean is 0.025, and 0.01 is allowed

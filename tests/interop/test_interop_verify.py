@@ -31,9 +31,9 @@ def _quiet() -> None:
     t.logging.set_verbosity_error()
 
 
-def verified(source: Path, tmp_path: Path, **options: object) -> dict:
+def verified(source: Path, tmp_path: Path, quantize: str | None = None, **options: object) -> dict:
     """The facts of a directory of transformers beside what it is converted to."""
-    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    api.convert(source, tmp_path / "ct2", "ctranslate2", quantize=quantize)
     return api.verify(source, tmp_path / "ct2", **options)
 
 
@@ -64,6 +64,21 @@ def test_decoders(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [k for k in pretrained_models.KINDS if "wav2vec2-bert" not in k])
 def test_encoders_and_sound(kind: str, tmp_path: Path) -> None:
     assert_same(verified(pretrained_models.write(tmp_path / "source", kind), tmp_path, count=5))
+
+
+MADE = {
+    **dict.fromkeys(("whisper", "whisper-plain", "wav2vec2", "camembert", "bert"), pretrained_models.write),
+    **dict.fromkeys(("gpt2", "llama", "gemma", "bloom"), decoder_models.write),
+    **dict.fromkeys(("bart", "m2m"), huggingface_models.write),
+}
+
+
+@pytest.mark.parametrize("quantize", ["float16", "bfloat16", "int16", "int8"])
+@pytest.mark.parametrize("kind", MADE)
+def test_what_rounding_does_is_explained(kind: str, quantize: str, tmp_path: Path) -> None:
+    facts = verified(MADE[kind](tmp_path / "source", kind), tmp_path, quantize, count=10)
+    assert_same(facts)
+    assert facts["tolerance_from"] == "another rounding"
 
 
 def test_conversions_are_verified_as_they_are_written(tmp_path: Path) -> None:

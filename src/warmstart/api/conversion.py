@@ -108,8 +108,9 @@ def verify(
 
     Args:
         inputs: a file of lines; by default ``count`` (100, of sound 10) random inputs, made from ``seed``.
-        tolerance: the largest difference allowed; by default what the weights' dtypes explain
-            (``inference.verify.TOLERANCES`` and ``STATES``). The mean must be below a tenth of it.
+        tolerance: the largest difference allowed; the mean must be below a tenth of it. By default what another
+            rounding of the same weights explains, or a small part of the answers' spread
+            (``warmstart.inference.tolerance``).
         vocabularies: files to use instead of those that the framework of ``a`` names.
 
     Raises:

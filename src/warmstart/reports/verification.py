@@ -8,13 +8,17 @@ from typing import Any
 from warmstart.reports.text import counted, printable
 
 _UNITS = {"log-probabilities": "of log-probabilities", "states": "as a part of the states' size"}
+_FROM = {
+    "given": "as given",
+    "another rounding": "by what another rounding of the weights does, docs/decisions/0069",
+    "spread": "by the spread of the answers, docs/decisions/0069",
+}
 
 
 def verification_text(facts: Mapping[str, Any]) -> str:
     """What was run, the largest difference beside what is allowed, and outputs that differ."""
     kinds = [f"{e}, {q}" for e, q in zip(facts["engines"], facts["quantizations"], strict=True)]
-    narrow = next((q for q in reversed(facts["quantizations"]) if q != "float32"), "float32")
-    tolerance = "as given" if facts["tolerance_from"] == "given" else f"for weights in {narrow}, docs/decisions/0031"
+    tolerance = _FROM[facts["tolerance_from"]]
     same = "the same answers" if facts["same"] else "NOT the same answers"
     lines = [
         f"A: {printable(facts['a'])} ({kinds[0]})",
