@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from warmstart import api
 from warmstart.config import ADJUSTABLE, IDENTITY, RunConfig
-from warmstart.errors import ConfigError, StorageError, TrainingError, VocabularyError
+from warmstart.errors import ConfigError, DataError, StorageError, TrainingError, VocabularyError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.storage.locks import directory_lock
 
@@ -289,6 +289,18 @@ def test_the_command_line_ends_with_the_signals_status(place: Path) -> None:
             _, said = process.communicate(timeout=60)
         assert process.returncode == status, said
         assert "the same command goes on from here" in said
+
+
+def test_files_of_every_split_are_missed_before_the_training(place: Path) -> None:
+    splits = "data.tasks.reverse.splits"
+    Path("folder").mkdir()
+    Path("test.tsv").touch()
+    with pytest.raises(DataError, match="the data cannot be read") as caught:
+        train(start=[f"{splits}.validation.tsv=folder", f"{splits}.test={{source: gone.a, target: test.tsv}}"])
+    assert [(p.what, p.where) for p in caught.value.problems] == [
+        ("validation of task reverse names a file that is not there", "folder"),
+        ("test of task reverse names a file that is not there", "gone.a"),
+    ]
 
 
 def test_data_and_vocabularies_that_do_not_fit_the_family_are_all_named(place: Path) -> None:

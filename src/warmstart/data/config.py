@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -39,6 +40,11 @@ class SplitConfig(BaseModel):
         if pair == (self.tsv is not None) or (self.source is None) != (self.target is None):
             raise ValueError("give source and target, or tsv alone")
         return self
+
+    @property
+    def named(self) -> list[str | Path]:
+        """The one or two files."""
+        return [file for file in (self.source, self.target, self.tsv) if file is not None]
 
     def files(self) -> ParallelFiles:
         return ParallelFiles(self.source, self.target, self.tsv)

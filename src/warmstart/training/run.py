@@ -39,7 +39,7 @@ from warmstart.training.rehearsal import Rehearsal, rehearse
 from warmstart.training.standing import Standing, check_metrics
 from warmstart.training.state import State, best_checkpoint, latest, prune, read_state
 from warmstart.training.terms import Evaluate, TrainResult, best_metrics
-from warmstart.training.workload import Job, Workload
+from warmstart.training.workload import Job, Workload, check_files
 
 OnCheckpoint = Callable[[Model, int], None]
 """Is given a complete checkpoint, opened, and the step at which the run began; called in the thread that writes."""
@@ -75,6 +75,7 @@ def prepare(job: Job, *, write: bool = True, progress: bool = True, ranks: Ranks
         VocabularyError: a teacher has other vocabularies.
     """
     ranks = ranks or Ranks()
+    in_turn(ranks, lambda: check_files(job))
     workload = in_turn(ranks, lambda: job.workload(job, write=write, progress=progress))
     check_metrics(job.training, workload.measures)
     with torch.device("meta"):

@@ -16,7 +16,7 @@ import torch
 
 from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.model import Model
-from warmstart.errors import DataError
+from warmstart.errors import DataError, Problem
 from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
 from warmstart.training.config import TrainingConfig
@@ -81,6 +81,23 @@ def check_splits(train: Collection[str], validation: Collection[str], job: Job) 
             found=", ".join(sorted(validation)),
             todo="remove them, or set `training.evaluate_every`",
         )
+
+
+def check_files(job: Job) -> None:
+    """Whether the files of all splits are there, also of those that are read after the training.
+
+    Raises:
+        DataError: those that are not.
+    """
+    problems = [
+        Problem(f"{split} of task {task} names a file that is not there", where=str(file))
+        for task, one in job.data.tasks.items()
+        for split, files in one.splits.items()
+        for file in files.named
+        if isinstance(file, Path) and (file.is_dir() or not file.exists())
+    ]
+    if problems:
+        raise DataError("the data cannot be read", problems=problems)
 
 
 class Workload(Protocol):

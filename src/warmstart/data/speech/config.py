@@ -70,6 +70,11 @@ class SpeechSplitConfig(BaseModel):
             raise ValueError(f"recordings are listed in files called *{', *'.join(LISTS)}, not in {', '.join(wrong)}")
         return value
 
+    @property
+    def named(self) -> list[str | Path]:
+        """The lists."""
+        return list(self.files)
+
     def examples(self) -> list[SpeechExample]:
         """All of them, in order. Raises one ``DataError`` or ``SourceError`` about all lists."""
         found = together(lambda path: read_examples(path, folder=self.folder), self.files, "lists of recordings")
