@@ -103,8 +103,10 @@ def _request(command: str, **flags: object) -> Request:
 
 
 class TransformersConverter(Converter):
-    """Models of transformers: a directory, or a name on the Hub. Weights are never rounded before they are scaled
-    (``load_as_float16`` changes nothing)."""
+    """Models of transformers: a directory, or a name on the Hub.
+
+    ``load_as_float16`` makes what is not quantized float16. Weights are never rounded before they are scaled.
+    """
 
     def __init__(
         self,
@@ -123,6 +125,18 @@ class TransformersConverter(Converter):
         }
         flags |= {"trust_remote_code": trust_remote_code, "model": str(model_name_or_path)}
         super().__init__(_request("ct2-transformers-converter", **flags))
+        self._load_as_float16 = load_as_float16
+
+    def convert(
+        self,
+        output_dir: str | Path,
+        vmap: str | Path | None = None,
+        quantization: str | None = None,
+        force: bool = False,
+    ) -> str:
+        if self._load_as_float16:
+            quantization = {None: "float16", "int8": "int8_float16"}.get(quantization, quantization)
+        return super().convert(output_dir, vmap, quantization, force)
 
 
 class OpenAIGPT2Converter(Converter):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from marian_models import OPTIONS, PRE, arrays, tokens, write
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import DialectError, FormatError, SourceError, VocabularyError, WarmstartError
+from warmstart.errors import ConfigError, DialectError, FormatError, SourceError, VocabularyError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 
 
@@ -196,7 +196,26 @@ def test_files_that_travel_are_checked_first(tmp_path):
     (folder / "config.json").write_text("{}")
     with pytest.raises(WarmstartError, match=r"config\.json is a file of the model itself"):
         api.convert(folder, tmp_path / "ct2", "ctranslate2", copy_files=["config.json"])
+    for taken in (
+        "warmstart.json",
+        "lineage.json",
+        "conversion.json",
+        "vocabularies",
+    ):  # of the output
+        (folder / "more").mkdir(exist_ok=True)
+        (folder / "more" / taken).write_text("{}")
+        with pytest.raises(ConfigError, match=f"{taken} is a file of the model itself"):
+            api.convert(folder, tmp_path / "ct2", "ctranslate2", copy_files=[f"more/{taken}"])
+    (folder / "more/source.spm").write_text("other")
+    (folder / "source.spm").write_text("one")
+    with pytest.raises(ConfigError, match=r"several files would be called source\.spm"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", copy_files=["source.spm", "more/source.spm"])
+    api.convert(folder, tmp_path / "twice", "ctranslate2", copy_files=["source.spm", "source.spm"])
+    (folder / "vmap.txt").write_text("c\td\n")
     (folder / "map.txt").write_text("a\tb\n")
+    with pytest.raises(ConfigError, match=r"several files would be called vmap\.txt"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", copy_files=["vmap.txt"], vmap=folder / "map.txt")
+    assert not (tmp_path / "ct2").exists()
     api.convert(folder, tmp_path / "ct2", "ctranslate2", vmap=folder / "map.txt")
     assert (tmp_path / "ct2/vmap.txt").read_text() == "a\tb\n"
 
@@ -332,3 +351,39 @@ def test_options_that_make_no_model_are_told_plainly(options, problems, tmp_path
     for found, expected in zip(sorted(p.what for p in error.value.problems), problems, strict=True):
         assert found.startswith(expected)
     assert "pydantic" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"a b c\n", "line 1"), (b"a\tb\nc\td\te\n", "line 2"), (b"\xff\xfe\t", "cannot be read")],
+)
+def test_a_vocabulary_map_is_one(content, found, tmp_path):
+    """The engine would take tokens of a line without a tab as always allowed."""
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+    (folder / "map.txt").write_bytes(content)
+    with pytest.raises(VocabularyError, match=found):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", vmap=folder / "map.txt")
+    assert not (tmp_path / "ct2").exists()
+
+
+def test_the_vocabulary_map_of_a_model_bin_is_kept_replaced_or_missed(tmp_path):
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+    for name in "ab":
+        (tmp_path / name).write_text(f"{name}\tx y\n\tz\n")
+    api.convert(folder, tmp_path / "ct2", "ctranslate2", vmap=tmp_path / "a")
+    assert "remarks" not in api.convert(tmp_path / "ct2", tmp_path / "kept", "ctranslate2")
+    assert (tmp_path / "kept/vmap.txt").read_text() == "a\tx y\n\tz\n"
+    api.convert(tmp_path / "ct2", tmp_path / "new", "ctranslate2", vmap=tmp_path / "b")
+    assert (tmp_path / "new/vmap.txt").read_text() == "b\tx y\n\tz\n"
+    facts = api.convert(tmp_path / "ct2", tmp_path / "back", "marian")
+    assert facts["remarks"] == [
+        "vmap.txt, the vocabulary map of the source, stays behind: --vmap puts it beside the output"
+    ]
+
+
+def test_what_a_dialect_cannot_say_names_the_model_and_a_way_out(fixtures):
+    source = fixtures / "fixtures/ctranslate2-aren/aren-transliteration"
+    with pytest.raises(DialectError, match="Marian cannot express this model") as error:
+        api.convert(source, "out", "marian")
+    assert error.value.where == str(source)
+    assert "--to warmstart" in str(error.value)

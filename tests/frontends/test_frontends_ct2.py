@@ -126,6 +126,11 @@ def test_other_commands_have_their_own_flags(tmp_path):
     assert (tmp_path / "a/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
     converters.TransformersConverter(source, copy_files=["tokenizer.json"]).convert(tmp_path / "b", quantization="int8")
     assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
+    for quantization, same in ((None, "float16"), ("int8", "int8_float16"), ("int16", "int16")):
+        halves = converters.TransformersConverter(source, load_as_float16=True)
+        halves.convert(tmp_path / "halves", quantization=quantization, force=True)
+        converters.TransformersConverter(source).convert(tmp_path / "said", quantization=same, force=True)
+        assert (tmp_path / "halves/model.bin").read_bytes() == (tmp_path / "said/model.bin").read_bytes(), same
 
 
 def test_flags_may_be_shortened_as_there(opus, expected, tmp_path):

@@ -28,6 +28,8 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 FORMAT_VERSION = 1
 MANIFEST = "warmstart.json"
 WEIGHTS = "model.safetensors"
+LINEAGE = "lineage.json"
+VOCABULARIES = "vocabularies"
 
 
 def write_bundle(
@@ -51,18 +53,18 @@ def write_bundle(
         entries = storages(family, config)
         write_safetensors(temporary / WEIGHTS, entries, arrays, {"format": "warmstart"})
         write_vocabularies(temporary, vocabularies)
-        (temporary / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
         write_manifest(temporary, family, config)
 
 
 def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) -> None:
     """``vocabularies/SIDE.suffix`` for every side."""
-    (directory / "vocabularies").mkdir()
+    (directory / VOCABULARIES).mkdir()
     different = {id(vocabulary): vocabulary for vocabulary in vocabularies.values()}
     contents = {key: vocabulary.file() for key, vocabulary in different.items()}
     for side, vocabulary in vocabularies.items():
         suffix, content = contents[id(vocabulary)]
-        (directory / "vocabularies" / f"{side}{suffix}").write_bytes(content)
+        (directory / VOCABULARIES / f"{side}{suffix}").write_bytes(content)
 
 
 def write_manifest(directory: Path, family: Family, config: BaseModel, *, hashed: bool = True, **more: Any) -> None:
@@ -137,7 +139,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
 
 def read_vocabularies(path: Path) -> dict[str, Vocabulary]:
     """Vocabularies of the bundle at ``path`` by side."""
-    return {f.stem: load_vocabulary(f) for f in sorted((path / "vocabularies").glob("*"))}
+    return {f.stem: load_vocabulary(f) for f in sorted((path / VOCABULARIES).glob("*"))}
 
 
 def verify(path: Path) -> None:

@@ -6,17 +6,26 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from warmstart import __version__
-from warmstart.bundle.layout import WEIGHTS, describe_files, files_of, write_manifest, write_vocabularies
+from warmstart.bundle.layout import (
+    LINEAGE,
+    VOCABULARIES,
+    WEIGHTS,
+    describe_files,
+    files_of,
+    write_manifest,
+    write_vocabularies,
+)
+from warmstart.bundle.layout import MANIFEST as BUNDLE
 from warmstart.bundle.model import Model
-from warmstart.errors import ConfigError, SourceError, VocabularyError
+from warmstart.errors import ConfigError, DialectError, SourceError, VocabularyError
 from warmstart.export.as_it_is import FORMATS, plan_as_it_is
+from warmstart.export.extras import VMAP, Extras
 from warmstart.export.plan import Job, Options, plan_conversion
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.export.requantize import is_direct, plan_requantization
@@ -35,29 +44,6 @@ MOST_BEAMS = 2**31 - 1  # what 32 bits of a TensorFlow Lite file hold
 def dialects() -> tuple[str, ...]:
     """Names of every dialect that some family can be written in, ``warmstart``, and formats that need no family."""
     return tuple(sorted({d.name for f in FAMILIES for d in f.dialects() if d.writable} | {"warmstart", *FORMATS}))
-
-
-@dataclass(frozen=True)
-class Extras:
-    """Files that travel with a model: by name in the output, where they are."""
-
-    files: Mapping[str, Path] = field(default_factory=dict)
-
-    @staticmethod
-    def of(source: Path, copy: Sequence[str], vmap: str | Path | None) -> Extras:
-        """``copy`` are names beside the source; ``vmap`` becomes ``vmap.txt``.
-
-        Raises:
-            SourceError: some are not files; all are named.
-        """
-        folder = source if source.is_dir() else source.parent
-        files = {Path(name).name: folder / name for name in copy}
-        if vmap is not None:
-            files["vmap.txt"] = Path(vmap)
-        missing = [str(path) for path in files.values() if not path.is_file()]
-        if missing:
-            raise SourceError("there is no such file to put beside the model", where=", ".join(missing))
-        return Extras(files)
 
 
 class BundleDialect(Dialect):
@@ -126,9 +112,8 @@ def convert_model(
     extras = Extras.of(model.path, copy_files, vmap)
     job = _planned(model, to, options)
     layout = job.conversion.layout
-    collision = sorted(set(extras.files) & {*job.files, FORMATS.get(layout, layout), MANIFEST})
-    if collision:
-        raise ConfigError(f"{', '.join(collision)} is a file of the model itself", todo="leave it out of --copy-files")
+    files = {name: content for name, content in job.files.items() if vmap is None or name != VMAP}
+    extras.refuse({*files, FORMATS.get(layout, layout), MANIFEST, BUNDLE, LINEAGE, VOCABULARIES})
     with (
         Digests() if digests is None else nullcontext(digests) as hashed,
         new_directory(destination, force=force) as temporary,
@@ -136,7 +121,7 @@ def convert_model(
         for path in (*(path for _, path in files_of(model.checkpoint)), *model.beside):
             hashed.begin(path)
         outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress)
-        for name, content in job.files.items():
+        for name, content in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
         for name, path in extras.files.items():
@@ -150,13 +135,22 @@ def convert_model(
         "arrays": len(job.conversion.rows), "aliases": dict(outcome.aliases),
         "ledger": job.conversion.ledger.summary(),
     }  # fmt: skip
-    if model.remarks:
-        facts["remarks"] = model.remarks
+    remarks = [*model.remarks, *_left_behind(model, files, extras)]
+    if remarks:
+        facts["remarks"] = remarks
     if plugins := _plugins(model, to):
         facts["plugins"] = plugins
     if report:
         facts["losses"] = _losses(outcome)
     return facts
+
+
+def _left_behind(model: Model, files: Mapping[str, bytes], extras: Extras) -> list[str]:
+    """Files of the source that the output lacks and nobody may miss unawares."""
+    map_of = (model.stored or model.checkpoint).metadata.get("vocabulary_map")
+    if not map_of or VMAP in {*files, *extras.files}:
+        return []
+    return [f"{map_of['file']}, the vocabulary map of the source, stays behind: --vmap puts it beside the output"]
 
 
 def _target(model: Model, to: str) -> Dialect | None:
@@ -225,8 +219,22 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         origin, metadata, dtype, checkpoint.step or 0, scalars, bool(checkpoint.slots),
         model.state.get("betas"), updates, model.vocabularies, options.beams,
     )  # fmt: skip
-    conversion = plan_conversion(family, config, reading, source, target, options, facts)
+    try:
+        conversion = plan_conversion(family, config, reading, source, target, options, facts)
+    except DialectError as error:
+        raise _placed(error, model) from None
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
+
+
+def _placed(error: DialectError, model: Model) -> DialectError:
+    """``error``, which a dialect raised of a configuration, with the model whose it is."""
+    if error.where is not None:
+        return error
+    said = error.problem
+    todo = said.todo or "--to warmstart makes a bundle of it, --to safetensors keeps its arrays as they are"
+    return DialectError(
+        said.what, where=model.source, expected=said.expected, found=said.found, todo=todo, problems=error.problems
+    )
 
 
 def _plugins(model: Model, to: str) -> list[str]:
@@ -276,7 +284,7 @@ def _write_records(
     origin = model.origin or model.dialect
     if to == "warmstart":
         write_vocabularies(directory, model.vocabularies)
-        (directory / "lineage.json").write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (directory / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
         write_manifest(directory, family, config, origin=origin)
     elif to == "ctranslate2":
         write_vocabularies(directory, model.vocabularies)
@@ -291,4 +299,4 @@ def _losses(outcome: Outcome) -> list[dict[str, object]]:
     ]
 
 
-__all__ = ["MANIFEST", "BundleDialect", "Extras", "convert_model", "dialects", "write_in_dialect"]
+__all__ = ["MANIFEST", "BundleDialect", "convert_model", "dialects", "write_in_dialect"]
