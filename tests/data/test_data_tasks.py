@@ -31,7 +31,6 @@ def make_task(*pairs: tuple[str, str], name: str = "toy", **options: object) -> 
 def test_rates_are_those_of_seqio() -> None:
     rates = num_examples_rate({"a": 100, "b": 300, "c": 1000}, maximum=500, temperature=2.0)
     assert {name: round(rate, 2) for name, rate in rates.items()} == {"a": 10.0, "b": 17.32, "c": 22.36}
-    assert num_examples_rate({"a": 100}, scale=3.0) == {"a": 300.0}
 
 
 def test_preprocessors_run_in_order_and_may_drop_or_multiply() -> None:

@@ -336,10 +336,10 @@ def _open_bundle(source: str, path: Path) -> Model:
     return model
 
 
-def open_run_state(source: str, run: Path, step: int | None = None) -> Model:
-    """The checkpoint of a finished run after ``step`` updates, the last one by default, with its optimizer."""
+def open_run_state(source: str, run: Path) -> Model:
+    """The last checkpoint of a finished run, with its optimizer."""
     finished = _open_bundle(source, run / "model")
-    states = sorted(run.glob(f"checkpoints/step-{'*' if step is None else format(step, '08d')}/state.json"))
+    states = sorted(run.glob("checkpoints/step-*/state.json"))
     if not states:
         return finished
     family, config, _ = finished.require()

@@ -30,18 +30,16 @@ def check_mixing(config: Mixing) -> None:
 
 
 def num_examples_rate(
-    sizes: Mapping[str, int], maximum: int | None = None, scale: float = 1.0, temperature: float = 1.0
+    sizes: Mapping[str, int], maximum: int | None = None, temperature: float = 1.0
 ) -> dict[str, float]:
-    """Mixing rates by size: n·scale, at most ``maximum``, to the power 1/temperature.
+    """Mixing rates by size: n, at most ``maximum``, to the power 1/temperature.
 
     Source: ``seqio.mixing_rate_num_examples``.
     """
     rates: dict[str, float] = {}
     for name, size in sizes.items():
-        rate = size * scale
-        if maximum is not None:
-            rate = min(rate, maximum)
-        rates[name] = rate ** (1.0 / temperature) if temperature != 1.0 else rate
+        rate = size if maximum is None else min(size, maximum)
+        rates[name] = rate ** (1.0 / temperature) if temperature != 1.0 else float(rate)
     return rates
 
 

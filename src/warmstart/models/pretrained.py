@@ -29,7 +29,6 @@ from warmstart.models.huggingface import (
     json_file,
 )
 from warmstart.spec.mapping import Rule, rule
-from warmstart.spec.op import Op
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.subwords import SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -145,6 +144,6 @@ def beside(vocabulary: Vocabulary | None, but: Iterable[str] = ()) -> dict[str, 
     return {name: data for name, data in getattr(vocabulary, "files", {}).items() if name not in but}
 
 
-def both(theirs: str, ours: str, each: Mapping[str, int] | None = None, op: Op | None = None) -> list[Rule]:
+def both(theirs: str, ours: str, each: Mapping[str, int] | None = None) -> list[Rule]:
     """Weight and bias of one module under both names."""
-    return [rule(f"{theirs}.{what}", f"{ours}.{what}", op, each=each) for what in ("weight", "bias")]
+    return [rule(f"{theirs}.{what}", f"{ours}.{what}", each=each) for what in ("weight", "bias")]

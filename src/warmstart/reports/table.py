@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from warmstart.reports.curves import LOWER_IS_BETTER, series
@@ -17,7 +17,6 @@ def comparison_table(
     metrics: Sequence[str],
     *,
     max_rows: int = 8,
-    lower_is_better: Collection[str] = LOWER_IS_BETTER,
 ) -> str:
     """A table with a row a step that all runs measured, and a column for each metric of each run.
 
@@ -27,7 +26,6 @@ def comparison_table(
 
     Args:
         runs: label → records of metrics.
-        lower_is_better: metrics, by the last part of their name, whose gain is first minus last.
     """
     values = {(metric, run): dict(series(records, metric)) for metric in metrics for run, records in runs.items()}
     common = set.intersection(*(set(points) for points in values.values())) if values else set()
@@ -45,7 +43,7 @@ def comparison_table(
         row = [f"{values[metric, run][step]:.3f}" for run in runs]
         if len(runs) > 1:
             gain = values[metric, last][step] - values[metric, first][step]
-            row.append(f"{-gain if metric.rpartition('/')[2] in lower_is_better else gain:+z.3f}")
+            row.append(f"{-gain if metric.rpartition('/')[2] in LOWER_IS_BETTER else gain:+z.3f}")
         return row
 
     lines: list[str] = []

@@ -113,9 +113,9 @@ class Report:
 class Fetcher:
     """Takes files of remote directories into ``cache``."""
 
-    def __init__(self, cache: Cache, report: Report, patience: Patience | None = None) -> None:
+    def __init__(self, cache: Cache, report: Report) -> None:
         self.cache, self.report = cache, report
-        self._patience = replace(patience or Patience(), sleep=report.sleep)
+        self._patience = Patience(sleep=report.sleep)
         self._began = time.time()
         self._done: dict[str, Path] = {}
 

@@ -49,7 +49,7 @@ def collapse(path: npt.ArrayLike, blank_id: int, before: int = -1) -> Ints:
     return np.flatnonzero((labels != blank_id) & (np.diff(labels, prepend=before) != 0))
 
 
-def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> Floats:
+def checked(log_probs: npt.ArrayLike, labels: Labels) -> Floats:
     """``log_probs`` (T, A), natural logarithms, as float64.
 
     Raises:
@@ -59,7 +59,6 @@ def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> F
     if array.ndim != 2 or array.shape[1] != len(labels.tokens):
         raise DataError(
             "the outputs to decode do not fit the alphabet",
-            where=where,
             expected=f"(frames, {len(labels.tokens)}), the blank last",
             found=f"shape {array.shape}",
         )
@@ -67,14 +66,12 @@ def checked(log_probs: npt.ArrayLike, labels: Labels, where: object = None) -> F
     if np.isnan(peak):
         raise DataError(
             "the outputs to decode are not numbers",
-            where=where,
             found="NaN",
             todo="the model's weights hold NaN, or became too large: take an earlier checkpoint",
         )
     if peak > 1e-3:
         raise DataError(
             "the outputs to decode are not log-probabilities",
-            where=where,
             expected="natural logarithms, none above zero",
             found=f"up to {peak:.6g}",
             todo="apply log_softmax over the labels",

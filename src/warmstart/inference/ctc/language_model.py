@@ -111,7 +111,7 @@ def arpa_words(path: Path) -> list[str] | None:
     return [word for word in words if word.lower() not in ("<s>", "</s>", "<unk>")]
 
 
-def hint(words: Sequence[str], limit: int = 10) -> str:
-    """``'a', 'b' and 3 more``."""
-    shown = ", ".join(map(repr, words[:limit]))
-    return shown if len(words) <= limit else f"{shown} and {len(words) - limit} more"
+def hint(words: Sequence[str]) -> str:
+    """``'a', 'b' and 3 more``: the first ten."""
+    shown = ", ".join(map(repr, words[:10]))
+    return shown if len(words) <= 10 else f"{shown} and {len(words) - 10} more"
