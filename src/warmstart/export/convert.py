@@ -205,7 +205,7 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         raise VocabularyError(
             f"the {' and '.join(sorted(sides))} vocabulary is not known",
             where=model.path,
-            todo="give the files with --vocab SOURCE --vocab TARGET",
+            todo="give " + " ".join(f"--vocab {side.upper()}_FILE" for side in vocabulary_rows(family, config)),
         )
     origin = model.origin or model.dialect or "warmstart"
     dtype = next((origin.dtype for origin in reading.origins.values()), "float32")

@@ -36,13 +36,27 @@ def plan_text(plan: Plan) -> str:
 
 
 def _fold(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, list[Row]]]:
-    """Rows of one kind together: layers, and the parts of a layer, that start alike."""
+    """Rows of one kind together: layers, and the parts of a layer, that start alike (``encoder.layers.0-5.*``)."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
+    layers: dict[tuple[str, str, str], set[int]] = {}
     for name, row in rows:
-        layered = re.match(r"(.*\.layers)\.\d+\.", name)
-        key = layered.group(1) + ".*" if layered else name
-        groups.setdefault((key, row.action, row.reason), []).append(row)
-    return [(key[0], rows) for key, rows in groups.items()]
+        layered = re.match(r"(.*\.layers)\.(\d+)\.", name)
+        key = (layered.group(1) if layered else name, row.action, row.reason)
+        groups.setdefault(key, []).append(row)
+        if layered:
+            layers.setdefault(key, set()).add(int(layered.group(2)))
+    return [(f"{key[0]}.{_ranges(layers[key])}.*" if key in layers else key[0], found) for key, found in groups.items()]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``0-5,7``."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][-1] + 1:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found)
 
 
 def _fold_leftovers(plan: Plan) -> list[tuple[str, str]]:

@@ -65,20 +65,20 @@ def _plain(value: object, budget: Iterator[int], depth: int = 0) -> object:
 
 def readable_size(count: float) -> str:
     """Bytes in a unit that leaves one to three digits, powers of 1000."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+    return _in_a_unit(count, (" bytes", " kB", " MB", " GB", " TB"))
 
 
 def readable_count(count: float) -> str:
     """A number of things in three digits: ``512``, ``263 k``, ``3.15 M``."""
-    for unit in ("", " k", " M", " G"):
+    return _in_a_unit(count, ("", " k", " M", " G", " T"))
+
+
+def _in_a_unit(count: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
         if count < 999.5:
             return f"{count:.3g}{unit}"
         count /= 1000
-    return f"{count:.3g} T"
+    return f"{count:.3g}{units[-1]}"
 
 
 def grouped(count: int) -> str:

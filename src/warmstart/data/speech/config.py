@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from warmstart.data.config import PositiveFloat, PositiveInt
 from warmstart.data.mixing import check_mixing, mixing_rates
 from warmstart.data.speech.augment.augmenter import Augmentations
 from warmstart.data.speech.batches import Augmented, MixedSpeech, SortedSpeech, SpeechStream
@@ -24,8 +25,6 @@ from warmstart.vocabularies.alphabet import Alphabet
 
 T = TypeVar("T")
 U = TypeVar("U")
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 def together(read: Callable[[T], U], items: Sequence[T], what: str) -> list[U]:
