@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from warmstart.errors import ConfigError, SourceError
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.safetensors import write_safetensors
 from warmstart.reports.runs import (
     PINNED,
     Best,
@@ -108,6 +112,20 @@ def test_damaged_files_are_named_and_the_rest_is_known(tmp_path: Path) -> None:
         (run / "config.yaml").write_text(text)
         assert describe_run(run).steps is None
         assert runs_table([describe_run(run)])
+
+
+def test_files_of_arrays_that_were_cut_off_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", checkpoints=[10, 20], lineage={})
+    files = [run / f"checkpoints/step-000000{step}/{name}.safetensors" for step in (10, 20) for name in ("model", "z")]
+    for file in (*files, run / "model/model.safetensors"):
+        write_safetensors(file, [Entry("w", (100,), "float32")], [np.zeros(100, "f4")], {})
+    assert describe_run(run).problems == ()
+    for cut, size in ((files[1], 300), (run / "model/model.safetensors", 10)):
+        os.truncate(cut, size)
+    assert [problem.partition(".safetensors")[0] for problem in describe_run(run).problems] == [
+        str(files[1].with_suffix("")),
+        str(run / "model/model"),
+    ]
 
 
 def test_runs_are_found_below_directories_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from warmstart.errors import ConfigError, SourceError, WarmstartError
+from warmstart.formats.detect import open_checkpoint
 from warmstart.reports.text import readable_size
 from warmstart.storage.atomic import storage_error
 from warmstart.storage.locks import holder
@@ -114,6 +115,8 @@ def describe_run(path: Path) -> Run:
     checkpoints = checkpoint_steps(path)
     if checkpoints:
         _tree(_checkpoint(path, checkpoints[-1]) / "state.json", problems)
+    for folder in (*(_checkpoint(path, step) for step in checkpoints), path / "model"):
+        _check_arrays(folder, problems)
     lineage = (
         _tree(path / "model" / "lineage.json", problems) if (path / "model" / "warmstart.json").is_file() else None
     )
@@ -154,6 +157,16 @@ def _tree(file: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{file}: holds no keys")
         return {}
     return tree
+
+
+def _check_arrays(folder: Path, problems: list[str]) -> None:
+    """Whether the files of arrays hold what their headers say; one that was removed meanwhile is no problem."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            open_checkpoint(file)
+        except WarmstartError as error:
+            if file.exists():
+                problems.append(f"{error.where or file}: {error.what}")
 
 
 def _best(records: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> Best | None:
