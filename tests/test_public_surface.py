@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 
 from warmstart import api
 
@@ -40,8 +41,8 @@ def test_every_public_verb_is_a_documented_and_typed_function() -> None:
     for name in PUBLIC:
         verb = getattr(api, name)
         assert inspect.isfunction(verb), name
-        assert inspect.getdoc(verb), f"{name} has no docstring"
-        signature = inspect.signature(verb)
+        signature, words = inspect.signature(verb), set(re.findall(r"\w+", inspect.getdoc(verb) or ""))
+        assert set(signature.parameters) <= words, f"{name}: the docstring leaves out parameters"
         untyped = [p.name for p in signature.parameters.values() if p.annotation is inspect.Parameter.empty]
         assert not untyped, f"{name}: no type for {untyped}"
         assert signature.return_annotation is not inspect.Signature.empty, f"{name}: no return type"

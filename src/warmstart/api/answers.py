@@ -29,8 +29,12 @@ def translate(
         models: one model, or an ensemble (native engine).
         engine: ``native`` or ``ctranslate2``; None chooses by what the model is.
         precision: of the native engine's matrix products, ``float32`` or ``bfloat16``.
+        vocabularies: files to use instead of those that the framework names: source, then target.
         device: where the native engine computes: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (a GPU if there is one).
         search: keys of ``inference.search.SearchConfig`` (beam_size, normalize, nbest, …).
+
+    Raises:
+        WarmstartError: a model cannot be opened, or options are not valid or do not go together.
     """
     from warmstart.inference.translate import translate as translated
 
@@ -54,6 +58,8 @@ def transcribe(
 
     Args:
         model: a run, bundle or checkpoint of a speech model, or what ``convert --to onnx`` wrote of one.
+        vocabularies: the alphabet's file, instead of the model's own.
+        progress: draw a bar on stderr.
         device: where a model that is not exported computes, as for :func:`translate`.
         search: keys of ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
 
@@ -94,7 +100,9 @@ def lm_tune(
 
     Args:
         data: CSV, SDB or tar files of recordings with transcripts.
+        beam_size: prefixes that the search keeps.
         alpha_max, beta_max: greatest weight of the scorer and of a word.
+        vocabularies, progress: as for :func:`transcribe`.
 
     Raises:
         WarmstartError: the model, the scorer or the recordings cannot be opened.
@@ -129,12 +137,18 @@ def evaluate(
         data: a configuration whose ``data`` names the tasks; for a run, its own by default. Or the data themselves:
             lists of recordings (``.csv``, ``.sdb``, ``.tar``), ``.tsv`` files with two columns, each a task, or two
             text files whose lines belong together. All may be URLs.
+        engine, vocabularies: as for :func:`translate`.
+        progress: draw a bar on stderr.
         search: for texts keys of ``inference.search.SearchConfig``; for speech those of
             ``inference.ctc.SpeechSearch`` (beam_size, scorer, alpha, beta, hot_words, …).
         device: where our own engine computes, as for :func:`translate`.
         output: for speech, a file for what was made of each recording (the JSON of Coqui's ``--test_output_file``).
         report: for speech, is given a text with the ``report_count`` (5) best, median and worst recordings of each
             task.
+
+    Raises:
+        ConfigError: what to evaluate on is not known, or options are for another kind of model.
+        WarmstartError: the model cannot be opened, or the data cannot be used.
     """
     from warmstart.inference.asked import Asked
     from warmstart.kinds import kind_of

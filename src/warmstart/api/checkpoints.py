@@ -13,6 +13,7 @@ def inspect(source: str | Path, *, names: Sequence[str] = (), stats: bool = Fals
     """What is in a checkpoint, from its headers: format, family, dialect, configuration, entries, slots, step, ties.
 
     Args:
+        source: a file, directory, run or URL; of several checkpoints in a directory ``DIR@best``.
         names: patterns such as ``*.weight``; only entries that match, and their slots, are listed.
         stats: read the arrays, one at a time, for ``stats`` of each: see ``values.statistics.Statistics``.
 
@@ -71,11 +72,12 @@ def diff(
 def extract(
     source: str | Path, destination: str | Path, *, names: Sequence[str] = (), slots: bool = False, force: bool = False
 ) -> dict[str, Any]:
-    """Write chosen arrays, names as they are in ``source``, to a new ``.npz`` or ``.safetensors`` file.
+    """Write chosen arrays, names as they are in ``source``, to a new ``.npz``, ``.safetensors`` or ``.pt`` file.
 
     Args:
         names: patterns such as ``*.weight``; all arrays by default.
         slots: the optimizer's state too, as ``optimizer.SLOT.NAME``; of a run, that of its last checkpoint.
+        force: replace an existing destination.
 
     Raises:
         SourceError, FormatError, ConfigError, StorageError; an existing destination is left as it was.

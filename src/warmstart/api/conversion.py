@@ -43,12 +43,14 @@ def convert(
         copy_files: names of files beside the source that travel with the model.
         vmap: a vocabulary map, for ``ctranslate2``.
         activation_scales: a checkpoint of the largest activations of OPT, by which it is smoothed (SmoothQuant).
+        force: replace an existing destination, when the new one is complete.
         strict: refuse arrays that nothing explains, instead of listing them.
         requantize: what is quantized already may be rounded again.
         report: measure how far every stored array is from its source.
         beam_size: for ``tflite``: the beams that the file names to Coqui's client (500, as Coqui's export).
         verify: run source and output on the lines of ``inputs``, or on random ones, as :func:`verify` does, before
             the output takes its place.
+        progress: draw a bar on stderr.
 
     Returns what was written: ``bytes``, ``arrays``, ``aliases``, ``ledger``, ``losses`` with ``report``, and
     ``verification`` with ``verify``.

@@ -35,6 +35,7 @@ def fetch(
     Args:
         everything: of a directory that is listed, also the files that no framework's model needs.
         force: replace other files of the same names in ``directory``.
+        progress: draw a bar on stderr.
 
     Returns:
         The files, in ``directory`` or in the cache.

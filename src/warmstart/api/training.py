@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 def plan(config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0) -> Plan:
     """The plan of the run that ``config`` describes. No weights are read.
 
+    Args:
+        config: a YAML file; ``docs/configuration.md`` lists its keys.
+        overrides: ``key=value``, such as ``training.steps=100``; values are YAML.
+        require_coverage: refuse a plan that loads a smaller part of the model's elements, 0 to 1.
+
     Raises:
         PlanError, ConfigError: every reason why it cannot start so.
     """
@@ -41,6 +46,8 @@ def train(
     Processes that ``torchrun`` started make one training: each calls this, and each returns what rank 0 wrote.
 
     Args:
+        config, overrides, require_coverage: as for :func:`plan`.
+        progress: draw a bar on stderr.
         on_checkpoint: is given each checkpoint when it is complete (a ``Model``) and the step at which the run began,
             in the thread that writes checkpoints. What it raises ends the training.
 
@@ -71,6 +78,8 @@ def dry_run(
     config: str | Path, overrides: Sequence[str] = (), *, require_coverage: float = 0.0, progress: bool = True
 ) -> dict[str, Any]:
     """Build everything that :func:`train` would, make a few updates in memory, and say what the training needs.
+
+    The arguments are those of :func:`train`: ``config``, ``overrides``, ``require_coverage``, ``progress``.
 
     Returns:
         The fields of ``training.rehearsal.Rehearsal``: memory, times, size of a checkpoint. Nothing is written.
