@@ -109,6 +109,7 @@ def verify(
     hear, the arrays that they give (``answers``): states, as a part of their size, and log-probabilities.
 
     Args:
+        a, b: runs, bundles or models of other frameworks.
         inputs: a file of lines; by default ``count`` (100, of sound 10) random inputs, made from ``seed``.
         tolerance: the largest difference allowed; the mean must be below a tenth of it. By default what another
             rounding of the same weights explains, or a small part of the answers' spread
