@@ -255,6 +255,17 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(workplace):
         )
 
 
+def test_a_tilde_in_a_configuration_is_the_users_directory(workplace, monkeypatch):
+    monkeypatch.setenv("HOME", str(workplace / "home"))
+    Path("home").mkdir()
+    shutil.move("train.tsv", "home/train.tsv")
+    api.train("c.yaml", ["run=~/run", "training.steps=2", "data.tasks.reverse.splits.train.tsv=~/train.tsv"])
+    assert not Path("~").exists()
+    assert Path("home/run/model/model.safetensors").is_file()
+    scores = api.evaluate("~/run", "~/train.tsv")
+    assert scores == api.evaluate("home/run", workplace / "home/train.tsv")
+
+
 def test_a_configuration_says_everything_that_is_wrong_at_once(workplace):
     with pytest.raises(ConfigError) as caught:
         api.plan("c.yaml", ["trainning.steps=1", "data.batch_token=5", "training.steps=-1"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from warmstart.config import load_config
-from warmstart.errors import ConfigError, SourceError
+from warmstart.errors import ConfigError, DataError, SourceError
 
 TEXT = """
 run: run
@@ -126,3 +126,14 @@ def test_other_encodings_and_directories_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "c.yaml")
     with pytest.raises(SourceError, match="the configuration is a directory"):
         load_config(tmp_path)
+
+
+def test_a_tilde_is_the_users_directory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    splits = "{train: {files: ~/train.csv, folder: ~/wav}}"
+    overrides = ["run=~/run", f"data={{type: speech, feature_cache: ~/features, tasks: {{a: {{splits: {splits}}}}}}}"]
+    config = load_config(path, overrides)
+    assert (config.run, config.data.feature_cache) == (Path("/home/somebody/run"), Path("/home/somebody/features"))
+    with pytest.raises(DataError, match=r"/home/somebody/train\.csv"):
+        config.data.tasks["a"].splits["train"].examples()
+    assert load_config(path, ["run=~nobody-of-this-name/run"]).run == Path("~nobody-of-this-name/run")

@@ -8,13 +8,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from warmstart.bootstrap.start import StartConfig
 from warmstart.errors import ConfigError, Problem, SourceError, validation_problem
 from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
 from warmstart.kinds import Data
 from warmstart.sources.config import SourcesConfig
+from warmstart.sources.uri import at_home
 from warmstart.training.config import TrainingConfig
 from warmstart.vocabularies.load import VocabularyConfig
 
@@ -38,7 +39,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: Adjustable[Path]
+    run: Adjustable[Annotated[Path, AfterValidator(at_home)]]
     seed: Identity[int] = 1
     family: Identity[str] = "transformer"
     model: Identity[dict[str, Any]] = {}

@@ -152,10 +152,10 @@ def evaluate(
     """
     from warmstart.inference.asked import Asked
     from warmstart.kinds import kind_of
-    from warmstart.sources.uri import is_remote
+    from warmstart.sources.uri import at_home, is_remote
 
     named = [data] if isinstance(data, str | Path) else data
-    files = [file if is_remote(file) else Path(file) for file in named]
+    files = [file if is_remote(file) else at_home(file) for file in named]
     found = _data_to_evaluate(model, files, split)
     asked = Asked(
         model, split, engine, vocabularies, None if output is None else Path(output), report, report_count, progress,

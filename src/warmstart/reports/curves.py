@@ -12,6 +12,7 @@ from typing import Any
 
 from warmstart.errors import ConfigError, MissingExtra, SourceError
 from warmstart.reports.runs import find_runs
+from warmstart.sources.uri import at_home
 from warmstart.storage import atomic
 from warmstart.training.metrics import read_metrics
 
@@ -45,7 +46,7 @@ def open_runs(items: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         if sign and not Path(item).exists():
             if not label or not rest:
                 raise ConfigError(f"{item!r} names no run", expected="RUN or LABEL=RUN")
-            labelled.append((label, Path(rest)))
+            labelled.append((label, at_home(rest)))
         else:
             named = {path.resolve() for _, path in labelled}
             labelled += [(None, run) for run in _runs_in(Path(item)) if run.resolve() not in named]

@@ -60,12 +60,20 @@ def resolve(
     return obtain(where, sha256=sum_, offline=off, choice=choice, alone=alone, progress=not alone).path
 
 
+def at_home(path: str | Path) -> Path:
+    """``path`` with the user's directory for ``~``, which no shell puts into a configuration."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(path)
+
+
 def local(file: str | Path) -> Path:
-    """Where a file of data lies: a path as it is, whether it exists or not; what a URL names is brought into the cache.
+    """Where a file of data lies: a path, whether it exists or not; what a URL names is brought into the cache.
 
     Raises of URLs what :func:`resolve` raises.
     """
-    return resolve(file) if is_remote(file) else Path(file)
+    return resolve(file) if is_remote(file) else at_home(file)
 
 
 def directory_of(url: str) -> str:

@@ -19,6 +19,7 @@ from warmstart.bundle.model import Model
 from warmstart.errors import DataError, Problem
 from warmstart.inference.search import SearchConfig
 from warmstart.models.family import Family
+from warmstart.sources.uri import is_remote, local
 from warmstart.training.config import TrainingConfig
 from warmstart.training.terms import BatchStream, Evaluate, Measured, Objective
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -94,7 +95,7 @@ def check_files(job: Job) -> None:
         for task, one in job.data.tasks.items()
         for split, files in one.splits.items()
         for file in files.named
-        if isinstance(file, Path) and (file.is_dir() or not file.exists())
+        if not is_remote(file) and ((path := local(file)).is_dir() or not path.exists())
     ]
     if problems:
         raise DataError("the data cannot be read", problems=problems)

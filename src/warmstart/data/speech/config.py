@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from warmstart.data.config import PositiveFloat, PositiveInt
 from warmstart.data.mixing import check_mixing, mixing_rates
@@ -21,6 +21,7 @@ from warmstart.keys import Adjustable, Identity
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.sources.config import Source
 from warmstart.sources.named import Named
+from warmstart.sources.uri import at_home
 from warmstart.vocabularies.alphabet import Alphabet
 
 T = TypeVar("T")
@@ -125,7 +126,7 @@ class SpeechDataConfig(BaseModel):
     resample: Identity[bool] = True
     augment: Identity[tuple[Source, ...]] = ()
     augment_epochs: Identity[PositiveFloat | None] = None
-    feature_cache: Adjustable[Path | None] = None
+    feature_cache: Adjustable[Annotated[Path, AfterValidator(at_home)] | None] = None
 
     @field_validator("augment")
     @classmethod

@@ -10,7 +10,7 @@ from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.sdb import read_sdb
 from warmstart.data.speech.tar import read_tar
 from warmstart.errors import DataError
-from warmstart.sources.uri import directory_of, is_remote, local
+from warmstart.sources.uri import at_home, directory_of, is_remote, local
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 LISTS = (".csv", ".sdb", *TARS)
@@ -34,6 +34,8 @@ def read_examples(
     path = local(file)
     if folder is None and isinstance(file, str) and is_remote(file):
         folder = directory_of(file)
+    elif folder is not None and not is_remote(folder):
+        folder = at_home(folder)
     kind = path.suffix.lower()
     if kind == ".csv":
         return read_csv(path, folder=folder, transcripts=transcripts)
