@@ -143,12 +143,12 @@ def ours(lists: dict[str, str], width: int, given: argparse.Namespace, folder: P
 
 
 def learning(learner: Any) -> Update:
+    learner.model.train()
     step = 0
 
     def update(batch: Any) -> float:
         nonlocal step
         step += 1
-        learner.model.train()
         found = learner.gradient([batch], step, 0)
         learner.apply(step, RATE)
         return float(found.loss)

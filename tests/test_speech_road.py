@@ -45,6 +45,7 @@ def configuration(name: str, **changes: Any) -> dict[str, Any]:
     base = {
         "run": "run",
         "family": "deepspeech",
+        "seed": 4,
         "model": {"n_hidden": 32, "sample_rate": 8000},
         "vocabularies": {"text": {"type": "alphabet"}},
         "data": {"type": "speech", "tasks": {"tones": {"splits": splits(name)}}, "batch_size": 16},

@@ -11,46 +11,59 @@ from torch import Tensor
 from warmstart.training.methods import AdaBelief as AdaBeliefConfig
 
 
-class TensorFlowAdam(torch.optim.Adam):
-    """TensorFlow's Adam: θ ← θ - lr·√(1 - β₂ᵗ) / (1 - β₁ᵗ)·m / (√v + ε), "epsilon hat" of Kingma and Ba 2015, §2
-    (``tf.compat.v1.train.AdamOptimizer``); weight decay ``decoupled`` as in AdamW, or added to the gradient.
+class Adam(torch.optim.Adam):
+    """torch's fused Adam, or with ``decoupled`` AdamW, without what torch's own ``step`` does around it, which takes
+    longer than the step of a small model.
 
-    It is torch's rule with ε / √(1 - β₂ᵗ) in the place of ε, so torch's fused step computes it, once for every number
-    of updates that parameters have behind them.
+    With ``tensorflow`` it is TensorFlow's: θ ← θ - lr·√(1 - β₂ᵗ) / (1 - β₁ᵗ)·m / (√v + ε), "epsilon hat" of Kingma and
+    Ba 2015, §2 (``tf.compat.v1.train.AdamOptimizer``). That is torch's rule with ε / √(1 - β₂ᵗ) in the place of ε, once
+    for every number of updates that parameters have behind them.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, decoupled: bool, **options: Any) -> None:
-        super().__init__(groups, **options)
-        self.decoupled = decoupled
-
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        groups = self.param_groups
-        self.param_groups = [part for group in groups for part in self._by_age(group)]
-        try:
-            super().step(closure)
-        finally:
-            self.param_groups = groups
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        betas: tuple[float, float],
+        epsilon: float,
+        *,
+        decoupled: bool,
+        tensorflow: bool,
+    ) -> None:
+        super().__init__(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
+        self.decoupled, self.tensorflow = decoupled, tensorflow
 
     @torch.no_grad()
-    def _by_age(self, group: dict[str, Any]) -> list[dict[str, Any]]:
-        ages: dict[int, list[Tensor]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                done = self.state[parameter]["step"] if self.state[parameter] else 0
-                ages.setdefault(int(done), []).append(parameter)
-        decay = group["weight_decay"]
-        if decay and self.decoupled:
-            for members in ages.values():
-                torch._foreach_mul_(members, 1.0 - group["lr"] * decay)
-            decay = 0.0
-        return [
-            {**group, "params": members, "weight_decay": decay, "eps": group["eps"] / _correction(group, done + 1)}
-            for done, members in ages.items()
-        ]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            members = [p for p in group["params"] if p.grad is not None]
+            parts = {group["eps"]: members} if members else {}
+            if self.tensorflow:
+                parts = self._by_epsilon(members, group)
+            for epsilon, part in parts.items():
+                self._update(part, epsilon, group)
 
+    def _by_epsilon(self, members: list[Tensor], group: dict[str, Any]) -> dict[float, list[Tensor]]:
+        """The members that have the same number of updates behind them, under what stands for ε in the next."""
+        found: dict[float, list[Tensor]] = {}
+        for parameter in members:
+            done = int(self.state[parameter]["step"]) if self.state[parameter] else 0
+            epsilon = group["eps"] / math.sqrt(1.0 - float(group["betas"][1]) ** (done + 1))
+            found.setdefault(epsilon, []).append(parameter)
+        return found
 
-def _correction(group: dict[str, Any], step: int) -> float:
-    return math.sqrt(1.0 - float(group["betas"][1]) ** step)
+    def _update(self, parameters: list[Tensor], epsilon: float, group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+        gradients: Any = [parameter.grad for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters]
+        steps, m, v = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
+        torch._foreach_add_(steps, 1.0)
+        update = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
+        (beta1, beta2), rest = group["betas"], {"weight_decay": group["weight_decay"], "eps": epsilon}
+        options = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False, **rest}
+        update(parameters, gradients, m, v, [], steps, **options)
 
 
 class AdaBelief(torch.optim.Optimizer):

@@ -123,7 +123,8 @@ class Learner:
 
     def forget(self) -> None:
         """Drop the gradient."""
-        self.optimizer.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def reset_optimizer(self) -> None:
         """Begin with fresh moments, their bias correction too."""

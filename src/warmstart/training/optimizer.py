@@ -13,7 +13,7 @@ from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
 from warmstart.training import methods as settings
 from warmstart.training.adafactor import Adafactor
-from warmstart.training.adam import AdaBelief, TensorFlowAdam
+from warmstart.training.adam import AdaBelief, Adam
 from warmstart.training.config import TrainingConfig
 from warmstart.training.groups import assign, tied_names
 from warmstart.training.lora import canonical_parameters
@@ -40,11 +40,8 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, stages: Mapping[st
     if isinstance(options, settings.SGD):
         # not fused: that step fails where one momentum begins later than another
         return torch.optim.SGD(groups, lr=0.0, momentum=options.momentum, nesterov=options.nesterov, foreach=True)
-    shared: Any = {"lr": 0.0, "betas": options.betas, "eps": options.epsilon, "fused": True}
-    decoupled = options.type == "adamw"
-    if options.epsilon_rule == "tensorflow":
-        return TensorFlowAdam(groups, decoupled=decoupled, **shared)
-    return (torch.optim.AdamW if decoupled else torch.optim.Adam)(groups, **shared)
+    decoupled, tensorflow = options.type == "adamw", options.epsilon_rule == "tensorflow"
+    return Adam(groups, options.betas, options.epsilon, decoupled=decoupled, tensorflow=tensorflow)
 
 
 def _groups(

@@ -1,9 +1,9 @@
 """The frames of recordings of different lengths as rows, and an LSTM over them for trainings on a CPU.
 
-Rows go time after time: first the first frame of every recording, the longest recording first, then the second frame
-of those that have one. So each time is one block of rows, no padding is computed, and every product but the two
-recurrent ones is a single one for all frames. After the frames there are fill rows: at least one, which stands for all
-padding.
+Rows go time after time, so that each time is one block of them, and every product but the two recurrent ones is a
+single one for all. In :class:`Frames`, which our LSTM takes, there is no padding: first the first frame of every
+recording, the longest recording first, then the second frame of those that have one. After the frames there are fill
+rows: at least one, which stands for all padding. In :class:`Grid`, which torch's takes, padding has rows of its own.
 
 Shape letters: N frames, R rows, n of one time, H units, G = 4·H gates in the order input, forget, candidate, output.
 """
@@ -32,7 +32,7 @@ class Frames:
     Attributes:
         sizes: frames of each time.
         count: N.
-        place: [R], the place b·T + t of each row (0 for fill rows).
+        place: int64 [R], the place b·T + t of each row (0 for fill rows).
         slot: [B·T], the row at each place.
         before: [N - frames of the first time], of every later frame the row of the one before it.
     """
@@ -50,17 +50,8 @@ class Frames:
         place[: self.count] = order[rank] * width + time
         slot[place[: self.count]] = np.arange(self.count)
         before = np.arange(sizes[0], self.count) - np.repeat(sizes[:-1], sizes[1:])
-        self.place, self.slot, self.before = (torch.from_numpy(a).to(device) for a in (place, slot, before))
-
-    def take(self, values: Tensor) -> Tensor:
-        """The rows [R, …] of ``values`` [T, B, …]; fill rows are zero."""
-        rows: Tensor = _Moved.apply(values, self, False)  # type: ignore[no-untyped-call]
-        return rows
-
-    def lay_out(self, rows: Tensor) -> Tensor:
-        """``rows`` [R, …] as [T, B, …]; padding is zero."""
-        values: Tensor = _Moved.apply(rows, self, True)  # type: ignore[no-untyped-call]
-        return values
+        self.place = place
+        self.slot, self.before = (torch.from_numpy(a).to(device) for a in (slot, before))
 
     def filled(self, rows: Tensor) -> Tensor:
         """``rows`` [R, …] as [B, T, …]; padding is the last fill row."""
@@ -73,29 +64,49 @@ class Frames:
         return result
 
 
-class _Moved(torch.autograd.Function):
-    """Rows to places or back: each is the other's gradient."""
+class Grid:
+    """Every place of a batch [B, T] as a row, time after time and padding too: as torch's LSTM has them.
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, frames: Frames, out: bool) -> Tensor:
-        ctx.frames, ctx.out = frames, out
-        return _moved(values, frames, out)
+    With ``rounded`` there are fill rows after them, as many as make a round number.
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _moved(gradient, ctx.frames, not ctx.out), None, None
+    Attributes:
+        count: N = B·T.
+        place: int64 [R], the place b·T + t of each row (0 for fill rows).
+        real: bool [T, B, 1], where there are frames; None if there is no padding.
+    """
 
+    def __init__(self, lengths: Tensor, width: int, *, rounded: bool = False) -> None:
+        counts = lengths.cpu().numpy()
+        self.shape, self.count = (width, len(counts)), len(counts) * width
+        unit = round_number(self.count) if rounded else 1
+        self.place = np.zeros(-(-self.count // unit) * unit, np.int64)
+        self.place[: self.count].reshape(self.shape)[:] = np.arange(self.count).reshape(-1, width).T
+        self.real = None
+        if counts.min() < width:
+            self.real = torch.from_numpy(np.arange(width)[:, None, None] < counts[:, None]).to(lengths.device)
 
-def _moved(values: Tensor, frames: Frames, out: bool) -> Tensor:
-    batch, width = frames.shape
-    if not out:
-        by_time = frames.place % width * batch + frames.place // width
-        rows = values.flatten(0, 1).index_select(0, by_time)
-        rows[frames.count :] = 0.0
-        return rows
-    rows = torch.cat([values[: frames.count], values.new_zeros(len(frames.place) - frames.count, *values.shape[1:])])
-    by_time = frames.slot.view(batch, width).t().flatten()
-    return rows.index_select(0, by_time).view(width, batch, *rows.shape[1:])
+    def rows(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """``rows`` [R or N, …] in ``dtype``: with fill rows for bfloat16, and else without."""
+        wanted = len(self.place) if dtype == torch.bfloat16 else self.count
+        if rows.dtype == dtype and rows.shape[0] == wanted:
+            return rows
+        if rows.shape[0] >= wanted:
+            return rows[:wanted].to(dtype)
+        filled = rows.new_zeros(wanted, *rows.shape[1:], dtype=dtype)
+        filled[: self.count] = rows
+        return filled
+
+    def lay_out(self, rows: Tensor) -> Tensor:
+        """``rows`` [R or N, …] as [T, B, …]."""
+        return rows[: self.count].view(*self.shape, -1)
+
+    def masked(self, values: Tensor) -> Tensor:
+        """``values`` [T, B, …] where there are frames; else zero."""
+        return values if self.real is None else values * self.real
+
+    def filled(self, rows: Tensor) -> Tensor:
+        """``rows`` [R or N, …] as [B, T, …]."""
+        return self.lay_out(rows).transpose(0, 1)
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:

@@ -8,22 +8,22 @@ A ``vocab_size``, N real frames of a batch (and at least one more).
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from warmstart.models.deepspeech import whole_torch
+from warmstart.models.deepspeech.clipped_torch import clipped
 from warmstart.models.deepspeech.config import DeepSpeechConfig
-from warmstart.models.deepspeech.lstm_torch import Frames, recur
+from warmstart.models.deepspeech.lstm_torch import Frames, Grid, recur
 from warmstart.models.deepspeech.parameters import GATES
 from warmstart.models.layers.device import has_own_functions
-from warmstart.models.layers.dropout import Noise, dropout, keep_probability
-from warmstart.models.layers.linear import product
+from warmstart.models.layers.dropout import Noise, dropout
 
-_LARGE = 4096  # numbers in the state of one time, from which on torch's LSTM, all float32, is the slower one
-_SMALL = 32768  # activations of a layer and batch, below which bfloat16 gains less than its conversions cost
+_LARGE = 4096  # numbers in the state of one time, from which on an LSTM all in float32 is slower than ours
+_SMALL = 16384  # activations of a layer and batch, below which bfloat16 gains less than its conversions cost
 _NORM_EPSILON = 1e-12  # of tf.contrib.layers.layer_norm
 
 State = tuple[Tensor, Tensor]
@@ -47,52 +47,6 @@ class Dense(nn.Linear):
             return clipped(x, self.weight, self.bias, self.clip, self.rate, noise)
         y = self.norm(clipped(x, self.weight, self.bias, self.clip, 0.0, noise).to(self.norm.weight.dtype))
         return dropout(y, self.rate, noise).to(x.dtype)
-
-
-def clipped(x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
-    """dropout(min(relu(x·Wᵀ + b), clip)) [N, H] of ``x`` [N, inputs], computed in its type."""
-    kept = noise.kept((len(x), len(weight)), rate) if rate else None
-    result: Tensor = _Clipped.apply(x, weight, bias, clip, kept, 1.0 / keep_probability(rate))  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Clipped(torch.autograd.Function):
-    """min(relu(x·Wᵀ + b), clip)·kept·factor. What the clip lets through is read off the result."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, clip: float, kept: Tensor | None, factor: float
-    ) -> Tensor:
-        own = weight.to(x.dtype)
-        y = torch.ops.aten.hardtanh_(product(x, own, bias.to(x.dtype)), 0.0, clip)
-        if kept is not None:
-            torch.addcmul(y.new_zeros(()), y, kept.to(y.dtype), value=factor, out=y)
-        ctx.save_for_backward(x, own, y)
-        ctx.clip, ctx.factor, ctx.dtype = clip, factor, weight.dtype
-        return cast(Tensor, y)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
-        back = torch.ops.aten.hardtanh_backward(gradient, y, 0.0, _rounded(ctx.clip, ctx.factor, y.dtype))
-        if ctx.factor != 1.0:
-            back.mul_(ctx.factor)
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        return (
-            torch.mm(back, weight) if needs_x else None,
-            torch.mm(back.t(), x).to(ctx.dtype) if needs_weight else None,
-            back.sum(0).to(ctx.dtype) if needs_bias else None,
-            None,
-            None,
-            None,
-        )
-
-
-@cache
-def _rounded(clip: float, factor: float, dtype: torch.dtype) -> float:
-    """clip·factor as it stands in a result of ``dtype``."""
-    return float(torch.tensor(clip, dtype=dtype).mul_(factor))
 
 
 class Lstm(nn.Module):
@@ -165,14 +119,20 @@ class DeepSpeech(nn.Module):
 
     def _logits(self, features: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
         noise = Noise() if self.training else None
-        frames = Frames(lengths, features.shape[1], rounded=dtype == torch.bfloat16)
-        x = self._below(self._windows(features, frames, lengths, dtype), noise)
-        large = frames.count * self.config.n_hidden >= _LARGE * len(frames.sizes)
-        if noise is not None and dtype == torch.bfloat16 and large:
+        width, low, units = features.shape[1], dtype == torch.bfloat16, self.config.n_hidden
+        whole = noise is not None and has_own_functions(features) and whole_torch.is_possible(self)
+        large = low and int(lengths.sum()) * units >= _LARGE * width
+        if noise is not None and large and not (whole and whole_torch.has_low_recurrence(units)):
+            frames = Frames(lengths, width, rounded=True)
+            x = self._below(self._windows(features, frames.place, lengths, dtype), noise)
             said = recur(x, self.lstm.weight, self.lstm.bias, frames)
-        else:
-            said = frames.take(self.lstm(frames.lay_out(x), self.initial_state(len(features)))[0])
-        return frames.filled(self._above(said.to(dtype), noise))
+            return frames.filled(self._above(said.to(dtype), noise))
+        grid = Grid(lengths, width, rounded=low)
+        x = self._windows(features, grid.place, None if grid.real is None else lengths, dtype)
+        if noise is not None and whole:
+            return grid.filled(whole_torch.logits(self, x, grid, noise))
+        said, _ = self.lstm(grid.lay_out(self._below(x, noise)), self.initial_state(len(lengths)))
+        return grid.filled(self._above(grid.rows(grid.masked(said).flatten(0, 1), dtype), noise))
 
     def initial_state(self, batch: int) -> State:
         """The state before the first frame of ``batch`` utterances."""
@@ -185,15 +145,16 @@ class DeepSpeech(nn.Module):
         y, state = self.lstm(self._below(windows.flatten(2), None).transpose(0, 1), state)
         return self._above(y.transpose(0, 1), None), state
 
-    def _windows(self, features: Tensor, frames: Frames, lengths: Tensor, dtype: torch.dtype) -> Tensor:
-        """[R, W·F] in ``dtype``: the frame of each row with its neighbours in the order of time."""
+    def _windows(self, features: Tensor, place: Any, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[R, W·F] in ``dtype``: the frame at each ``place`` with its neighbours in the order of time; no frame behind
+        its recording's length, if there are ``lengths``, is seen."""
         c, (batch, width, f) = self.config.n_context, features.shape
         padded = features.new_zeros(batch, width + 2 * c, f, dtype=dtype)
         inner = padded[:, c : c + width].copy_(features)
-        if frames.count < batch * width:
+        if lengths is not None:
             behind = torch.arange(width, device=features.device) >= lengths[:, None]
             inner.masked_fill_(behind[:, :, None], 0.0)
-        first = frames.place + frames.place // width * (2 * c)  # of the frames that each sees
+        first = torch.from_numpy(place + place // width * (2 * c)).to(features.device)  # of the frames that each sees
         return padded.flatten().unfold(0, self.config.window * f, f).index_select(0, first)
 
     def _below(self, x: Tensor, noise: Noise | None) -> Tensor:

@@ -1,0 +1,92 @@
+"""Clipped layers with dropout, forwards and backwards, for trainings on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from warmstart.models.layers.dropout import Noise, keep_probability
+from warmstart.models.layers.linear import product
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Of a layer's input, weight and bias; None where there is no need."""
+
+
+class Layer(NamedTuple):
+    """min(relu(x·Wᵀ + b), clip)·kept·factor, and what its gradients are computed from: input [N, inputs], weight and
+    result [N, outputs], all of one type. What the clip let through is read off the result.
+
+    ``kept`` is of :func:`draw`, ``factor`` 1 over the probability of a one there, ``limit`` is clip·factor.
+    """
+
+    x: Tensor
+    weight: Tensor
+    y: Tensor
+    limit: float
+    factor: float
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, kept: Tensor | None) -> Layer:
+        """Apply the layer to ``x``, in its type. There may be fill rows, for which nothing is ``kept``."""
+        factor, own = 1.0 / keep_probability(rate), weight.to(x.dtype)
+        limit = _rounded(clip, factor, x.dtype)
+        if own is weight:
+            y = torch.addmm(bias, x, weight.t(), beta=factor, alpha=factor)
+            torch.ops.aten.hardtanh_(y, 0.0, limit)
+        else:
+            y = torch.ops.aten.hardtanh_(product(x, own, bias.to(x.dtype)), 0.0, clip)
+            if factor != 1.0:
+                y.mul_(factor)
+        if kept is not None:
+            y[: len(kept)].mul_(kept)
+        return cls(x, own, y, limit, factor)
+
+    def gradients(self, gradient: Tensor, dtype: torch.dtype, needed: tuple[bool, bool, bool]) -> Gradients:
+        """Of the input, and in ``dtype`` of weight and bias, where the result has ``gradient``."""
+        back = torch.ops.aten.hardtanh_backward(gradient, self.y, 0.0, self.limit)
+        if self.factor != 1.0:
+            back.mul_(self.factor)
+        needs_x, needs_weight, needs_bias = needed
+        return (
+            torch.mm(back, self.weight) if needs_x else None,
+            torch.mm(back.t(), self.x).to(dtype) if needs_weight else None,
+            back.sum(0).to(dtype) if needs_bias else None,
+        )
+
+
+def draw(noise: Noise, count: int, units: int, rates: Sequence[float]) -> Sequence[Tensor | None]:
+    """Of a layer [N, H] for each rate of dropout: uint8, 1 where an element is kept, else 0; None if all are."""
+    if len(set(rates)) > 1:
+        return [draw(noise, count, units, [rate])[0] for rate in rates]
+    return noise.kept((len(rates), count, units), rates[0]).unbind() if rates[0] else [None] * len(rates)
+
+
+@cache
+def _rounded(clip: float, factor: float, dtype: torch.dtype) -> float:
+    """clip·factor as it stands in a result of ``dtype``."""
+    return float(torch.tensor(clip, dtype=dtype).mul_(factor))
+
+
+def clipped(x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
+    """dropout(min(relu(x·Wᵀ + b), clip)) [N, H] of ``x`` [N, inputs], computed in its type."""
+    result: Tensor = _Clipped.apply(x, weight, bias, clip, rate, noise)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:
+        layer = Layer.of(x, weight, bias, clip, rate, *draw(noise, len(x), len(weight), [rate]))
+        ctx.save_for_backward(*layer[:3])
+        ctx.rest, ctx.dtype = layer[3:], weight.dtype
+        return layer.y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        layer = Layer(*ctx.saved_tensors, *ctx.rest)
+        return (*layer.gradients(gradient, ctx.dtype, ctx.needs_input_grad[:3]), None, None, None)

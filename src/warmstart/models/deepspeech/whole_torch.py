@@ -1,0 +1,130 @@
+"""DeepSpeech as one function, for trainings on a CPU whose batches or networks are small.
+
+There all that autograd does around each function takes as long as the functions. The LSTM is oneDNN's, by the two
+functions that ``torch.lstm`` and its gradient call.
+
+Shape letters: B utterances, T frames, N = B·T, R rows of a :class:`~warmstart.models.deepspeech.lstm_torch.Grid`,
+H units, A labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from warmstart.models.deepspeech.clipped_torch import Layer, draw
+from warmstart.models.deepspeech.lstm_torch import LOW_FROM, Grid
+from warmstart.models.deepspeech.parameters import GATES
+from warmstart.models.layers.dropout import Noise
+
+if TYPE_CHECKING:
+    from warmstart.models.deepspeech.module import DeepSpeech
+
+_BELOW = 3  # clipped layers under the LSTM
+_LSTM = 2  # oneDNN's number of it
+_GAIN = 2**22  # multiplications of a layer and batch, below which bfloat16 gains less than its conversions cost
+
+
+def is_possible(model: DeepSpeech) -> bool:
+    """Whether the model has a form that is computed here, and this torch the functions for it."""
+    return not model.config.layer_norm and model.lstm.bias.dtype == torch.float32 and torch._C._has_mkldnn
+
+
+def has_low_recurrence(units: int) -> bool:
+    """Whether the LSTM is computed in bfloat16 where the rest is. From ``LOW_FROM`` recurrent weights on our own is the
+    faster one, and from 1,024 units on the gradients of oneDNN 3.12 are wrong on a processor that has AMX."""
+    return GATES * units**2 < LOW_FROM and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def logits(model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> Tensor:
+    """Logits float32 [N, A] of windows ``x`` [R, W·F]. Clipped layers with much to multiply are computed in the type of
+    ``x``, the LSTM if :func:`has_low_recurrence`, and all else in float32."""
+    c = model.config
+    layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
+    result: Tensor = _Whole.apply(x, grid, noise, c.relu_clip, rates, *parameters)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Recurrence(NamedTuple):
+    """An LSTM's outputs, and what its gradients are computed from.
+
+    The cell is float32 always, as sums of products are; their factors are of the type of ``x``.
+    """
+
+    x: Tensor  # [T, B, H]
+    weights: tuple[Tensor, ...]  # of the input and of what was said before [4·H, H], two biases [4·H]
+    before: tuple[Tensor, Tensor]  # output and cell [B, H] before the first frame
+    y: Tensor  # [T, B, H]
+    after: tuple[Tensor, Tensor]  # and after the last one
+    workspace: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor) -> _Recurrence:
+        """Of ``x`` [T, B, H], with parameters as the model has them."""
+        batch, units = x.shape[1:]
+        both = x.new_empty(2, len(weight), units).copy_(weight.view(-1, 2, units).transpose(0, 1))
+        weights = (*both.unbind(), bias, torch.zeros_like(bias))
+        before = (x.new_zeros(batch, units), bias.new_zeros(batch, units))
+        with torch.enable_grad():  # without it there is no workspace
+            y, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer(
+                x, *weights, *before, False, [], _LSTM, units, 1, True, False, False, True
+            )
+        return cls(x, weights, before, y, (h, c), workspace)
+
+    def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Float32, of input, weight and bias, where the outputs have ``gradient`` [T, B, H]."""
+        x, weights, before, y, after, workspace = self
+        states = (*before, y, *after, gradient.to(x.dtype), *before)  # nothing depends on the last state: zeros
+        dx, of_input, of_said, dbias, *_ = torch.ops.aten.mkldnn_rnn_layer_backward(
+            x, *weights, *states, False, _LSTM, x.shape[-1], 1, True, True, False, [], False, workspace
+        )
+        return dx, torch.cat([of_input, of_said], 1), dbias
+
+
+class _Whole(torch.autograd.Function):
+    """Layers 1 to 3, the LSTM, layers 5 and 6; parameters are the weight and the bias of each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, grid: Grid, noise: Noise, clip: float, rates: Sequence[float], *parameters: Tensor
+    ) -> Tensor:
+        kept = draw(noise, grid.count, parameters[1].shape[0], rates)
+        pairs = list(zip(parameters[::2], parameters[1::2], strict=True))
+        of_lstm, (weight, bias) = pairs.pop(_BELOW), pairs.pop()
+        low, layers = x.dtype, []
+        for number, own in enumerate(pairs):
+            if number == _BELOW:
+                x = grid.lay_out(x).to(low if has_low_recurrence(own[1].shape[0]) else weight.dtype)
+                recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in of_lstm))
+                x = grid.masked(recurrence.y).flatten(0, 1)
+            x = grid.rows(x, low if grid.count * own[0].numel() >= _GAIN else weight.dtype)
+            layers.append(Layer.of(x, *own, clip, rates[number], kept[number]))
+            x = layers[-1].y
+        x = grid.rows(x, weight.dtype)
+        ctx.made = layers, recurrence, grid, x, weight
+        return torch.addmm(bias, x, weight.t())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        layers, recurrence, grid, x, weight = ctx.made
+        needed = ctx.needs_input_grad[5:]
+        found: list[Tensor | None] = [gradient.sum(0), torch.mm(gradient.t(), x)]  # from the end to the beginning
+        back = torch.mm(gradient, weight)
+        for number, layer in reversed(list(enumerate(layers))):
+            if not any(needed[: -len(found)]):
+                break  # all below is frozen
+            if number == _BELOW - 1:
+                back, *others = recurrence.gradients(grid.masked(grid.lay_out(back)))
+                found += reversed(others)
+                back = back.flatten(0, 1)
+            *below, needs_weight, needs_bias = needed[: -len(found)]
+            wanted = any(below), needs_weight, needs_bias
+            back, *others = layer.gradients(grid.rows(back, layer.y.dtype), weight.dtype, wanted)
+            found += reversed(others)
+        return (*(None,) * 5, *(None,) * (len(needed) - len(found)), *reversed(found))
