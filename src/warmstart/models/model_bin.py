@@ -17,6 +17,7 @@ from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect
 from warmstart.models.model_bin_beside import check_description, check_layers, taken
+from warmstart.models.model_bin_shapes import ENGINE_TAKES, check_shapes
 from warmstart.spec.templates import match, rename
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -44,6 +45,7 @@ class ModelBin(Dialect):
 
     def read_config(self, checkpoint: Checkpoint) -> Any:
         stored = checkpoint.stored if isinstance(checkpoint, Floats) else Upgraded(checkpoint)
+        check_shapes(stored.entries, stored.path)
         check_description(*_said(stored), stored.path)
         _check_scales(stored)
         config = self.config_of(stored)
@@ -143,6 +145,10 @@ class Upgraded(View):
         """The value of a scalar, or ``default``."""
         entry = self.entries.get(name)
         return default if entry is None or entry.shape else self.read(name).item()
+
+    def number(self, name: str) -> Any:
+        """The value of a scalar, or what the engine takes where the file does not say it."""
+        return self.attribute(name, ENGINE_TAKES.get(name.rpartition("/")[2], 0))
 
     def _text(self, name: str) -> Any:
         array = self.original.read(name)

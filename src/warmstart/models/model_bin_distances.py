@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.errors import DialectError, Problem
 from warmstart.models.model_bin import Upgraded
 from warmstart.spec.generated import WithMultiple
 from warmstart.spec.mapping import Rule, rule
@@ -38,10 +39,17 @@ def distances_in(stored: Upgraded) -> list[str]:
 
 def read_distances(stored: Upgraded, keys: Sequence[str]) -> dict[str, Any]:
     """Settings of a family's configuration, by how the tables lie in all layers: one for keys and values, one and its
-    multiple for keys, or two."""
+    multiple for keys, or two.
+
+    Raises:
+        DialectError: tables of values are missing; each is named.
+    """
     rows, head_dim = stored.entries[keys[0]].shape
     found = {"positions": "relative", "max_relative_positions": (rows - 1) // 2}
     pairs = [(name, f"{name.removesuffix(_KEYS)}{_VALUES}") for name in keys]
+    problems = [Problem(f"{values} is missing") for _, values in pairs if values not in stored.entries]
+    if problems:
+        raise DialectError("keys have vectors of distances and values have none", where=stored.path, problems=problems)
     if all(stored.ties.get(values) == name for name, values in pairs):
         return {**found, "relative_tables": "one"}
     multiple = _scaling(head_dim)

@@ -19,6 +19,7 @@ from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
 from warmstart.models.model_bin_beside import manifest_config
 from warmstart.models.model_bin_distances import distance_rules
+from warmstart.models.model_bin_shapes import rows_of
 from warmstart.spec.attention import Beside, RotaryHalves
 from warmstart.spec.generated import WithZeros, constant
 from warmstart.spec.mapping import Rule, expand, rule
@@ -113,7 +114,7 @@ class CTranslate2Dialect(ModelBin):
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         there = self.view(checkpoint) if not isinstance(checkpoint, Floats) else checkpoint
-        rows = there.entries["decoder/embeddings/weight"].shape[0]
+        rows = rows_of(there.entries, "decoder/embeddings/weight")
         found = read_vocabularies(checkpoint, files, {"text": rows})
         special = checkpoint.metadata.get("config") or {}
         text = found.get("text")

@@ -29,6 +29,8 @@ _REFUSED = {
     "decoder/alignment_heads": 1,
 }
 
+_PER_LAYER = ("num_heads_kv", "head_dim", "queries_scale", "rotary_dim", "rotary_interleave", "max_position_embeddings")
+
 
 def read(stored: Upgraded) -> DecoderConfig:
     """The configuration that ``stored`` says.
@@ -46,8 +48,8 @@ class _Reader:
         self.layers = 0
 
     def config(self) -> DecoderConfig:
-        self._check()
         self.layers = layers_of(self.stored, "decoder", self.problems)
+        self._check()
         e, first = self.entries, f"{_L}/self_attention"
         vocab, narrow = e["decoder/embeddings/weight"].shape
         joined, d_model = self._linear(f"{first}/linear_0")
@@ -86,8 +88,11 @@ class _Reader:
         absent = [name for name in _NEEDED if name not in self.entries]
         self._expect(not absent, f"arrays are missing: {', '.join(absent)}")
         self._expect("decoder/layer_0/attention/linear_0/weight" not in self.entries, "this decoder has an encoder")
+        for name in _PER_LAYER:
+            values = {self.stored.attribute(f"decoder/layer_{i}/self_attention/{name}") for i in range(self.layers)}
+            self._expect(len(values) < 2, f"layers differ in {name}: {', '.join(sorted(map(str, values)))}")
         for name, value in _REFUSED.items():
-            found = self.stored.attribute(name, value)
+            found = self.stored.number(name)
             self._expect(found == value, f"{name}: {found} is not supported")
         self._raise()
 

@@ -110,11 +110,11 @@ def _read(stored: Upgraded) -> EncoderConfig:
     types = entries.get(f"{_E}/embeddings_1/weight")
     pooler = "pooler_dense/weight" in entries
     fixed = {f"{_E}/pre_norm": 0, f"{_E}/scale_embeddings": 0, f"{_E}/multi_query_attention": 0}
-    fixed |= {f"{_E}/embeddings_merge": 1} if types is not None else {}
+    fixed |= {f"{_E}/embeddings_merge": int(types is not None)}
     fixed |= {"pooler_activation": _TANH} if pooler else {}
     for name, value in fixed.items():
-        expect(stored.attribute(name, value) == value, f"{name}: {stored.attribute(name)} is not supported")
-    number = stored.attribute(f"{_E}/activation", 0)
+        expect(stored.number(name) == value, f"{name}: {stored.number(name)} is not supported")
+    number = stored.number(f"{_E}/activation")
     activation = next((name for name, k in ACTIVATIONS.items() if k == number), None)
     expect(activation is not None, f"activation {number} is not supported")
     layers = layers_of(stored, _E, problems)
@@ -125,7 +125,7 @@ def _read(stored: Upgraded) -> EncoderConfig:
         **_class(stored, types is not None),
         "vocab_size": entries[needed[0]].shape[0],
         "d_model": entries[needed[0]].shape[-1],
-        "num_heads": stored.attribute(f"{_E}/num_heads", 8),
+        "num_heads": stored.number(f"{_E}/num_heads"),
         "num_layers": layers,
         "d_ff": entries[needed[2]].shape[0],
         "activation": activation,

@@ -13,6 +13,7 @@ from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
+from warmstart.models.model_bin_shapes import rows_of
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import EMBEDDING, VOCABULARY
 from warmstart.models.t5.vocabulary import PAD, vocabulary_of
@@ -81,7 +82,7 @@ class CTranslate2Dialect(ModelBin):
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
         there = checkpoint if isinstance(checkpoint, Floats) else self.view(checkpoint)
-        rows = there.entries[_TABLES[0]].shape[0] if _TABLES[0] in there.entries else 0  # which read_config reports
+        rows = rows_of(there.entries, _TABLES[0])
         if files:
             return vocabulary_of([Path(file) for file in files], rows, checkpoint.path)
         found = read_vocabularies(checkpoint, files, {VOCABULARY: rows})
@@ -124,6 +125,7 @@ def _layer(c: T5Config, side: str, each: Mapping[str, int]) -> list[Rule]:
     return rules
 
 
+_QUERIES = ("/self_attention/linear_0/weight", "/attention/linear_0/weight")
 _FIXED: dict[str, np.generic] = {
     "encoder/embeddings_merge": np.int8(0),
     "encoder/multi_query_attention": np.int8(0),
@@ -166,7 +168,7 @@ class _Reader:
         self._expect(not (absent := [n for n in needed if n not in self.entries]), f"arrays are missing: {absent}")
         self._raise()
         for name, value in _FIXED.items():
-            found = self.stored.attribute(name, value.item())
+            found = self.stored.number(name)
             self._expect(found == value.item(), f"{name}: {found} is not supported")
         rows, d_model = self.entries[_TABLES[0]].shape
         heads = int(self._both("num_heads", 8))
@@ -184,7 +186,11 @@ class _Reader:
         given = self.stored.metadata.get("config") or {}
         self._tokens(given)
         layers = {side: self._layers(side) for side in ("encoder", "decoder")}
-        distances = {self.stored.attribute(n) for n in self.entries if n.endswith(f"/{_DISTANCE}")}
+        scales = [f"{n.removesuffix('linear_0/weight')}queries_scale" for n in self.entries if n.endswith(_QUERIES)]
+        unscaled = [name for name in scales if self.stored.attribute(name) != 1]
+        self._expect(not unscaled, f"queries are scaled, which T5's are not: {', '.join(unscaled)} is not 1")
+        places = [(side, i) for side, count in layers.items() for i in range(count)]
+        distances = {self.stored.attribute(f"{side}/layer_{i}/self_attention/{_DISTANCE}") for side, i in places}
         self._expect(len(distances) == 1, f"{_DISTANCE} differs between layers: {sorted(map(str, distances))}")
         self._raise()
         ties = self.stored.ties

@@ -18,6 +18,7 @@ from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, re
 from warmstart.models.model_bin_beside import SINCE, manifest_config, manifest_of
 from warmstart.models.model_bin_distances import distance_rules, distances_in, read_distances
 from warmstart.models.model_bin_rules import layers_of
+from warmstart.models.model_bin_shapes import rows_of
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.positions import sinusoids
 from warmstart.spec.generated import Generated, constant
@@ -175,7 +176,7 @@ class CTranslate2Dialect(ModelBin):
         there = self.view(checkpoint) if not isinstance(checkpoint, Floats) else checkpoint
         while (name := f"encoder/embeddings_{len(tables) - 1}/weight") in there.entries:
             tables[f"source_{len(tables)}"] = name
-        sizes = {side: there.entries[name].shape[0] for side, name in tables.items() if name in there.entries}
+        sizes = {side: rows_of(there.entries, name) for side, name in tables.items() if name in there.entries}
         return read_vocabularies(checkpoint, files, sizes)
 
     def config_of(self, stored: Upgraded) -> TransformerConfig:
@@ -227,7 +228,7 @@ class _Reader:
     def config(self) -> TransformerConfig:
         names, entries = set(self.stored.entries), self.stored.entries
         for name, value in _FLAGS.items():
-            found = self.stored.attribute(name, value)
+            found = self.stored.number(name)
             self._expect(found == value, f"{name}: {found} is not supported")
         self._expect("decoder/project_in/weight" not in names, "decoder/project_in/weight is not supported")
         needed = [f"{side}/{part}" for side, part in _NEEDED]

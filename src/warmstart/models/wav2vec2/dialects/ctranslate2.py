@@ -86,13 +86,14 @@ def _read(stored: Upgraded) -> Wav2Vec2Config:
     if absent:
         problems.append(Problem(f"arrays are missing: {', '.join(absent)}", expected="a model of revision 3"))
     layers, convolutions = layers_of(stored, _E, problems), layers_of(stored, _E, problems, "feat_layer")
+    names = [f"{_E}/feat_layer0/conv/weight", *(f"{_E}/feat_layer_{k}/conv/weight" for k in range(convolutions))]
+    problems += [Problem(f"{name} is missing") for name in names[1:] if name not in entries]
     if problems:
         raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems)
-    names = [f"{_E}/feat_layer0/conv/weight", *(f"{_E}/feat_layer_{k}/conv/weight" for k in range(convolutions))]
     values: dict[str, Any] = {
         "vocab_size": stored.attribute("vocab_size"),
         "d_model": entries[needed[0]].shape[0],
-        "num_heads": stored.attribute(f"{_E}/num_heads", 8),
+        "num_heads": stored.number(f"{_E}/num_heads"),
         "num_layers": layers,
         "d_ff": entries[needed[1]].shape[0],
         "conv_dim": [entries[name].shape[0] for name in names],

@@ -106,8 +106,8 @@ def _read(stored: Upgraded) -> WhisperConfig:
     if absent:
         problems.append(Problem(f"arrays are missing: {', '.join(absent)}"))
     for name, value in _FIXED.items():
-        if stored.attribute(name, value.item()) != value:
-            problems.append(Problem(f"{name}: {stored.attribute(name)} is not supported"))
+        if stored.number(name) != value:
+            problems.append(Problem(f"{name}: {stored.number(name)} is not supported"))
     layers = {side: layers_of(stored, side, problems) for side in sides}
     problems += _biases_of_keys(stored, layers)
     if problems:
@@ -127,7 +127,7 @@ def _read(stored: Upgraded) -> WhisperConfig:
     }
     for side in sides:
         values[f"{side}_layers"] = layers[side]
-        values[f"{side}_heads"] = stored.attribute(f"{side}/num_heads", 8)
+        values[f"{side}_heads"] = stored.number(f"{side}/num_heads")
         values[f"{side}_d_ff"] = entries[f"{side}/layer_0/ffn/linear_0/weight"].shape[0]
     try:
         return WhisperConfig.model_validate(values)
