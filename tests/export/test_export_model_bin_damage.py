@@ -56,12 +56,12 @@ def test_arrays_that_are_not_what_they_are_called_are_named(kind, tmp_path):
     model = bare(tmp_path, kind)
     names = [n for n in read_header(model / "model.bin").variables if "layer_1" not in n and "layer_2" not in n]
     for k, name in enumerate(names):
-        for change in (flatten, empty):
-            broken = damaged(model, tmp_path / f"{k}-{change.__name__}", lambda a, c=change, n=name: c(a, n))
-            with pytest.raises(DialectError, match=name) as error:
-                api.convert(broken, tmp_path / "out", "ctranslate2")
-            assert error.value.where
-            shutil.rmtree(broken)
+        change = (flatten, empty)[k % 2]
+        broken = damaged(model, tmp_path / f"{k}", lambda a, c=change, n=name: c(a, n))
+        with pytest.raises(DialectError, match=name) as error:
+            api.convert(broken, tmp_path / "out", "ctranslate2")
+        assert error.value.where
+        shutil.rmtree(broken)
 
 
 # What the engine takes for a number that is not there; 0 for all others.
@@ -89,7 +89,7 @@ def test_a_lost_array_is_refused_or_is_what_the_engine_takes(kind, tmp_path):
     model = bare(tmp_path, kind)
     stored = open_checkpoint(model)
     header, accepted = read_header(model / "model.bin"), []
-    for k, name in enumerate(set(header.variables) - set(header.aliases.values())):
+    for k, name in enumerate(sorted(set(header.variables) - set(header.aliases.values()))):
         broken = damaged(model, tmp_path / f"{k}", lambda a, n=name: lose(a, n))
         try:
             api.convert(broken, tmp_path / "out", "ctranslate2", force=True)
