@@ -50,6 +50,14 @@ def test_no_line_of_the_help_is_cut(call, group):
     assert [line for line in out.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
 
 
+@pytest.mark.parametrize(
+    "verb", [[], ["train"], ["cache", "list"], ["stt", "train"], ["ct2-marian-converter"]], ids=str
+)
+def test_help_has_a_short_name(call: Call, verb: list[str]) -> None:
+    assert call(*verb, "-h") == call(*verb, "--help")
+    assert call(*verb, "-h")[0] == 0
+
+
 def test_every_option_says_what_it_is_for() -> None:
     def silent(command: Any, name: str) -> list[str]:
         below = [
