@@ -103,8 +103,8 @@ class DeepSpeech(nn.Module):
         1 ≤ length ≤ T) frames of each utterance are real; what stands behind them does not matter.
 
         Logits behind the end are those of an LSTM that says zero, as TensorFlow's are. On a CPU, inside
-        ``torch.autocast``, everything but the LSTM and the logits is computed in its type, if the batch is large
-        enough to gain by it.
+        ``torch.autocast``, what gains by it is multiplied in its type, if the batch is large enough; the LSTM's cell
+        and the logits stay as they are, and outside of training all of the LSTM.
         """
         kind = features.device.type
         if has_own_functions(features) and torch.is_autocast_enabled(kind):
