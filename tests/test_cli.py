@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -72,6 +73,22 @@ def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "warmstart", "inspect"], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Usage: python -m warmstart inspect" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_said_in_four_lines(unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "warmstart", "--version"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: cannot be written",
+        "  where: standard output",
+        f"  found: {os.strerror(errno.ENOSPC)}",
+        "  to do: free some space on this disk, or write to another one",
+    ]
 
 
 def test_runs_lists_and_tells_where_they_came_from(call: Call, places: Path) -> None:

@@ -62,12 +62,28 @@ def main() -> None:
         print_error(MissingExtra(library, LIBRARIES[library]))
         raise SystemExit(1) from None
     except BrokenPipeError:
+        _drop_output()
         raise SystemExit(141) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        from warmstart.storage.atomic import DISK, storage_error
+
+        if error.errno not in DISK:
+            raise
+        _drop_output()
+        print_error(storage_error(error, Path("standard output")))  # files are named where they are written
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
         _name_plugins()
         gc.freeze()  # the process ends: nothing is to be looked through once more
+
+
+def _drop_output() -> None:
+    """What standard output still has to write goes nowhere, or the interpreter would try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _converter(arguments: Sequence[str]) -> bool:

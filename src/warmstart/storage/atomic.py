@@ -29,7 +29,8 @@ _ADVICE = {
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, as linux/fcntl.h and linux/fs.h have them
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+"""What a disk reports, whatever is written to it."""
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:
@@ -85,7 +86,7 @@ def _sync_tree(directory: Path) -> None:
 
 def _within(error: OSError, temporary: Path) -> bool:
     """Whether ``error`` is about writing below ``temporary`` and not about something the caller read."""
-    if error.errno in _DISK:
+    if error.errno in DISK:
         return True
     name = error.filename
     return isinstance(name, str | os.PathLike) and Path(name).is_relative_to(temporary)
