@@ -310,6 +310,9 @@ def test_another_configuration_in_a_run_directory_is_refused(workplace):
     api.train("c.yaml", ["training.steps=2"], progress=False)
     with pytest.raises(ConfigError, match="the run directory holds another run"):
         api.train("c.yaml", ["training.steps=2", "model.d_ff=64"], progress=False)
+    Path("run/config.yaml").unlink()
+    with pytest.raises(ConfigError, match="nothing says any more what the run in this directory is"):
+        api.train("c.yaml", ["training.steps=2"], progress=False)
 
 
 @pytest.mark.parametrize(

@@ -212,12 +212,19 @@ def changes_of_run(config: RunConfig) -> list[Change]:
     one that came to no checkpoint.
 
     Raises:
-        ConfigError: keys of the run's identity differ, each named.
+        ConfigError: keys of the run's identity differ, each named; or the configuration it was begun with is gone.
     """
     stored = config.run / "config.yaml"
     begun = any(config.run.glob("checkpoints/step-*/state.json")) or (config.run / "model").is_dir()
-    if not begun or not stored.is_file():
+    if not begun:
         return []
+    if not stored.is_file():
+        raise ConfigError(
+            "nothing says any more what the run in this directory is",
+            where=stored,
+            expected="the configuration that it was begun with",
+            todo="put it back, or begin another run with `run=...`",
+        )
     found = changes(load_config(stored), config)
     problems = [
         Problem(
