@@ -129,6 +129,17 @@ def test_the_array_is_named_and_nothing_is_written(quantization, array, tmp_path
     api.convert(folder, tmp_path / "ct2", "ctranslate2")  # without a quantization the bits stay
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int8_float32", "int16", "float32", "float16"])
+def test_what_a_quantization_leaves_as_it_is_must_be_numbers_too(quantization, tmp_path):
+    contents = arrays(OPTIONS)
+    contents["decoder_l2_ffn_b1"][0, 3] = np.inf
+    folder = write(tmp_path / "marian", OPTIONS, contents)
+    with pytest.raises(FormatError, match="not finite") as error:
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize=quantization)
+    assert error.value.where == "decoder/layer_1/ffn/linear_0/bias"
+    assert not (tmp_path / "ct2").exists()
+
+
 def test_a_quantization_is_for_ctranslate2(tmp_path):
     folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
     with pytest.raises(ConfigError, match="does not go with --to marian"):

@@ -160,13 +160,7 @@ class Encoder:
         return Loss(max(s[0] for s in self._sums), float(np.sqrt(error / total)) if total else 0.0)
 
     def _not_finite(self) -> FormatError:
-        return FormatError(
-            f"an array that is not finite cannot be stored as {self.storage.dtype}",
-            where=self.name,
-            expected="numbers",
-            found="NaN or infinity",
-            todo="convert without a quantization to keep the bits, or mend the model",
-        )
+        return not_finite(self.name, self.storage.dtype)
 
     def _overflow(self) -> FormatError:
         return FormatError(
@@ -203,3 +197,14 @@ def _copy(array: Array, out: Array) -> None:
         source, target = array[r : r + rows], out[r : r + rows]
         for c in range(0, array.shape[1], columns):
             target[:, c : c + columns] = source[:, c : c + columns]
+
+
+def not_finite(name: str, dtype: str) -> FormatError:
+    """That the array ``name``, which would be stored in ``dtype``, holds what is no number."""
+    return FormatError(
+        f"an array that is not finite cannot be stored as {dtype}",
+        where=name,
+        expected="numbers",
+        found="NaN or infinity",
+        todo="convert without a quantization to keep the bits, or mend the model",
+    )

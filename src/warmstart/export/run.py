@@ -19,7 +19,7 @@ from warmstart.errors import DialectError, Problem
 from warmstart.export.aliases import find_aliases, same_bytes
 from warmstart.export.layouts import LAYOUTS, check, entries_of
 from warmstart.export.plan import Conversion, Row
-from warmstart.export.quantize import Encoder, Loss
+from warmstart.export.quantize import FLOATS, Encoder, Loss, not_finite
 from warmstart.export.slots import compute_slot
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import PutAside, forget, is_mapped
@@ -140,6 +140,8 @@ class _Work:
         stored: the writer takes them from the source's mapped file."""
         used: list[Array] = []
         array = row.compute(lambda name: self._reading.raw(name, used))
+        if self._options.quantization != "none" and array.dtype.name == row.storage.dtype:
+            require_finite(row.name, array)
         if row.storage.scale != "none" or array.dtype.name != row.storage.dtype or not array.flags.c_contiguous:
             return array, used, None
         for source in () if is_mapped(array) else used:
@@ -162,6 +164,17 @@ def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
     step = max(1, _BLOCK // max(1, array[:1].size))
     for start in range(0, len(array), step):
         yield start, array[start : start + step]
+
+
+def require_finite(name: str, array: Array) -> None:
+    """What a quantization leaves as it is must be numbers, too.
+
+    Raises:
+        FormatError: it is not.
+    """
+    parts = _blocks(array) if array.ndim else [(0, array)]
+    if array.dtype.name in FLOATS and not all(np.isfinite(part).all() for _, part in parts):
+        raise not_finite(name, array.dtype.name)
 
 
 def _largest(array: Array) -> float:
