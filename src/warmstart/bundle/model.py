@@ -244,15 +244,30 @@ def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -
     model.reading.tie({p.name: p.storage for p in family.parameters(config)})
 
 
+@contextmanager
+def _placed(model: Model) -> Iterator[None]:
+    """Errors of a dialect that do not say where they were found are the model's."""
+    try:
+        yield
+    except (VocabularyError, DialectError) as error:
+        if error.where is not None:
+            raise
+        said = error.problem
+        raise type(error)(
+            said.what, where=model.path, expected=said.expected, found=said.found, todo=said.todo,
+            problems=error.problems,
+        ) from None  # fmt: skip
+
+
 def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[str] | None) -> Model:
     """Vocabularies, configuration and reading of ``model``, whose dialect was recognised."""
     if notes is not None and model.family is not None:
         notes += [f"by the plug-in {name}" for name in FAMILIES.plugins(model.family.name, dialect.name)]
-    with _noting(notes):
+    with _noting(notes), _placed(model):
         model.vocabularies = dialect.read_vocabularies(model.checkpoint, files)
     if not dialect.says_config(model.checkpoint) or model.family is None:
         return model
-    with _noting(notes):
+    with _noting(notes), _placed(model):
         model.remarks += dialect.remarks(model.checkpoint)
         read_as(model, model.family, dialect.read_config(model.checkpoint), dialect)
         check_vocabulary_sizes(model)

@@ -57,7 +57,13 @@ class EoleOptions:
         model = read_json(self.where).get("model")
         if not isinstance(model, Mapping):
             raise DialectError("config.json describes no model", where=self.where, expected="a part `model`")
-        self.parts = {"model": model, **{k: model.get(k) or {} for k in ("encoder", "decoder", "embeddings")}}
+        inner = {k: model.get(k) or {} for k in ("encoder", "decoder", "embeddings")}
+        wrong = [
+            Problem(f"model.{k} is no part", found=repr(v)) for k, v in inner.items() if not isinstance(v, Mapping)
+        ]
+        if wrong:
+            raise DialectError("config.json describes no model", where=self.where, problems=wrong)
+        self.parts = {"model": model, **inner}
         self.problems = [p for place, part in self.parts.items() for p in not_allowed(part, allowed, f"{place}.")]
 
     def said(self, key: str, default: Any, place: str = "decoder") -> Any:
@@ -74,16 +80,23 @@ class EoleOptions:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """Role → token, as vocab.json says or EOLE takes them."""
+    """Role → token, as vocab.json says or EOLE takes them.
+
+    Raises:
+        VocabularyError: they are no tokens.
+    """
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<blank>"}
-    special |= read_json(folder / VOCABULARY).get("specials") or {}
+    said = read_json(folder / VOCABULARY).get("specials") or {}
+    if not isinstance(said, Mapping) or not all(isinstance(token, str) for token in said.values()):
+        raise VocabularyError("the special tokens are no tokens", where=folder / VOCABULARY, found=repr(said)[:200])
+    special |= said
     return {role: special[f"{role}_token"] for role in ("bos", "eos", "unk", "pad")}
 
 
 def tokens_of(folder: Path, side: str) -> list[str]:
     """The table ``src`` or ``tgt`` of vocab.json."""
     tokens = read_json(folder / VOCABULARY).get(side)
-    if not isinstance(tokens, list):
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         name = {"src": "source", "tgt": "target"}[side]
         raise VocabularyError(f"{VOCABULARY} holds no {name} vocabulary", where=folder)
     return tokens

@@ -281,12 +281,25 @@ def read_tokenizer(
     Raises:
         VocabularyError: no file holds a table, one is damaged, or rows have no token or two.
     """
+    try:
+        return _tokenizer(files, where, defaults, prefer)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # files of another structure
+        found = f"{type(error).__name__}: {error}"
+        raise VocabularyError("files of the tokenizer are damaged", where=where, found=found) from None
+
+
+def _tokenizer(
+    files: Mapping[str, bytes], where: object, defaults: Mapping[str, str], prefer: Sequence[str]
+) -> Tokenizer:
     settings = _json(files, "tokenizer_config.json", where)
     said = {**_json(files, "special_tokens_map.json", where), **settings}
-    special = {**defaults, **{k: _text(said[k]) for k in SPECIAL if said.get(k) is not None}}
+    special = {**defaults, **{k: _text(said[k], k) for k in SPECIAL if said.get(k) is not None}}
     more = said.get("additional_special_tokens") or said.get("extra_special_tokens") or ()
     additional = tuple(_text(token) for token in more) if isinstance(more, list) else ()
     rows = _table(files, where, prefer)
+    wrong = next((token for token, row in rows.items() if type(row) is not int), None)
+    if wrong is not None:
+        raise VocabularyError(f"the row of {wrong!r} is no number", where=where, found=repr(rows[wrong]))
     for row, token in (settings.get("added_tokens_decoder") or {}).items():
         rows.setdefault(_text(token), int(row))
     for token in (*(special[k] for k in SPECIAL if k in special), *additional):
@@ -345,9 +358,12 @@ def _json(files: Mapping[str, bytes], name: str, where: object) -> dict[str, Any
     return content
 
 
-def _text(token: Any) -> str:
+def _text(token: Any, what: str = "a token") -> str:
     """A token that stands alone, or with how it is matched (``{"content": …}``)."""
-    return str(token["content"]) if isinstance(token, dict) else str(token)
+    found = token["content"] if isinstance(token, dict) else token
+    if not isinstance(found, str):
+        raise TypeError(f"{what} is {found!r}")
+    return found
 
 
 def activation_of(options: Options, key: str, default: str) -> str:

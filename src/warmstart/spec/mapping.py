@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from warmstart.formats.checkpoint import Array, Checkpoint
 from warmstart.spec.op import Op, Shape, ShapeMismatch, SlotLost
 from warmstart.spec.ops import Chain, Identity
 from warmstart.spec.templates import fill, variables
+
+_MOST = 10**6  # repetitions of one rule: layers, or layers and experts
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,13 @@ def expand(rules: Iterable[Rule]) -> list[Link]:
     """Every rule for every value of its variables.
 
     Raises:
-        DialectError: two rules write one name, which is a mistake in the table.
+        DialectError: two rules write one name, which is a mistake in the table; or more layers than any model has.
     """
     links: list[Link] = []
     for r in rules:
+        if prod((*r.each.values(), *r.gather.values())) > _MOST:
+            found = ", ".join(f"{number:,}" for number in (*r.each.values(), *r.gather.values()))
+            raise DialectError(f"no model has so many of {r.foreign[0] if r.foreign else r.canonical[0]}", found=found)
         for values in product(*(range(n) for n in r.each.values())):
             fixed = dict(zip(r.each, values, strict=True))
             foreign, canonical = (_names(side, fixed, r.gather) for side in (r.foreign, r.canonical))

@@ -251,14 +251,18 @@ def _positions(loaded: Loaded, kind: Kind, length: int, width: int) -> dict[str,
 
 def _rows(tokenizer: Tokenizer, kind: Kind, config: Mapping[str, Any], where: object) -> list[str]:
     """The tokens of the rows that the model has."""
-    tokens, rows = list(tokenizer.tokens), int(config["vocab_size"])
+    tokens, rows = list(tokenizer.tokens), config.get("vocab_size")
+    if not isinstance(rows, int):
+        raise VocabularyError("config.json does not say the size of the vocabulary", where=where, found=repr(rows))
     if kind.pad_row:
         if len(tokens) == rows and tokens[-1] == _PAD:
             tokens.pop()
         return tokens
     if not kind.bias:
         _languages(tokens, tokenizer)
-        made_up = int(tokenizer.settings.get("num_madeup_words", rows - len(tokens)))
+        made_up = tokenizer.settings.get("num_madeup_words", rows - len(tokens))
+        if not isinstance(made_up, int):
+            raise VocabularyError("num_madeup_words is no number", where=where, found=repr(made_up))
         return tokens + [f"madeupword{i}" for i in range(made_up)]
     return tokens[:rows]
 
