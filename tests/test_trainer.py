@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -289,6 +290,19 @@ def test_the_command_line_ends_with_the_signals_status(place: Path) -> None:
             _, said = process.communicate(timeout=60)
         assert process.returncode == status, said
         assert "the same command goes on from here" in said
+
+
+@pytest.mark.parametrize("name", ["model", "optimizer"])
+def test_a_damaged_checkpoint_says_how_to_go_on(place: Path, name: str) -> None:
+    train()
+    last = Path("run/checkpoints/step-00000004")
+    os.truncate(last / f"{name}.safetensors", 300)
+    with pytest.raises(TrainingError, match="a file of this checkpoint cannot be read") as caught:
+        train(steps=6)
+    assert str(caught.value.where).startswith(f"{last}/{name}.safetensors")
+    assert "remove this checkpoint's directory" in str(caught.value.todo)
+    shutil.rmtree(last)
+    assert train(steps=6)["steps"] == 6
 
 
 def test_files_of_every_split_are_missed_before_the_training(place: Path) -> None:

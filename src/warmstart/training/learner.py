@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
-from warmstart.formats.detect import open_checkpoint
 from warmstart.training.average import MovingAverage
 from warmstart.training.clipping import clip_gradients
 from warmstart.training.config import TrainingConfig
@@ -26,7 +25,7 @@ from warmstart.training.objective import CrossEntropy
 from warmstart.training.optimizer import build_optimizer, dump_slots, dump_steps, load_slots, set_learning_rate
 from warmstart.training.precision import autocast, resolve
 from warmstart.training.ranks import Ranks
-from warmstart.training.state import Snapshot, State, read_state
+from warmstart.training.state import Snapshot, State, open_arrays, read_state
 from warmstart.training.terms import Objective
 
 
@@ -163,14 +162,14 @@ class Learner:
         """
         state = read_state(checkpoint)
         load_weights(checkpoint, self.model)
-        moments = open_checkpoint(checkpoint / "optimizer.safetensors")
+        moments = open_arrays(checkpoint, "optimizer")
         slots = {}
         for name in moments.entries:
             slot, _, parameter = name.partition(".")
             slots[parameter, slot] = moments.read(name)
         load_slots(self.optimizer, self.model, slots, state.optimizer_steps)
         if self.average is not None:
-            arrays = open_checkpoint(checkpoint / "average.safetensors")
+            arrays = open_arrays(checkpoint, "average")
             self.average.load({name: arrays.read(name) for name in arrays.entries})
         return state
 
@@ -196,7 +195,7 @@ def load_weights(checkpoint: Path, model: nn.Module) -> None:
     Raises:
         TrainingError: names or shapes differ; the model is as it was.
     """
-    arrays = open_checkpoint(checkpoint / "model.safetensors")
+    arrays = open_arrays(checkpoint, "model")
     wanted = _unique(model)
     problems = [Problem("this parameter is not in the checkpoint", where=n) for n in wanted if n not in arrays.entries]
     problems += [Problem("the model has no such parameter", where=n) for n in arrays.entries if n not in wanted]

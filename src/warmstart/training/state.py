@@ -26,8 +26,9 @@ from typing import Any, Self
 import torch
 
 from warmstart.data.plan import Position
-from warmstart.errors import TrainingError
-from warmstart.formats.checkpoint import Array, Entry
+from warmstart.errors import TrainingError, WarmstartError
+from warmstart.formats.checkpoint import Array, Checkpoint, Entry
+from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.inference.device import device_name
 from warmstart.storage import atomic
@@ -36,6 +37,7 @@ from warmstart.training.precision import cpu_flags
 
 PINNED = "PINNED"
 _NAME = re.compile(r"step-(\d{8,})")
+_REMOVE = "remove this checkpoint's directory to go on from the one before"
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,25 @@ def read_state(checkpoint: Path) -> State:
             "the state of this checkpoint cannot be read",
             where=path,
             found=f"{type(error).__name__}: {error}",
-            todo="remove this checkpoint's directory to go on from the one before",
+            todo=_REMOVE,
+        ) from error
+
+
+def open_arrays(checkpoint: Path, name: str) -> Checkpoint:
+    """``NAME.safetensors`` of a checkpoint.
+
+    Raises:
+        TrainingError: it is not there or damaged.
+    """
+    try:
+        return open_checkpoint(checkpoint / f"{name}.safetensors")
+    except WarmstartError as error:
+        raise TrainingError(
+            "a file of this checkpoint cannot be read",
+            where=error.where,
+            expected=error.expected,
+            found=error.found or error.what,
+            todo=_REMOVE,
         ) from error
 
 
