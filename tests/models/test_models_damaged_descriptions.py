@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 
 import decoder_models
@@ -13,7 +14,10 @@ import huggingface_models
 import onmt_lm_models
 import pretrained_models
 from warmstart import api
-from warmstart.errors import WarmstartError
+from warmstart.errors import DialectError, WarmstartError
+from warmstart.formats.checkpoint import Entry
+from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.safetensors import write_safetensors
 
 MADE = {
     "gpt2": decoder_models.write,
@@ -60,6 +64,8 @@ def places(content, before=()):
         ("relative", "vocab.json", ["specials", "eos_token"], {}, "the special tokens are no tokens"),
         ("relative", "vocab.json", ["tgt"], [1, 2], "holds no target vocabulary"),
         ("rotary", "config.json", ["model", "decoder"], 3, "model.decoder is no part"),
+        ("rotary", "config.json", ["model", "rope_config"], -1, "rope_config is no part"),
+        ("llama", "config.json", ["head_dim"], 10**12, "a number of the model does not fit into ctranslate2"),
     ],
 )
 def test_what_is_wrong_is_named(kind, file, place, value, found, tmp_path):
@@ -88,3 +94,18 @@ def test_any_value_of_any_key_is_taken_or_refused(kind, tmp_path):
             if not any([error.where, *(problem.where for problem in error.problems)]):
                 nowhere.append(str(error))
     assert nowhere == []
+
+
+@pytest.mark.parametrize("kind", ["relative", "rotary", "table"])
+def test_arrays_from_which_sizes_are_read_are_tables(kind, tmp_path):
+    source = onmt_lm_models.write_eole(tmp_path / "source", kind)
+    file = source / "model.00.safetensors"
+    arrays = {name: np.array(open_checkpoint(file).read(name)) for name in open_checkpoint(file).entries}
+    ends = (".pe", "embeddings.weight", "self_attn.linear_query.weight")
+    tables = [name for name in arrays if name.endswith(ends) and "layers.1" not in name]
+    assert len(tables) >= 2
+    for name in tables:
+        flat = {**arrays, name: arrays[name].reshape(-1)[0]}
+        write_safetensors(file, [Entry(n, a.shape, a.dtype.name) for n, a in flat.items()], flat.values(), {})
+        with pytest.raises(DialectError, match=f"{name} is no table"):
+            api.convert(source, tmp_path / "out", "ctranslate2")

@@ -223,6 +223,8 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         conversion = plan_conversion(family, config, reading, source, target, options, facts)
     except DialectError as error:
         raise _placed(error, model) from None
+    except OverflowError as error:
+        raise DialectError(f"a number of the model does not fit into {to}", where=model.source, found=error) from None
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from warmstart.errors import DialectError, Problem, VocabularyError
+from warmstart.formats.checkpoint import Entry
 from warmstart.spec.templates import match
 from warmstart.vocabularies.load import load_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
@@ -19,6 +20,14 @@ def given_vocabularies(files: Sequence[str]) -> dict[str, Vocabulary]:
     if len(paths) != 2:
         raise VocabularyError("a translation model has two vocabularies", found=len(paths))
     return dict(zip(("source", "target"), map(load_vocabulary, paths), strict=True))
+
+
+def not_tables(entries: Mapping[str, Entry], names: Iterable[str]) -> list[Problem]:
+    """Every array of ``names``, from whose shapes sizes are read, that is missing or has no two axes."""
+    missing = [Problem(f"{name} is missing") for name in names if name not in entries]
+    shapes = {name: entries[name].shape for name in names if name in entries}
+    flat = {name: shape for name, shape in shapes.items() if len(shape) < 2}
+    return missing + [Problem(f"{name} is no table", found=f"shape {list(shape)}") for name, shape in flat.items()]
 
 
 def layers_of(names: Iterable[str], template: str, problems: list[Problem]) -> int:

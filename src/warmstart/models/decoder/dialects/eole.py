@@ -122,6 +122,9 @@ class EoleDialect(Dialect):
             problems.append(Problem(f"position_encoding_type: {kind!r} is not supported", expected=expected))
         activation = str(said("mlp_activation_fn", "relu"))
         rope = (said("rope_config", None) or {}) if kind == "Rotary" else {}
+        if not isinstance(rope, Mapping):
+            problems.append(Problem("rope_config is no part", found=repr(rope)))
+            rope = {}
         problems += _rope_problems(rope)
         tied = SPELLING.array("output") not in checkpoint.entries
         if tied and not said("share_decoder_embeddings", False):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Entry
-from warmstart.models.checks import layers_as_said, layers_of, require
+from warmstart.models.checks import layers_as_said, layers_of, not_tables, require
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.parameters import Module, modules
 from warmstart.spec.attention import RotaryHalves
@@ -70,7 +70,7 @@ def read_config(spelling: Spelling, entries: Mapping[str, Entry], said: Options,
     tables = {"learned": "positions", "relative": "layers.{i}.attention.relative_keys"}
     table = tables.get(said["positions"])
     needed = [embedding, up, queries, *([spelling.array(table)] if table else [])]
-    problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
+    problems += not_tables(entries, needed)
     if any(type(n) is not int or n < 1 for n in (heads, kv_heads)):
         problems.append(Problem("heads and those of keys are not positive whole numbers", found=f"{heads}, {kv_heads}"))
     layers = layers_of(entries, spelling.layer, problems)

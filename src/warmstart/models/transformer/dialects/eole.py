@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
-from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, require
+from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_tables, require
 from warmstart.models.eole import (
     ACTIVATIONS,
     ALLOWED,
@@ -75,7 +75,8 @@ class EoleDialect(Dialect):
         needed = [_SIDES[side].format(i=0) + ".mlp.gate_up_proj.weight" for side in _SIDES]
         relative = options.positions() == "Relative"
         positions = f"{first}.{DISTANCES}.weight" if relative else _TABLE
-        problems += [Problem(f"{name} is missing") for name in (*needed, positions) if name not in entries]
+        words = ("src_emb.embeddings.weight", *({"tgt_emb.embeddings.weight"} & set(entries)))
+        problems += not_tables(entries, (*words, *needed, positions))
         start = {"<s>": "bos", "</s>": "eos", "": "given"}.get(
             read_json(folder / VOCABULARY).get("decoder_start_token", "<s>")
         )

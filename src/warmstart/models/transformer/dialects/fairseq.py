@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
-from warmstart.models.checks import layers_as_said, layers_of, require
+from warmstart.models.checks import layers_as_said, layers_of, not_tables, require
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.spec.lossy import ExtraRows
@@ -119,7 +119,7 @@ class FairseqDialect(Dialect):
         ]
         needed = [f"model.{side}.embed_tokens.weight" for side in _SIDES]
         needed += [_SIDES[side].format(i=0) + ".fc1.weight" for side in _SIDES]
-        problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
+        problems += not_tables(entries, needed)
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
         problems += layers_as_said({side: args.get(f"{side}_layers") for side in _SIDES}, layers)
         if problems:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint, Entry
-from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_allowed, require
+from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_allowed, not_tables, require
 from warmstart.models.opennmt_py import (
     ACTIVATIONS,
     ALLOWED,
@@ -70,7 +70,7 @@ class OpenNMTPyDialect(OpenNMTPy):
             problems.append(Problem(f"feat_merge: {merge!r} is not supported", expected="'concat' or 'sum'"))
         tables = {side: f"{_EMBEDDING.format(side=side)}.emb_luts.0.weight" for side in _SIDES}
         needed = [*tables.values(), *(_SIDES[side].format(i=0) + ".feed_forward.w_1.weight" for side in _SIDES)]
-        problems += [Problem(f"{name} is missing") for name in needed if name not in entries]
+        problems += not_tables(entries, needed)
         layers = {side: layers_of(entries, template, problems) for side, template in _SIDES.items()}
         problems += layers_as_said(layers_said(opt), layers)
         aligned = bool(opt.get("lambda_align"))
@@ -102,7 +102,7 @@ class OpenNMTPyDialect(OpenNMTPy):
                     "output_bias": bool({"generator", "generator.0"} & biases),
                     "attention_bias": _SIDES["encoder"].format(i=0) + ".self_attn.linear_query" in biases,
                     "ffn_bias": _SIDES["encoder"].format(i=0) + ".feed_forward.w_1" in biases,
-                    **_positions(kind, opt, pe.shape[0] if pe else None),
+                    **_positions(kind, opt, pe.shape[0] if pe and pe.shape else None),
                     "gated": gated,
                     "features": tables_of_features,
                     "feature_merge": merge if tables_of_features else "concat",
