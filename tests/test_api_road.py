@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from huggingface_models import write as write_huggingface
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import BundleError, ConfigError, DataError, PlanError, StorageError, WarmstartError
+from warmstart.errors import BundleError, ConfigError, DataError, DialectError, PlanError, StorageError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 
 TINY = {"d_model": 16, "num_heads": 2, "d_ff": 32, "encoder_layers": 1, "decoder_layers": 1}
@@ -324,6 +325,19 @@ def test_a_source_in_another_dialect_than_the_one_it_must_be_in(workplace, diale
     with pytest.raises(WarmstartError, match=message):
         api.plan("c.yaml", [*sources, f"start.dialect={dialect}"])
     assert api.plan("c.yaml", [*sources, "start.dialect=warmstart"]).coverage == 1.0
+
+
+def test_a_model_that_is_only_converted_is_refused_by_the_plan_of_a_training(workplace):
+    write_huggingface(workplace / "bart", "bart")
+    with pytest.raises(DialectError, match="not run or trained") as caught:
+        api.plan("c.yaml", ["start.source=bart", "start.mode=init", "model={}", "vocabularies={}"])
+    assert "decoder_start: 'eos' is converted, but not computed here" in str(caught.value)
+
+
+def test_a_problem_of_the_whole_model_has_no_key(workplace):
+    with pytest.raises(ConfigError) as caught:
+        api.plan("c.yaml", ["model.num_heads=3"])
+    assert [p.what for p in caught.value.problems] == ["model: d_model 16 is not a multiple of num_heads 3"]
 
 
 @pytest.mark.parametrize("option", ["scorer", "report_count", "hot_words"])

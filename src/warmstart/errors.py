@@ -84,7 +84,8 @@ _EXPECTED = {
 
 def validation_problems(error: Any, prefix: str = "") -> list[Problem]:
     """Every problem that a ``pydantic.ValidationError`` lists; ``prefix`` stands before the keys."""
-    return [validation_problem(item, prefix + ".".join(map(str, item["loc"]))) for item in error.errors()]
+    keys = ((item, prefix + ".".join(map(str, item["loc"]))) for item in error.errors())
+    return [validation_problem(item, key.rstrip(".")) for item, key in keys]
 
 
 def validation_problem(item: Any, key: str) -> Problem:

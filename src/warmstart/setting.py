@@ -62,6 +62,8 @@ def _open(config: RunConfig, require_coverage: float) -> Setting:
     _check_families(models, of)
     vocabularies = _vocabularies(config, of, models)
     model_config = _model_config(config, of, models, vocabularies)
+    if config.training is not None and hasattr(of, "require_computed"):  # some that a family converts it cannot train
+        of.require_computed(model_config)
     for start, model in zip(config.start, models, strict=True):
         if model.reading is None and start.dialect is not None:
             read_as(model, of, model_config, dialect(of, str(model.dialect)))
