@@ -24,6 +24,7 @@ from warmstart.bundle.model import open_model
 from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
+from warmstart.models import opennmt_py
 
 # Of ctranslate2 4.8.5, for the files of torch_models.py; recorded and compared again by
 # tests/interop/test_interop_convert_seq2seq.py. Sinusoids are ours (last bit), norms' epsilon is the truth.
@@ -219,3 +220,13 @@ def test_what_is_only_read_says_so(tmp_path):
     source = write_onmt(tmp_path / "model.pt", "version 1")
     with pytest.raises(ConfigError, match="opennmt-py"):
         api.convert(source, tmp_path / "no", "opennmt-py")
+
+
+@pytest.mark.parametrize(
+    "vocab", [None, 3, {}, {"src": ["a"]}, {"src": ["a"], "tgt": [1]}, {"src": ["a"], "tgt": ["b"], "src_feats": True},
+              {"src": {"fields": [3]}, "tgt": ["a"]}, [3], [("src", {"itos": ["a"]})], "text"],
+)  # fmt: skip
+def test_vocabularies_of_opennmt_py_that_are_none(vocab):
+    with pytest.raises(VocabularyError, match=r"the file holds no .*vocabulary") as error:
+        opennmt_py.tables_of(vocab, "model.pt")
+    assert error.value.where == "model.pt"

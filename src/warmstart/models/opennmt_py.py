@@ -74,21 +74,36 @@ def positions_of(opt: Mapping[str, Any], allowed: tuple[str, ...], problems: lis
 
 
 def tables_of(vocab: Any, where: object) -> dict[str, list[str]]:
-    """Tokens by side: plain lists (version 3), fields of torchtext (1 and 2), or its vocabularies (before)."""
-    found: dict[str, Any] = {}
-    if isinstance(vocab, Mapping) and "src" in vocab:
-        for side, key in (("source", "src"), ("target", "tgt")):
-            entry = vocab.get(key)
-            if isinstance(entry, Mapping):
-                fields = [field[1].get("vocab", {}).get("itos") for field in entry.get("fields") or [[key, entry]]]
-                entry = fields[0]
-                found |= {f"{side}_{k + 2}": table for k, table in enumerate(fields[1:])}
-            found[side] = entry
-        found |= {f"source_{k + 2}": table for k, table in enumerate((vocab.get("src_feats") or {}).values())}
-    elif isinstance(vocab, list):
-        by_name = {name: entry for name, entry in vocab if isinstance(entry, Mapping)}
-        found = {side: by_name.get(key, {}).get("itos") for side, key in (("source", "src"), ("target", "tgt"))}
-    wrong = [side for side in ("source", "target", *found) if not isinstance(found.get(side), list)]
+    """Tokens by side: plain lists (version 3), fields of torchtext (1 and 2), or its vocabularies (before).
+
+    Raises:
+        VocabularyError: a side has none, or what is there is none.
+    """
+    try:
+        found = _tables(vocab)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another structure
+        found = {}
+    wrong = [side for side in dict.fromkeys(("source", "target", *found)) if not _is_table(found.get(side))]
     if wrong:
         raise VocabularyError(f"the file holds no {' and '.join(wrong)} vocabulary", where=where)
     return found
+
+
+def _tables(vocab: Any) -> dict[str, Any]:
+    if isinstance(vocab, list):
+        by_name = {name: entry for name, entry in vocab if isinstance(entry, Mapping)}
+        return {side: by_name.get(key, {}).get("itos") for side, key in (("source", "src"), ("target", "tgt"))}
+    found: dict[str, Any] = {}
+    for side, key in (("source", "src"), ("target", "tgt")):
+        entry = vocab[key]
+        if isinstance(entry, Mapping):
+            fields = [field[1].get("vocab", {}).get("itos") for field in entry.get("fields") or [[key, entry]]]
+            entry = fields[0]
+            found |= {f"{side}_{k + 2}": table for k, table in enumerate(fields[1:])}
+        found[side] = entry
+    features = vocab.get("src_feats") or {}
+    return found | {f"source_{k + 2}": table for k, table in enumerate(features.values())}
+
+
+def _is_table(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(token, str) for token in found)
