@@ -65,6 +65,12 @@ def test_a_wrong_value_is_one_problem_with_what_was_expected(path: Path, overrid
     assert "Input" not in str(caught.value)
 
 
+def test_long_values_are_cut(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [f"training.steps={list(range(1000))}"])
+    assert len(str(caught.value.problems[0].found)) == 201
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -103,7 +103,8 @@ def validation_problem(item: Any, key: str) -> Problem:
 
 
 def _as_yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 200 else text[:200] + "…"
 
 
 class WarmstartError(Exception):
