@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from warmstart.errors import VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG, Options, folder_of, read_tokenizer
+from warmstart.models.huggingface import CONFIG, Options, folder_of
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.pretrained import (
     SIDE,
     PretrainedDialect,

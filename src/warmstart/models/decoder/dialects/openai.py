@@ -11,7 +11,8 @@ from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.parameters import Module, modules
 from warmstart.models.family import Dialect
-from warmstart.models.huggingface import Options, folder_of, json_file, read_json, read_tokenizer
+from warmstart.models.huggingface import Options, folder_of, json_file, read_json
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.spec.attention import Cut
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from warmstart.models.huggingface import read_tokenizer
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.vocabularies.subwords import ROLES, SubwordVocabulary
 
 Padding = Literal["none", "extra", "cut", "madeup"]

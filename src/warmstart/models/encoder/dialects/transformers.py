@@ -9,7 +9,8 @@ from typing import Any
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import ACTIVATIONS, CONFIG, TOKENIZER_FILES, activation_of, folder_of, read_tokenizer
+from warmstart.models.huggingface import ACTIVATIONS, CONFIG, TOKENIZER_FILES, activation_of, folder_of
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.pretrained import (
     SIDE,
     PretrainedDialect,

@@ -21,8 +21,8 @@ from warmstart.models.huggingface import (
     Loaded,
     Options,
     json_file,
-    read_tokenizer,
 )
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import EMBEDDING, VOCABULARY
 from warmstart.models.t5.vocabulary import EOS, PAD, UNK, of_bytes, of_pieces, padded, vocabulary_of

@@ -17,16 +17,8 @@ from pydantic import ValidationError
 from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import (
-    CONFIG,
-    GENERATION,
-    HuggingfaceDialect,
-    Loaded,
-    Options,
-    Tokenizer,
-    activation_of,
-    read_tokenizer,
-)
+from warmstart.models.huggingface import CONFIG, GENERATION, HuggingfaceDialect, Loaded, Options, activation_of
+from warmstart.models.huggingface_tokenizer import Tokenizer, read_tokenizer
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.dialects.languages import M2M100
 from warmstart.models.transformer.dialects.slow_tokenizers import with_table

@@ -9,7 +9,8 @@ from typing import Any
 
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG, GENERATION, TOKENIZER_FILES, folder_of, json_file, read_tokenizer
+from warmstart.models.huggingface import CONFIG, GENERATION, TOKENIZER_FILES, folder_of, json_file
+from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.pretrained import (
     SIDE,
     PretrainedDialect,
