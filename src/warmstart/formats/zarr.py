@@ -251,9 +251,9 @@ class ZarrArray:
         for entry in entries:
             if entry.is_symlink():
                 inside(self._root, f"{self._relative}/{below}{entry.name}")
-            if entry.is_file():
+            if os.path.isfile(entry):  # False for a link to itself, where Python 3.13's resolve() says nothing
                 yield below + entry.name
-            elif depth > 1 and entry.is_dir():
+            elif depth > 1 and os.path.isdir(entry):
                 yield from self._names(f"{below}{entry.name}/", depth - 1)
 
     def _missing(self, present: Mapping[tuple[int, ...], Path]) -> CorruptCheckpoint:
