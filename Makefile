@@ -2,6 +2,7 @@
 # make test    lint, types and tests
 # make lint    lint and types only
 # make nightly        the tests with 10,000 damaged files a format and 200 killed runs
+# make test-lowest    the tests with the lowest versions that pyproject.toml allows (of torch the usual one)
 # make test-interop   files of the original frameworks, in environments of their own (gigabytes); NAMES="torch …"
 # make clean   caches, builds and what the examples wrote; environments stay
 #
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 
-.PHONY: demo test lint nightly test-interop clean
+.PHONY: demo test lint nightly test-lowest test-interop clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.demo
@@ -26,6 +27,13 @@ test: lint
 
 nightly: $(VENV)/.dev
 	WARMSTART_NIGHTLY=1 WARMSTART_KILLS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-lowest:
+	$(PYTHON) -m venv --clear $(VENV)-lowest
+	grep '^torch==' constraints.txt > $(VENV)-lowest/versions
+	grep -o '"[A-Za-z][A-Za-z0-9_-]*>=[0-9.]*"' pyproject.toml | tr -d '"' | sed 's/>=\(.*\)/==\1.*/' | grep -v '^torch=' >> $(VENV)-lowest/versions
+	$(VENV)-lowest/bin/python -m pip install --prefer-binary --constraint $(VENV)-lowest/versions --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n $(WORKERS)
 
 test-interop: $(VENV)/.created
 	$(BIN)/python tests/interop/run.py $(NAMES)

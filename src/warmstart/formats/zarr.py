@@ -304,10 +304,10 @@ def expand(compressor: str, data: Any, size: int, where: str) -> bytes:
     Raises:
         CorruptCheckpoint: it does not, or is damaged.
     """
+    import zstandard
+
     try:
         if compressor == "zstd":
-            import zstandard
-
             reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(data, read_across_frames=True)
             result: bytes = reader.read(size + 1)
             while len(result) <= size and (more := reader.read(size + 1 - len(result))):
@@ -319,12 +319,8 @@ def expand(compressor: str, data: Any, size: int, where: str) -> bytes:
                 result += inflater.flush()
             if not inflater.eof or inflater.unused_data:
                 raise zlib.error("the stream does not end where the file does")
-    except (zlib.error, MemoryError, ValueError) as error:
+    except (zlib.error, zstandard.ZstdError, MemoryError, ValueError) as error:
         raise _corrupt(where, f"{compressor} data of {size} bytes", str(error) or "out of memory") from error
-    except Exception as error:  # zstandard's own, which has no common base to import early
-        if type(error).__module__.partition(".")[0] != "zstandard":
-            raise
-        raise _corrupt(where, f"{compressor} data of {size} bytes", error) from error
     if len(result) != size:
         raise _corrupt(where, f"{size} bytes", f"{len(result)} or more bytes")
     return result

@@ -75,7 +75,7 @@ class SentencePieceVocabulary(Vocabulary):
                 max_sentence_length=MAX_SENTENCE_BYTES,
                 minloglevel=3,
             )
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, SystemError) as error:
             if raised:  # the lines are at fault, of which SentencePiece would make an error of its own
                 raise raised[0] from None
             raise VocabularyError(

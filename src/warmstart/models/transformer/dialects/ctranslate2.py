@@ -198,7 +198,7 @@ def _repeats(kept: TransformerConfig, found: TransformerConfig, framed: bool) ->
 
 def _computed(table: Array, formula: str) -> bool:
     ours = sinusoids(len(table), table.shape[1], formula).astype(table.dtype)
-    return bool(np.allclose(ours, table, rtol=0, atol=_tolerance(formula)))
+    return bool(np.allclose(ours.astype(np.float32), table.astype(np.float32), rtol=0, atol=_tolerance(formula)))
 
 
 def _tolerance(formula: str) -> float:
