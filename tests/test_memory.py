@@ -30,7 +30,7 @@ import io, sys
 from warmstart import api
 from warmstart.cli.verbs import app
 api.translate = count
-sys.stdin = io.StringIO()
+sys.stdin = io.TextIOWrapper(io.BytesIO())
 app(["translate", "model"], standalone_mode=False)
 """
 ADVISED = """
