@@ -1,8 +1,10 @@
 """How many seconds of audio a second are learnt from: ``warmstart train`` beside the same network in plain torch.
 
-Both get the same batches of features in the same process, and take turns update by update; the times are medians of
-the CPU time of the second half (with one thread, what a quiet machine needs). The peer is what most would write:
-windows by ``unfold``, ``nn.Linear``, ``clamp``, dropout, ``nn.LSTM`` in float32, packed or padded, ``ctc_loss``, Adam.
+Both get the same batches of features in the same process, and take turns; the times are medians of the CPU time of the
+second half (with one thread, what a quiet machine needs). A turn is some updates, because a training has the
+processor's caches to itself: with turns of one update, each finds there what the others left. The peer is what most
+would write: windows by ``unfold``, ``nn.Linear``, ``clamp``, dropout, ``nn.LSTM`` in float32, packed or padded,
+``ctc_loss``, Adam.
 "Flushed" is with ``torch.set_flush_denormal(True)``, which few would think of, and which our trainings on speech do.
 Freed memory is kept, as our trainings have it; that is of the process, so the peers gain by it as well.
 
@@ -16,6 +18,7 @@ import csv
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -40,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 512, 2048])
     parser.add_argument("--updates", type=int, default=30, help="that count; wide models get fewer")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--turn", type=int, default=10, help="updates of a contender, one after the other")
 
 
 def run(given: argparse.Namespace) -> None:
@@ -81,16 +85,21 @@ def race(lists: dict[str, str], width: int, given: argparse.Namespace, folder: P
         contenders[name] = plain(Plain(width, vocab_size, packed))
     counted = max(3, min(given.updates, given.updates * 256 // width))
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    seconds = []
-    for number, (_, batch) in enumerate(islice(stream.iterate(stream_start()), 2 * counted)):
-        for name, update in contenders.items():
+    seconds, turns = [], deque(contenders.items())
+    source = stream.iterate(stream_start())
+    turn = min(given.turn, counted)
+    for start in range(0, 2 * counted, turn):
+        batches = [batch for _, batch in islice(source, turn)]
+        turns.rotate(1)
+        for name, update in turns:
             torch.set_flush_denormal(not name.startswith("torch") or name.endswith("flushed"))
-            began = time.process_time()
-            update(batch)
-            if number >= counted:
-                times[name].append(time.process_time() - began)
-        if number >= counted:
-            seconds.append(float(batch.feature_lengths.sum()) * 0.02)
+            for batch in batches:
+                began = time.process_time()
+                update(batch)
+                if start >= counted:
+                    times[name].append(time.process_time() - began)
+        if start >= counted:
+            seconds += [float(batch.feature_lengths.sum()) * 0.02 for batch in batches]
     return statistics.mean(seconds), {name: statistics.median(taken) for name, taken in times.items()}
 
 
