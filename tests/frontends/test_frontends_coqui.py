@@ -281,6 +281,9 @@ def test_auto_tries_best_then_last_then_begins_afresh(work: Path) -> None:
         configured(f"{arguments} --load_train best")
     (work / "source" / "checkpoint").unlink()
     assert "start" not in configured(f"{arguments} --alphabet source/alphabet.txt")
+    with pytest.raises(ConfigError, match="no directory"):
+        configured(arguments.replace("source", "sorce"))
+    assert "start" not in configured(f"{arguments.replace('source', 'out')} --alphabet source/alphabet.txt")
     with pytest.raises(ConfigError, match="there is no such checkpoint"):
         said("evaluate", "--checkpoint_dir source --test_files test.csv")
 

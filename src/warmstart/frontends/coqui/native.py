@@ -120,7 +120,7 @@ def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tu
     state, planned = read_state(newest), int(stored["training"]["steps"])
     if not _is_finished(save, state.step):
         return planned, f"it was stopped at step {state.step} of {planned}"
-    return state.step + epochs * per_epoch, f"it was finished, and goes on for {epochs} epochs"
+    return state.step + epochs * per_epoch, f"it was finished, and goes on for {epochs} epoch{'s' * (epochs != 1)}"
 
 
 def _is_finished(save: Path, step: int) -> bool:

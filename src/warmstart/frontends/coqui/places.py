@@ -54,8 +54,9 @@ class Places:
 def find_places(flags: Flags, *, training: bool) -> Places:
     """Directories and checkpoint of flags in which :func:`problems` finds none.
 
-    ``--checkpoint_dir`` is both directories, as upstream. ``auto`` tries ``best``, then ``last``, then, in a training,
-    to begin afresh: the best checkpoint, not the latest, as upstream.
+    ``--checkpoint_dir`` is both directories, as upstream. ``auto`` tries ``best``, then ``last``: the best checkpoint,
+    not the latest, as upstream. Without any a training begins afresh, as upstream, but not where the directory to
+    load from is not there, and is not the one to write to.
 
     Raises:
         ConfigError: no directory is named, or the checkpoint that was asked for is not there.
@@ -71,12 +72,13 @@ def find_places(flags: Flags, *, training: bool) -> Places:
     if not training and load is None:
         raise ConfigError("nothing says which model is meant", todo="give --checkpoint_dir or --load_checkpoint_dir")
     which = flags["load_train" if training else "load_evaluate"]
-    source, line = _checkpoint(load, which, training=training)
+    own = load is None or (save is not None and load.resolve() == save.resolve())
+    source, line = _checkpoint(load, which, training=training, own=own)
     return Places(load, save, source, (*said, line))
 
 
-def _checkpoint(load: Path | None, which: str, *, training: bool) -> tuple[str | None, str]:
-    """The checkpoint to be opened, and a line about it."""
+def _checkpoint(load: Path | None, which: str, *, training: bool, own: bool) -> tuple[str | None, str]:
+    """The checkpoint to be opened, and a line about it. ``own``: the training writes to ``load``, too."""
     afresh = "Initializing all variables: the training begins afresh"
     if which == "init" or (training and load is None):
         return None, afresh
@@ -86,7 +88,7 @@ def _checkpoint(load: Path | None, which: str, *, training: bool) -> tuple[str |
             return f"{load}@{role}", f"Loading {adjective} checkpoint from {load}@{role}"
     if which in ("auto", "last") and any((load / name).exists() for name in ("warmstart.json", "model/warmstart.json")):
         return str(load), f"Loading {load}"
-    if which == "auto" and training:
+    if which == "auto" and training and (own or load.is_dir()):
         return None, f"{afresh}; there is no checkpoint in {load}"
     raise ConfigError(
         "there is no such checkpoint",
