@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, filterwarnings
 
 from pydantic import BaseModel
 
@@ -220,10 +221,12 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         model.state.get("betas"), updates, model.vocabularies, options.beams,
     )  # fmt: skip
     try:
-        conversion = plan_conversion(family, config, reading, source, target, options, facts)
+        with catch_warnings():  # numpy 1 warns of what numpy 2 refuses
+            filterwarnings("error", message=".*out-of-bound Python integers", category=DeprecationWarning)
+            conversion = plan_conversion(family, config, reading, source, target, options, facts)
     except DialectError as error:
         raise _placed(error, model) from None
-    except OverflowError as error:
+    except (OverflowError, DeprecationWarning) as error:
         raise DialectError(f"a number of the model does not fit into {to}", where=model.source, found=error) from None
     return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
 
