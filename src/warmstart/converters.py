@@ -36,6 +36,7 @@ class Converter:
 
     def __init__(self, request: Request) -> None:
         self._request = request
+        self._in_place_of: Mapping[str | None, str | None] = {}  # quantizations that mean another one here
 
     @staticmethod
     def declare_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -64,8 +65,9 @@ class Converter:
             WarmstartError: as ``warmstart.api.convert``; an existing output is left as it was.
         """
         options = dict(self._request.options)
+        quantize = self._in_place_of.get(quantization, quantization)
         api.convert(
-            self._request.source, output_dir, "ctranslate2", quantize=quantization, vmap=vmap, force=force, **options
+            self._request.source, output_dir, "ctranslate2", quantize=quantize, vmap=vmap, force=force, **options
         )
         return str(output_dir)
 
@@ -125,18 +127,8 @@ class TransformersConverter(Converter):
         }
         flags |= {"trust_remote_code": trust_remote_code, "model": str(model_name_or_path)}
         super().__init__(_request("ct2-transformers-converter", **flags))
-        self._load_as_float16 = load_as_float16
-
-    def convert(
-        self,
-        output_dir: str | Path,
-        vmap: str | Path | None = None,
-        quantization: str | None = None,
-        force: bool = False,
-    ) -> str:
-        if self._load_as_float16:
-            quantization = {None: "float16", "int8": "int8_float16"}.get(quantization, quantization)
-        return super().convert(output_dir, vmap, quantization, force)
+        if load_as_float16:
+            self._in_place_of = {None: "float16", "int8": "int8_float16"}
 
 
 class OpenAIGPT2Converter(Converter):
