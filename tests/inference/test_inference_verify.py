@@ -42,6 +42,18 @@ def damaged(source, destination, change):
     return destination
 
 
+def test_a_model_that_the_engine_does_not_survive_is_not_translated_with(tmp_path):
+    folder = write(tmp_path / "m", OPTIONS, arrays(OPTIONS))
+    api.convert(folder, tmp_path / "ct2", "ctranslate2")
+
+    def no_heads(contents):
+        contents["encoder/num_heads"] = contents["decoder/num_heads"] = np.zeros((), np.int16)
+
+    broken = damaged(tmp_path / "ct2", tmp_path / "broken", no_heads)
+    with pytest.raises(DialectError, match="num_heads is not valid\n  expected: more than 0\n  found: 0"):
+        list(api.translate([broken], ["a"]))
+
+
 @pytest.mark.parametrize("kind", ["given", "random"])
 def test_float32_gives_the_same_outputs(kind, marian, tmp_path):
     api.convert(marian, tmp_path / "ct2", "ctranslate2")

@@ -16,10 +16,18 @@ import pretrained_models
 import t5_models
 from warmstart import api
 from warmstart.cli.verbs import app
-from warmstart.errors import ConfigError, DialectError, MissingExtra, VerificationError, VocabularyError
+from warmstart.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    DialectError,
+    MissingExtra,
+    VerificationError,
+    VocabularyError,
+)
 from warmstart.export import convert
 from warmstart.inference import sides, verify
 from warmstart.inference.compare_arrays import compare_arrays
+from warmstart.inference.engine import Engine
 from warmstart.inference.sides import Answer, limit_of, longest_source
 from warmstart.inference.tolerance import Judge
 from warmstart.inference.verify import require_same
@@ -90,6 +98,54 @@ def test_an_engine_that_is_not_installed_is_said_before_any_work(tmp_path, monke
         api.convert(tmp_path / "ct2", tmp_path / "out", "ctranslate2", verify=True)
     with pytest.raises(DialectError, match="transformers, which has, is not installed"):
         api.convert(source, tmp_path / "out", "ctranslate2", verify=True)
+
+
+def engine_of_damaged(tmp_path, kind, change):
+    api.convert(MADE[kind](tmp_path / "source", kind), tmp_path / "ct2", "ctranslate2")
+    return damaged(tmp_path / "ct2", tmp_path / "broken", change)
+
+
+def no_heads(arrays):
+    for name in [n for n in arrays if n.endswith("/num_heads")]:
+        arrays[name] = np.zeros_like(arrays[name])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bert", "whisper", "wav2vec2"])
+def test_no_heads_are_refused_before_the_engine_divides_by_them(kind, tmp_path):
+    broken = engine_of_damaged(tmp_path, kind, no_heads)
+    with pytest.raises(DialectError, match="heads") as error:
+        api.verify(broken, broken)
+    assert error.value.where == str(broken / "model.bin")
+
+
+def test_a_crash_of_the_engine_is_an_error(tmp_path):
+    broken = engine_of_damaged(tmp_path, "t5", no_heads)
+    with pytest.raises(CorruptCheckpoint, match=r"a crash \(signal 8\)") as error:
+        Engine(broken, "Translator", "float32").ask("translate_batch", "hypotheses", source=[["a", "</s>"]])
+    assert error.value.where == str(broken)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("llama", "decoder/layer_0/self_attention/linear_1/weight"), ("t5", "decoder/layer_0/attention/linear_0/weight"),
+     ("bert", "encoder/layer_0/ffn/linear_1/weight"), ("whisper", "encoder/conv2/weight")],
+)  # fmt: skip
+def test_a_model_that_is_not_whole_is_named_before_the_engine_takes_it(kind, name, tmp_path):
+    for k, change in enumerate((lambda a: a.pop(name), lambda a: a.update({name: a[name][:5]}))):
+        broken = engine_of_damaged(tmp_path / str(k), kind, change)
+        with pytest.raises(DialectError, match=name):
+            api.verify(broken, broken)
+
+
+@pytest.mark.parametrize(("key", "value"), [("unk_token", ["a"]), ("layer_norm_epsilon", {}), ("bos_token", 3)])
+def test_a_description_of_other_types_is_refused(key, value, tmp_path):
+    broken = engine_of_damaged(tmp_path, "gpt2", lambda arrays: None)
+    shutil.rmtree(broken / "vocabularies")
+    said = json.loads((broken / "config.json").read_text("utf-8"))
+    (broken / "config.json").write_text(json.dumps({**said, key: value}), "utf-8")
+    with pytest.raises(DialectError, match=f"{key} is ") as error:
+        api.verify(broken, broken)
+    assert error.value.where == str(broken / "config.json")
 
 
 PLACES = {

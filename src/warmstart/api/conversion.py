@@ -117,7 +117,8 @@ def verify(
         vocabularies: files to use instead of those that the framework of ``a`` names.
 
     Raises:
-        DialectError, MissingExtra: one of them cannot be computed here.
+        DialectError, MissingExtra: one of them is not whole, or cannot be computed here.
+        CorruptCheckpoint: the engine refuses one of them, or crashed.
         VocabularyError: their rows mean different tokens.
     """
     from warmstart.bundle.model import open_model
@@ -126,6 +127,8 @@ def verify(
     if (count is not None and count < 1) or (tolerance is not None and not tolerance >= 0):
         raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
     left, right = open_model(a, vocabularies=vocabularies), open_model(b)
+    for model in (left, right):
+        _require_whole(model)
     return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)
 
 
@@ -141,6 +144,19 @@ def _require_engines(model: Model, to: str) -> None:
     if to in set(dialects()) - set(FORMATS):
         engine_of(model)
         engine_of(model, to)
+
+
+def _require_whole(model: Model) -> None:
+    """That a model has every array of its family in its shape is settled before an engine takes it.
+
+    Raises ``DialectError``. What nothing recognises is left to the engine.
+    """
+    from warmstart.export.plan import check_source
+    from warmstart.models.registry import dialect
+
+    if model.family is not None and model.config is not None and model.reading is not None:
+        spoken = None if model.dialect in (None, "warmstart") else dialect(model.family, str(model.dialect))
+        check_source(model.family, model.config, model.reading, spoken, strict=False)
 
 
 def _lines(file: str | Path | None) -> list[str] | None:

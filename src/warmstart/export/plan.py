@@ -193,14 +193,16 @@ def plan_conversion(
     return Conversion(ordered, ledger, options, target.layout, target.specification(config), header, states, scalars)
 
 
-def check_source(family: Family, config: BaseModel, reading: Reading, source: Dialect, strict: bool) -> None:
+def check_source(family: Family, config: BaseModel, reading: Reading, source: Dialect | None, strict: bool) -> None:
     """That every array of a source is there, in its shape, and, if ``strict``, is known or explained.
+
+    ``source`` is None where the names are the family's own.
 
     Raises:
         DialectError: all that is not so.
     """
     problems = _algebra(family, config, reading, source)
-    explained = source.left_behind(config)
+    explained = source.left_behind(config) if source is not None else {}
     unknown = [n for n in reading.unknown if not any(matches(pattern, n) for pattern in explained)]
     problems += [Problem(f"{name} would be passed on", found=_NOBODY) for name in unknown if strict]
     if problems:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from warmstart.bundle.model import Model
-from warmstart.errors import MissingExtra, VocabularyError
+from warmstart.errors import VocabularyError
 from warmstart.formats.ctranslate2 import CTranslate2Checkpoint
 from warmstart.formats.detect import open_checkpoint
+from warmstart.inference.engine import Engine
 from warmstart.inference.sides import Answer, Given, Ids, first_rows, limit_of, log_softmax, narrowest, positions_of
 from warmstart.models.model_bin import Upgraded
+from warmstart.models.model_bin_beside import SINCE
 
 _POSITIONS = "/position_encodings/encodings"
 _BATCH: dict[str, Any] = {"max_input_length": 0, "max_batch_size": 32}
@@ -26,12 +25,7 @@ class EngineSide:
     roles: tuple[str, ...] = ("text",)
 
     def __init__(self, model: Model) -> None:
-        try:
-            import ctranslate2
-        except ImportError:
-            raise MissingExtra("ctranslate2", "convert") from None
-        self.library = ctranslate2
-        self.path = model.path
+        self.path = model.path if model.path.is_dir() else model.path.parent
         checkpoint = open_checkpoint(model.path)
         assert isinstance(checkpoint, CTranslate2Checkpoint)
         self.entries = checkpoint.entries
@@ -50,18 +44,9 @@ class EngineSide:
         upgraded = Upgraded(checkpoint)
         self.said = {**upgraded.moved, **(checkpoint.metadata.get("config") or {})}
 
-    def made(self, kind: Any) -> Any:
+    def made(self, kind: str) -> Engine:
         """The engine's object of a kind, with the model loaded."""
-        return kind(str(self.path), device="cpu", compute_type=self.compute_type)
-
-    def view(self, array: NDArray[Any]) -> Any:
-        """A batch of one array, as the engine takes it."""
-        return self.library.StorageView.from_array(np.ascontiguousarray(array[None]))
-
-    def array(self, view: Any) -> NDArray[np.float32]:
-        """The only array of a batch."""
-        values: NDArray[np.float32] = np.array(view.to(self.library.DataType.float32))[0]
-        return values
+        return Engine(self.path, kind, self.compute_type)
 
 
 class TranslatorSide(EngineSide):
@@ -75,9 +60,10 @@ class TranslatorSide(EngineSide):
         eos = self.said.get("eos_token", "</s>")
         adds = self.said.get("add_source_eos", self.said.get("with_source_eos", False))
         self._end = [] if adds or eos not in self.tokens[0] else [eos]
-        given = self.said.get("decoder_start_token", "") is None or self.said.get("user_decoder_start_tokens")
+        since = model.checkpoint.metadata["binary_version"] >= SINCE
+        given = self.said.get("user_decoder_start_tokens") or (since and self.said.get("decoder_start_token") is None)
         self._start = [eos] if given else []  # where the user says how outputs begin
-        self._translator = self.made(self.library.Translator)
+        self._translator = self.made("Translator")
 
     def _sources(self, ids: Sequence[Ids]) -> list[list[str]]:
         return [[*(self.tokens[0][i] for i in line), *self._end] for line in ids]
@@ -86,18 +72,18 @@ class TranslatorSide(EngineSide):
         if not sources:
             return []
         limits = [limit_of(source, self.positions) for source in sources]
-        results = self._translator.translate_batch(
-            self._sources(sources), target_prefix=[self._start for _ in sources] if self._start else None,
+        results = self._translator.ask(
+            "translate_batch", "hypotheses", source=self._sources(sources),
+            target_prefix=[self._start for _ in sources] if self._start else None,
             beam_size=1, disable_unk=True, min_decoding_length=0,
             max_decoding_length=max(limits) + len(self._start), **_BATCH,
         )  # fmt: skip
-        found = [tuple(self._rows[t] for t in result.hypotheses[0][len(self._start) :]) for result in results]
+        found = [tuple(self._rows[t] for t in hypotheses[0][len(self._start) :]) for hypotheses in results]
         return [ids[:limit] for ids, limit in zip(found, limits, strict=True)]
 
     def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         spelt = [[*self._start, *(self.tokens[1][i] for i in line)] for line in targets]
-        results = self._translator.score_batch(self._sources(sources), spelt, **_BATCH)
-        return [list(result.log_probs) for result in results]
+        return self._translator.ask("score_batch", "log_probs", source=self._sources(sources), target=spelt, **_BATCH)
 
 
 class GeneratorSide(EngineSide):
@@ -113,7 +99,7 @@ class GeneratorSide(EngineSide):
         self.tokens = (self.tokens[0], self.tokens[0])
         eos = self.said.get("eos_token", "</s>")
         self._end = [eos] if eos in self.tokens[0] else []
-        self._generator = self.made(self.library.Generator)
+        self._generator = self.made("Generator")
 
     def _spelt(self, ids: Ids) -> list[str]:
         return [self.tokens[0][i] for i in ids]
@@ -123,16 +109,17 @@ class GeneratorSide(EngineSide):
 
     def _continued(self, source: Ids, most: int) -> tuple[int, ...]:
         """One by one: in a batch, what a prompt has more than the shortest would count as output."""
-        found = self._generator.generate_batch(
-            [self._spelt(source)], max_length=most, sampling_topk=1, include_prompt_in_result=False, end_token=self._end
-        )
-        return tuple(found[0].sequences_ids[0])
+        found = self._generator.ask(
+            "generate_batch", "sequences_ids", start_tokens=[self._spelt(source)], max_length=most, sampling_topk=1,
+            include_prompt_in_result=False, end_token=self._end,
+        )  # fmt: skip
+        return tuple(found[0][0])
 
     def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
         pairs = list(zip(sources, targets, strict=True))
         whole = [[*self._spelt(source), *self._spelt(target), *self._end] for source, target in pairs]
-        results = self._generator.score_batch(whole, **self._batch)
-        return [list(result.log_probs)[len(source) - 1 :] for result, (source, _) in zip(results, pairs, strict=True)]
+        results = self._generator.ask("score_batch", "log_probs", tokens=whole, **self._batch)
+        return [found[len(source) - 1 :] for found, (source, _) in zip(results, pairs, strict=True)]
 
 
 class EncoderSide(EngineSide):
@@ -140,15 +127,13 @@ class EncoderSide(EngineSide):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._encoder = self.made(self.library.Encoder)
+        self._encoder = self.made("Encoder")
         self._pooled = "pooler_dense/weight" in self.entries
 
     def answers(self, given: Given) -> dict[str, Answer]:
-        found = self._encoder.forward_batch([given["ids"].tolist()])
-        answers = {"states": Answer(self.array(found.last_hidden_state), "states")}
-        if self._pooled:
-            answers["pooled"] = Answer(self.array(found.pooler_output), "states")
-        return answers
+        fields = {"states": "last_hidden_state"} | ({"pooled": "pooler_output"} if self._pooled else {})
+        found = self._encoder.compute("forward_batch", *fields.values(), inputs=[given["ids"].tolist()])
+        return {name: Answer(batch[0], "states") for name, batch in zip(fields, found, strict=True)}
 
 
 class WhisperSide(EngineSide):
@@ -156,20 +141,18 @@ class WhisperSide(EngineSide):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._whisper = self.made(self.library.models.Whisper)
+        self._whisper = self.made("models.Whisper")
 
     def answers(self, given: Given) -> dict[str, Answer]:
-        features, prompt = self.view(given["features"]), given["prompt"].tolist()
-        found = self._whisper.generate(
-            features, [prompt], beam_size=1, return_logits_vocab=True, suppress_blank=False, suppress_tokens=[],
+        features, prompt = given["features"], given["prompt"].tolist()
+        (logits,) = self._whisper.compute(
+            "generate", "logits", given=features, prompts=[prompt], beam_size=1, return_logits_vocab=True,
+            suppress_blank=False, suppress_tokens=[],
             max_length=2 * (len(prompt) - 1),  # of which the engine generates half
         )  # fmt: skip
-        rows = len(self.tokens[0])
-        logits = [np.array(step.to(self.library.DataType.float32)).reshape(-1)[:rows] for step in found[0].logits[0]]
-        return {
-            "encoder": Answer(self.array(self._whisper.encode(features)), "states"),
-            "tokens": log_softmax(np.stack(logits)[: len(prompt) - 1]),
-        }
+        (states,) = self._whisper.compute("encode", given=features)
+        logits_SV = logits.reshape(logits.shape[1], -1)[: len(prompt) - 1, : len(self.tokens[0])]
+        return {"encoder": Answer(states[0], "states"), "tokens": log_softmax(logits_SV)}
 
 
 class Wav2Vec2Side(EngineSide):
@@ -178,13 +161,13 @@ class Wav2Vec2Side(EngineSide):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         bert = model.checkpoint.metadata["specification"] == "Wav2Vec2BertSpec"
-        self._model = self.made(self.library.models.Wav2Vec2Bert if bert else self.library.models.Wav2Vec2)
+        self._model = self.made("models.Wav2Vec2Bert" if bert else "models.Wav2Vec2")
         self._head = "encoder/lm_head/weight" in self.entries
 
     def answers(self, given: Given) -> dict[str, Answer]:
         sound = given["samples"][None] if "samples" in given else given["features"]
-        found = self.array(self._model.encode(self.view(sound)))
-        return {"letters": log_softmax(found)} if self._head else {"states": Answer(found, "states")}
+        (found,) = self._model.compute("encode", given=sound)
+        return {"letters": log_softmax(found[0])} if self._head else {"states": Answer(found[0], "states")}
 
 
 ENGINE_SIDES = {

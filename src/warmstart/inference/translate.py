@@ -9,9 +9,16 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from warmstart.bundle.layout import MANIFEST, read_manifest, read_vocabularies
+from warmstart.bundle.layout import MANIFEST, read_manifest
 from warmstart.bundle.model import Model, open_model
-from warmstart.errors import ConfigError, DialectError, MissingExtra, VocabularyError, validation_problems
+from warmstart.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    DialectError,
+    MissingExtra,
+    VocabularyError,
+    validation_problems,
+)
 from warmstart.formats.detect import arrive
 from warmstart.inference.load import load_module
 from warmstart.inference.search import SearchConfig, translate_ids
@@ -144,11 +151,13 @@ class CTranslate2Model:
                 todo="convert it with `warmstart convert`, which puts the vocabularies beside it",
             )
         manifest, _, _ = read_manifest(path)
-        vocabularies = read_vocabularies(path)
-        self.source, self.target = vocabularies["source"], vocabularies["target"]
+        self.source, self.target = require_vocabularies(open_model(path))  # the engine survives no damaged model
         quantization = str(manifest.get("quantization"))
         compute = "int8" if quantization.startswith("int8") else "float32"
-        self.engine = ctranslate2.Translator(str(path), device="cpu", compute_type=compute, intra_threads=threads)
+        try:
+            self.engine = ctranslate2.Translator(str(path), device="cpu", compute_type=compute, intra_threads=threads)
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise CorruptCheckpoint("CTranslate2 does not open this model", where=path, found=error) from None
 
     def translate(self, lines: Sequence[str], config: SearchConfig) -> list[list[Translation]]:
         """Best outputs of each line. Scores are CTranslate2's, normalised by length^``normalize``."""

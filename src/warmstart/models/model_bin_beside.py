@@ -22,6 +22,8 @@ _NEEDED: Mapping[str, Mapping[str, type]] = {
     "TransformerDecoderSpec": _TOKENS,
     "TransformerEncoderSpec": _TOKENS,
 }
+# What may be left out, or null, and else is this.
+_MAY: Mapping[str, tuple[type, ...]] = {"decoder_start_token": (str,), "layer_norm_epsilon": (float, int)}
 _NORM = {"layer_norm_epsilon": "1e-5, or 1e-6 for norms without a bias"}
 _TAKEN: Mapping[str, Mapping[str, str]] = {
     "TransformerSpec": {"decoder_start_token": "none, which the user of the engine gives with every input", **_NORM},
@@ -31,7 +33,7 @@ _TAKEN: Mapping[str, Mapping[str, str]] = {
         "suppress_ids": "none", "suppress_ids_begin": "none", "lang_ids": "none", "alignment_heads": "none",
     },
 }  # fmt: skip
-_JSON = {str: "a text", bool: "true or false"}
+_JSON = {str: "a text", bool: "true or false", float: "a number"}
 
 
 def check_description(specification: str, version: int, said: Mapping[str, object] | None, path: Path) -> None:
@@ -55,6 +57,11 @@ def check_description(specification: str, version: int, said: Mapping[str, objec
         Problem(f"{key} is not said" if key not in said else f"{key} is {json.dumps(said[key])}", expected=_JSON[kind])
         for key, kind in needed.items()
         if not isinstance(said.get(key), kind)
+    ]
+    problems += [
+        Problem(f"{key} is {json.dumps(said[key])}", expected=f"{_JSON[kinds[0]]}, or null")
+        for key, kinds in _MAY.items()
+        if said.get(key) is not None and type(said[key]) not in kinds
     ]
     if problems:
         what = "config.json lacks what CTranslate2 needs to open the model"

@@ -29,7 +29,9 @@ class SubwordVocabulary(Vocabulary):
         files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.tokens = tuple(tokens)
-        self.special = {role: token for role, token in (special or {}).items() if role in ROLES and token is not None}
+        self.special = {
+            role: token for role, token in (special or {}).items() if role in ROLES and isinstance(token, str)
+        }
         self.files = dict(files or {})
         self.eos_id = self.index.get(self.special.get("eos", ""), -1)
         self.unk_id = self.index.get(self.special.get("unk", ""))

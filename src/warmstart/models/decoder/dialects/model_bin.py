@@ -55,8 +55,12 @@ class _Reader:
         joined, d_model = self._linear(f"{first}/linear_0")
         heads = int(self.stored.attribute("decoder/num_heads"))
         kv_heads = int(self.stored.attribute(f"{first}/num_heads_kv", heads))
-        head_dim = int(self.stored.attribute(f"{first}/head_dim", d_model // heads))
-        self._expect(joined == (heads + 2 * kv_heads) * head_dim, f"{first}/linear_0 is of {joined} rows")
+        head_dim = int(self.stored.attribute(f"{first}/head_dim", d_model // heads if heads else 0))
+        rows = (heads + 2 * kv_heads) * head_dim
+        if joined != rows or heads < 1:
+            what = f"{first}/linear_0/weight does not fit decoder/num_heads {heads}"
+            expected = f"{heads} + 2 · {kv_heads} heads of {head_dim}: {rows} rows" if heads > 0 else "heads from 1"
+            self.problems.append(Problem(what, expected=expected, found=f"{joined} rows"))
         given: dict[str, Any] = {
             "vocab_size": vocab, "d_model": d_model, "num_layers": self.layers, "num_heads": heads,
             "num_kv_heads": kv_heads, "head_dim": head_dim, "d_ff": self._linear(f"{_L}/ffn/linear_0")[0],
