@@ -25,7 +25,7 @@ what to do. The same values are attributes, so that a program need not parse the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from signal import Signals
 from typing import Any
@@ -134,6 +134,11 @@ class WarmstartError(Exception):
         self.problem = Problem(what, text(where), text(expected), text(found), todo)
         self.problems = tuple(problems)
         super().__init__("\n".join([str(self.problem), *(f"- {p}" for p in self.problems)]))
+
+    def reword(self, change: Callable[[Problem], Problem]) -> None:
+        """Says the same in other words."""
+        self.problem, self.problems = change(self.problem), tuple(map(change, self.problems))
+        self.args = ("\n".join([str(self.problem), *(f"- {p}" for p in self.problems)]),)
 
     @property
     def what(self) -> str:

@@ -14,7 +14,7 @@ import warmstart
 from marian_models import OPTIONS, arrays, write
 from warmstart import converters
 from warmstart.cli import verbs
-from warmstart.errors import ConfigError, DialectError, VocabularyError
+from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
 from warmstart.frontends import ct2
 
 SHARED = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
@@ -117,6 +117,47 @@ def test_the_command_line(opus, tmp_path):
     assert (helped.returncode, "--model_dir" in helped.stdout, "--quantization" in helped.stdout) == (0, True, True)
     wrong = run("ct2-opus-mt-converter", "--model_dir", str(opus))
     assert (wrong.returncode, "--output_dir" in wrong.stderr) == (2, True)
+
+
+BOTH = "give --vocab SOURCE_FILE --vocab TARGET_FILE"
+CONVERT = "`warmstart convert MODEL OUTPUT --to ctranslate2`"
+
+
+@pytest.mark.parametrize(
+    ("command", "advice", "said"),
+    [
+        ("marian", BOTH, "give --vocab_paths SOURCE_FILE TARGET_FILE"),
+        ("fairseq", BOTH, "give --data_dir DIRECTORY"),
+        ("fairseq", "say it: --from fairseq:de,en", "say it: --source_lang de --target_lang en"),
+        ("opennmt-tf", BOTH, "give --src_vocab SOURCE_FILE --tgt_vocab TARGET_FILE"),
+        ("opennmt-tf", "give --vocab TEXT_FILE", "give --src_vocab TEXT_FILE"),
+        ("opennmt-tf", "name it: --from opennmt-tf:NAME", "name it: --model_type NAME"),
+        ("transformers", "leave it out of --copy-files", "leave it out of --copy_files"),
+        ("opennmt-py", "--no-strict leaves behind", f"--no-strict leaves behind, in {CONVERT}"),
+        ("marian", "give --vmap", "give --vocab_mapping"),
+        ("marian", "pip install --upgrade ml_dtypes", "pip install --upgrade ml_dtypes"),
+        ("marian", "use `warmstart translate --engine native`", "use `warmstart translate --engine native`"),
+    ],
+)  # fmt: skip
+def test_advice_names_flags_of_the_command(command, advice, said, monkeypatch):
+    def refuse(source, *_, **__):
+        raise DialectError("no", problems=[Problem("nor this", todo=advice)], todo=advice)
+
+    monkeypatch.setattr(warmstart.api, "convert", refuse)
+    flags = {"marian": ["--model_path", "MODEL", "--vocab_paths", "v"], "transformers": ["--model", "/"],
+             "fairseq": ["--model_path", "MODEL", "--data_dir", "d"]}  # fmt: skip
+    with pytest.raises(DialectError) as error:
+        ct2.run(f"ct2-{command}-converter", [*flags.get(command, ["--model_path", "MODEL"]), "--output_dir", "o"])
+    assert (error.value.todo, error.value.problems[0].todo) == (said, said)
+    assert str(error.value).count(f"to do: {said}\n") + str(error.value).endswith(said) == 2
+
+
+def test_opus_mt_has_no_flag_for_vocabularies(opus, tmp_path):
+    (opus / "vocab.yml").unlink()
+    (opus / "decoder.yml").unlink()
+    with pytest.raises(VocabularyError) as error:
+        ct2.run("ct2-opus-mt-converter", ["--model_dir", str(opus), "--output_dir", str(tmp_path / "o")])
+    assert error.value.todo == f"{BOTH}, in {CONVERT.replace('MODEL', str(opus))}"
 
 
 def test_other_commands_have_their_own_flags(tmp_path):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import ConfigError, Problem
+from warmstart.errors import ConfigError, Problem, WarmstartError
 from warmstart.export.quantizations import QUANTIZATIONS
+from warmstart.frontends.ct2_errors import in_words_of
 
 
 @dataclass(frozen=True)
@@ -273,12 +274,17 @@ def run(command: str, arguments: Sequence[str]) -> dict[str, object]:
     if refused:
         raise ConfigError(f"{command}: flags that are not followed", problems=refused)
     request = CONVERTERS[command].request(args)
-    return api.convert(
-        request.source,
-        args.output_dir,
-        "ctranslate2",
-        quantize=args.quantization,
-        vmap=args.vocab_mapping,
-        force=args.force,
-        **request.options,
-    )
+    try:
+        return api.convert(
+            request.source,
+            args.output_dir,
+            "ctranslate2",
+            quantize=args.quantization,
+            vmap=args.vocab_mapping,
+            force=args.force,
+            **request.options,
+        )
+    except WarmstartError as error:
+        flags = {f"--{flag.name}" for flag in (*CONVERTERS[command].flags, *COMMON) if not flag.refused}
+        error.reword(lambda problem: in_words_of(command, flags, request.source, problem))
+        raise
