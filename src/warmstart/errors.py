@@ -32,12 +32,25 @@ from typing import Any
 
 from warmstart.redact import redact
 
+_NAMES: dict[str, str] = {}
+
+
+def show_as(directory: object, name: object) -> None:
+    """From now on errors say ``name: FILE`` in place of ``directory/FILE``, of which nobody but us knows."""
+    _NAMES[str(directory)] = _named(str(name))
+
+
+def _named(text: str) -> str:
+    for directory, name in _NAMES.items():
+        text = text.replace(f"{directory}/", f"{name}: ").replace(directory, name)
+    return text
+
 
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: ``what``, and optionally ``where``, ``expected``, ``found``, ``todo``.
 
-    Secrets in URLs and headers are taken out of all of them.
+    Secrets in URLs and headers are taken out of all of them, and what an archive holds is named by the archive.
     """
 
     what: str
@@ -50,7 +63,7 @@ class Problem:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                object.__setattr__(self, field.name, redact(value))
+                object.__setattr__(self, field.name, redact(_named(value)))
 
     def __str__(self) -> str:
         labels = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,8 +16,17 @@ from hypothesis import strategies as st
 from marian_models import OPTIONS, PRE, arrays, tokens, write
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import ConfigError, DialectError, FormatError, SourceError, VocabularyError, WarmstartError
+from warmstart.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    DialectError,
+    FormatError,
+    SourceError,
+    VocabularyError,
+    WarmstartError,
+)
 from warmstart.formats.detect import open_checkpoint
+from warmstart.formats.unpacking import unpack
 
 
 def test_an_opus_mt_directory_and_its_zip(tmp_path):
@@ -31,6 +41,33 @@ def test_an_opus_mt_directory_and_its_zip(tmp_path):
     assert (tmp_path / "a/model.bin").read_bytes() == (tmp_path / "b/model.bin").read_bytes()
     assert json.loads((tmp_path / "a/shared_vocabulary.json").read_text()) == tokens(41, "x")
     assert (tmp_path / "a/source.spm").read_bytes() == b"pieces"
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz in a zip"])
+def test_errors_name_the_archive_and_what_is_in_it(kind, tmp_path):
+    folder = write(tmp_path / "opus", OPTIONS, arrays(OPTIONS), opus=True)
+    (folder / "decoder.yml").write_text("models: [")
+    made, member = tmp_path / f"a.{kind[:3]}", "decoder.yml"
+    if kind == "zip":
+        with zipfile.ZipFile(made, "w") as archive:
+            for file in folder.iterdir():
+                archive.write(file, f"deeper/{file.name}")
+        member = "deeper/decoder.yml"
+    else:
+        with tarfile.open(made, "w" if kind == "tar" else "w:gz") as tar:
+            tar.add(folder, ".")
+    name = str(made)
+    if kind == "tgz in a zip":
+        with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+            archive.write(made, "inner.tgz")
+            archive.writestr("README.md", "no model")
+        name = f"{tmp_path / 'outer.zip'}: inner.tgz"
+        made = unpack(tmp_path / "outer.zip") / "inner.tgz"
+    for _ in range(2):  # unpacked now, and before
+        with pytest.raises(CorruptCheckpoint) as error:
+            api.convert(made, tmp_path / "ct2", "ctranslate2")
+        assert error.value.where == f"{name}: {member}"
+    assert "unpacked" not in str(error.value)
 
 
 def test_each_member_of_an_ensemble(tmp_path):

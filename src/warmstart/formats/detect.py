@@ -137,7 +137,7 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
     if archives.recognise(path):
         from warmstart.formats.unpacking import unpack
 
-        path = unpack(path)
+        path = unpack(path, shown=str(place) if is_remote(str(place)) else None)
     if choice == AUTO and path.is_dir() and not find_candidates(path):
         choice = None  # a bundle or a run: there is nothing to choose
     return path, choice

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from warmstart.errors import CorruptCheckpoint, FormatError, StorageError
+from warmstart.errors import CorruptCheckpoint, FormatError, StorageError, show_as
 from warmstart.formats.archives import GZIP, ZSTD
 from warmstart.formats.mapped import head
 from warmstart.storage.atomic import new_directory, require_space
@@ -41,11 +41,12 @@ _BROKEN = (
 )
 
 
-def unpack(path: Path, *, only_decompress: bool = False) -> Path:
+def unpack(path: Path, *, only_decompress: bool = False, shown: str | None = None) -> Path:
     """Where in the cache lies what ``path`` holds, unpacked now or before: the directory, or what is alone in it.
 
     Args:
         only_decompress: what gzip or zstd compressed is written as it is, also if it is an archive.
+        shown: what errors call the archive; by default its path.
 
     Raises:
         CorruptCheckpoint: it is damaged, or expands beyond all measure.
@@ -60,6 +61,7 @@ def unpack(path: Path, *, only_decompress: bool = False) -> Path:
         except StorageError:
             if not place.is_dir():  # else another process was faster
                 raise
+    show_as(place, shown or path)
     while place.is_dir() and len(inside := list(place.iterdir())) == 1:
         place = inside[0]
     return place
