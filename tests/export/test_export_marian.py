@@ -70,6 +70,21 @@ def test_errors_name_the_archive_and_what_is_in_it(kind, tmp_path):
     assert "unpacked" not in str(error.value)
 
 
+def test_a_decoder_yml_of_another_model_is_said(tmp_path):
+    folder = write(tmp_path / "opus", OPTIONS, arrays(OPTIONS), opus=True)
+    (folder / "model.npz").rename(folder / "renamed.npz")
+    for call in (
+        lambda: api.convert(folder, tmp_path / "ct2", "ctranslate2"),
+        lambda: list(api.translate([folder], ["a"])),
+    ):
+        with pytest.raises(VocabularyError) as error:
+            call()
+        found = "decoder.yml names model.npz, and renamed.npz lies here: its vocabularies are not taken"
+        assert error.value.found == found
+    given = [str(path) for path in sorted(folder.glob("vocab*.yml"))]
+    assert api.convert(folder, tmp_path / "ct2", "ctranslate2", vocabularies=given)["bytes"]
+
+
 def test_each_member_of_an_ensemble(tmp_path):
     folder = write(tmp_path / "opus", OPTIONS, arrays(OPTIONS), opus=True)
     other = write(tmp_path / "other", OPTIONS, arrays(OPTIONS, seed=1))

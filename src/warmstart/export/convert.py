@@ -206,6 +206,7 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         raise VocabularyError(
             f"the {' and '.join(sorted(sides))} vocabulary is not known",
             where=model.path,
+            found="; ".join(model.remarks) or None,
             todo="give " + " ".join(f"--vocab {side.upper()}_FILE" for side in vocabulary_rows(family, config)),
         )
     origin = model.origin or model.dialect or "warmstart"

@@ -132,8 +132,9 @@ class MarianCheckpoint(Checkpoint):
     """A Marian model.
 
     ``metadata`` has ``config`` (the dict of ``special:model.yml``; absent if the file lacks it) and, where the
-    files exist, ``progress`` (without the generators' states), ``decoder`` and ``options``. ``step`` counts
-    updates. ``optimizer`` has ``adam_denoms``: the running denominators of Adam's bias correction.
+    files exist, ``progress`` (without the generators' states), ``decoder`` and ``options``; ``decoder_of`` are the
+    models that a ``decoder.yml`` names which does not name this one. ``step`` counts updates. ``optimizer`` has
+    ``adam_denoms``: the running denominators of Adam's bias correction.
     """
 
     def __init__(self, path: Path) -> None:
@@ -147,9 +148,12 @@ class MarianCheckpoint(Checkpoint):
             sidecar = self._sidecar(suffix)
             if sidecar is not None:
                 metadata[key] = _yaml(head(sidecar, MAX_YAML + 1), str(sidecar))
-        if "decoder" not in metadata and (shared := _opus_decoder(path.parent)) and path.name in _models(shared):
+        shared = {} if "decoder" in metadata else _opus_decoder(path.parent)
+        if path.name in _models(shared):
             metadata["decoder"] = shared
             self.files = [*self.files, Path(OPUS_DECODER)]
+        elif shared:
+            metadata["decoder_of"] = _models(shared)
         if "progress" in metadata:
             metadata["progress"] = {k: v for k, v in metadata["progress"].items() if not str(k).startswith("seed-")}
             self.step = _step(metadata["progress"], path)

@@ -102,6 +102,7 @@ def require_vocabularies(model: Model) -> tuple[Vocabulary, Vocabulary]:
         raise VocabularyError(
             f"the {' and '.join(missing)} vocabulary is not known",
             where=model.path,
+            found="; ".join(model.remarks) or None,
             todo="give their files, source and then target: --vocab FILE --vocab FILE",
         )
     return model.vocabularies["source"], model.vocabularies["target"]

@@ -171,6 +171,13 @@ class MarianDialect(Dialect):
         loaded = {path: load_vocabulary(path) for path in dict.fromkeys(paths)}
         return dict(zip(("source", "target"), (loaded[path] for path in paths), strict=True))
 
+    def remarks(self, checkpoint: Checkpoint) -> Sequence[str]:
+        others = checkpoint.metadata.get("decoder_of")
+        if others is None:
+            return ()
+        named = ", ".join(others) or "no model"
+        return [f"decoder.yml names {named}, and {checkpoint.path.name} lies here: its vocabularies are not taken"]
+
     def header(self, config: TransformerConfig, facts: Facts) -> Mapping[str, str]:
         import yaml
 
