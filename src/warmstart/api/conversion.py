@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.errors import ConfigError
+from warmstart.errors import ConfigError, UnknownFormat
 
 if TYPE_CHECKING:
     from warmstart.bundle.model import Model
@@ -78,9 +78,14 @@ def convert(
         verified: dict[str, Any] = {}
 
         def check(directory: Path) -> None:
+            from warmstart.inference.speech.verification import hears, side_of, verify_speech
             from warmstart.inference.verify import require_same, verify_models
 
-            found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
+            if hears(model):
+                sides, names = (side_of(model), side_of(directory)), (str(source), str(destination))
+                found = verify_speech(sides, names, _lines(inputs))
+            else:
+                found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
             verified["verification"] = require_same(found)
 
         facts = convert_model(
@@ -104,7 +109,8 @@ def verify(
     """Run two models on the same inputs: ``same`` says whether they give the same answers.
 
     A ``model.bin`` is run by CTranslate2, what has a module here by our own forward, other transformers directories
-    by transformers. Of models that write text the log-probabilities of given outputs (``largest``, ``mean``, in natural
+    by transformers; of speech models of the family ``deepspeech``, ONNX by onnxruntime and TensorFlow Lite by LiteRT.
+    Of models that write text the log-probabilities of given outputs (``largest``, ``mean``, in natural
     logarithms) and the greedy outputs (``outputs_that_differ``, ``examples``) are compared; of encoders and models that
     hear, the arrays that they give (``answers``): states, as a part of their size, and log-probabilities.
 
@@ -121,15 +127,33 @@ def verify(
         CorruptCheckpoint: the engine refuses one of them, or crashed.
         VocabularyError: their rows mean different tokens.
     """
-    from warmstart.bundle.model import open_model
+    from warmstart.inference.speech.verification import hears, side_of, verify_speech
     from warmstart.inference.verify import verify_models
 
     if (count is not None and count < 1) or (tolerance is not None and not tolerance >= 0):
         raise ConfigError("a count is from 1, a tolerance from 0", found=f"{count}, {tolerance}")
-    left, right = open_model(a, vocabularies=vocabularies), open_model(b)
+    options: dict[str, Any] = {"count": count, "seed": seed, "tolerance": tolerance}
+    left, right = _opened(a, vocabularies), _opened(b)
     for model in (left, right):
-        _require_whole(model)
-    return verify_models(left, right, _lines(inputs), count=count, seed=seed, tolerance=tolerance)
+        if model is not None:
+            _require_whole(model)
+    if left is None or right is None or (hears(left) and hears(right)):
+        sides = side_of(left or a), side_of(right or b)
+        return verify_speech(sides, (str(a), str(b)), _lines(inputs), **options)
+    return verify_models(left, right, _lines(inputs), **options)
+
+
+def _opened(source: str | Path, vocabularies: Sequence[str] = ()) -> Model | None:
+    """The model at ``source``; None where only an export of a speech model lies there, which is run and not read."""
+    from warmstart.bundle.model import open_model
+    from warmstart.inference.speech.acoustic import exported
+
+    try:
+        return open_model(source, vocabularies=vocabularies)
+    except UnknownFormat:
+        if exported(source) is None:
+            raise
+        return None
 
 
 def _require_engines(model: Model, to: str) -> None:
@@ -140,8 +164,9 @@ def _require_engines(model: Model, to: str) -> None:
     from warmstart.export.as_it_is import FORMATS
     from warmstart.export.convert import dialects
     from warmstart.inference.sides import engine_of
+    from warmstart.inference.speech.verification import hears
 
-    if to in set(dialects()) - set(FORMATS):
+    if not hears(model) and to in set(dialects()) - set(FORMATS):
         engine_of(model)
         engine_of(model, to)
 

@@ -10,7 +10,7 @@ and run on the same inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,11 +82,8 @@ def judge_of(models: tuple[Model, Model], sides: tuple[Side, Side], given: float
     kinds = [side.quantization for side in sides]
     narrow = narrowest(set(kinds))
     places = [k for k in (1, 0) if kinds[k] == narrow and models[k].checkpoint.format == "ctranslate2"]
-    if given is not None or narrow == "float32":
-        yield Judge(given)
-    elif not places:
-        largest, mean = PARTS[narrow]
-        yield Judge(parts=(_ALONE * largest, _ALONE * mean))
+    if given is not None or narrow == "float32" or not places:
+        yield judge_alone(kinds, given)
     else:
         from warmstart.inference.engine_sides import ENGINE_SIDES
 
@@ -95,6 +92,14 @@ def judge_of(models: tuple[Model, Model], sides: tuple[Side, Side], given: float
             there = round_again(model.path if model.path.is_dir() else model.path.parent, Path(folder), seed)
             again = ENGINE_SIDES[kind_of(model)](replace(model, path=there))
             yield Judge(parts=PARTS[narrow], rounded=places[0], again=again)
+
+
+def judge_alone(kinds: Sequence[str], given: float | None) -> Judge:
+    """Who judges answers of models in the quantizations ``kinds``, where none can be rounded again."""
+    narrow = narrowest(set(kinds))
+    times = 1 if narrow == "float32" else _ALONE
+    largest, mean = PARTS[narrow]
+    return Judge(given, (times * largest, times * mean))
 
 
 def round_again(source: Path, target: Path, seed: int) -> Path:

@@ -50,7 +50,7 @@ def verify_models(
     if kind != other:
         raise DialectError("the two models are of different kinds", where=b.source, expected=kind, found=other)
     sides = side_of(a), side_of(b)
-    _require_one_vocabulary(a, b, sides)
+    require_one_vocabulary((a.source, b.source), sides)
     compare = _arrays if kind in ARRAYS else _texts
     with judge_of((a, b), sides, tolerance, seed) as judge:
         facts = compare(kind, a, sides, lines, count, seed, judge)
@@ -84,11 +84,16 @@ def _arrays(
     made = random_given(kind, config, sides[0].tokens[0], count or sounds, seed)
     inputs = made if lines is None else given_ids(sides, lines)
     answers = compare_arrays(sides[0], sides[1], inputs, judge)
+    return array_facts(sides, answers, len(inputs), "random" if lines is None else "given")
+
+
+def array_facts(sides: tuple[Any, Any], answers: Sequence[dict[str, Any]], inputs: int, kind: str) -> dict[str, Any]:
+    """Facts of the comparison of all arrays, with the numbers of the worst one."""
     worst = max(answers, key=lambda facts: facts["largest"] / max(facts["tolerance"], 1e-30))
     return {
         "same": all(facts["same"] for facts in answers), "answers": answers,
         "engines": [side.engine for side in sides], "quantizations": [side.quantization for side in sides],
-        "inputs": len(inputs), "kind": "random" if lines is None else "given",
+        "inputs": inputs, "kind": kind,
         **{key: worst[key] for key in ("largest", "mean", "tolerance", "mean_tolerance", "where")},
     }  # fmt: skip
 
@@ -194,7 +199,12 @@ def _shown(side: Side, ids: Ids, which: int) -> str:
     return " ".join(side.tokens[which][i] for i in ids)
 
 
-def _require_one_vocabulary(a: Model, b: Model, sides: tuple[Side, Side]) -> None:
+def require_one_vocabulary(models: tuple[str, str], sides: tuple[Side, Side]) -> None:
+    """That rows mean the same tokens on both sides, whose ``models`` are called so.
+
+    Raises:
+        VocabularyError: they do not.
+    """
     names = ("source", "target") if len(sides[0].tokens) == 2 else ("text",)
     for name, *tables in zip(names, sides[0].tokens, sides[1].tokens, strict=True):
         left, right = map(list, tables)
@@ -203,7 +213,7 @@ def _require_one_vocabulary(a: Model, b: Model, sides: tuple[Side, Side]) -> Non
         row = next((k for k, (x, y) in enumerate(zip(left, right, strict=False)) if x != y), None)
         raise VocabularyError(
             f"the two models have different {name} vocabularies, so their rows mean different tokens",
-            where=b.source,
-            expected=f"{len(left)} tokens" if row is None else f"{left[row]!r} in row {row}, as {a.source} says",
+            where=models[1],
+            expected=f"{len(left)} tokens" if row is None else f"{left[row]!r} in row {row}, as {models[0]} says",
             found=f"{len(right)} tokens" if row is None else repr(right[row]),
         )

@@ -38,9 +38,11 @@ class Acoustic(ABC):
         n_context: frames that are seen on each side of one.
         n_hidden: width of the state.
         frames: how many frames a piece must have; None: any number.
+        engine: who computes.
     """
 
     frames: int | None = None
+    engine = "warmstart"
 
     def __init__(self, config: DeepSpeechConfig, alphabet: Alphabet) -> None:
         self.alphabet, self.mfcc = alphabet, Mfcc.of(config)
@@ -100,6 +102,8 @@ class NativeAcoustic(Acoustic):
 class OnnxAcoustic(Acoustic):
     """A directory that ``convert --to onnx`` wrote, run by onnxruntime."""
 
+    engine = "onnxruntime"
+
     def __init__(self, folder: Path) -> None:
         try:
             import onnxruntime
@@ -121,6 +125,8 @@ class OnnxAcoustic(Acoustic):
 
 class TfliteAcoustic(Acoustic):
     """A directory that ``convert --to tflite`` wrote, run by LiteRT. Recordings of a batch go one after another."""
+
+    engine = "litert"
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -171,16 +177,11 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = (), dev
             that is run here.
         MissingExtra: torch, or what runs an exported model, is not installed.
     """
-    folder = Path(source).expanduser()
-    if folder.name in ("model.onnx", "model.tflite") and folder.is_file():
-        folder = folder.parent
-    for file, kind in (("model.onnx", OnnxAcoustic), ("model.tflite", TfliteAcoustic)):
-        if (folder / file).is_file():
-            if device != "cpu":
-                raise ConfigError(
-                    "an exported model computes on the CPU", where="--device", expected="cpu", found=device
-                )
-            return kind(folder)
+    folder = exported(source)
+    if folder is not None:
+        if device != "cpu":
+            raise ConfigError("an exported model computes on the CPU", where="--device", expected="cpu", found=device)
+        return next(kind for file, kind in _EXPORTED.items() if (folder / file).is_file())(folder)
     from warmstart.bundle.model import open_model
     from warmstart.inference.device import choose_device
 
@@ -190,6 +191,18 @@ def open_acoustic(source: str | Path, *, vocabularies: tuple[str, ...] = (), dev
     from warmstart.inference.load import load_module
 
     return NativeAcoustic(load_module(model, place), alphabet)
+
+
+_EXPORTED: Mapping[str, type[OnnxAcoustic | TfliteAcoustic]] = {
+    "model.onnx": OnnxAcoustic, "model.tflite": TfliteAcoustic,
+}  # fmt: skip
+
+
+def exported(source: str | Path) -> Path | None:
+    """The directory that ``source`` (it, or its file) names, if an exported model is there."""
+    folder = Path(source).expanduser()
+    folder = folder.parent if folder.name in _EXPORTED and folder.is_file() else folder
+    return folder if any((folder / file).is_file() for file in _EXPORTED) else None
 
 
 def alphabet_of(model: Model) -> Alphabet:

@@ -1,0 +1,114 @@
+"""Do two speech models of the family ``deepspeech`` give the same log-probabilities? Our own module, ONNX and
+TensorFlow Lite files are run as ``transcribe`` runs them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.bundle.model import Model
+from warmstart.errors import ConfigError, DialectError
+from warmstart.inference.compare_arrays import compare_arrays
+from warmstart.inference.inputs import SOUNDS
+from warmstart.inference.sides import QUANTIZED, Answer, Given, narrowest
+from warmstart.inference.speech.acoustic import Acoustic, NativeAcoustic, alphabet_of, exported, open_acoustic
+from warmstart.inference.tolerance import judge_alone
+from warmstart.inference.verify import array_facts, require_one_vocabulary
+from warmstart.vocabularies.vocabulary import Vocabulary
+
+_LEAST = float(np.log(np.finfo(np.float32).tiny))  # what a probability of TensorFlow Lite can be
+_PIECES = 5  # of random sound, at most
+_FRAMES = 16  # of a piece, where neither side asks for a number
+
+
+class AcousticSide:
+    """A speech model that hears features [T, F]."""
+
+    text: tuple[Vocabulary, Vocabulary] | None = None
+
+    def __init__(self, acoustic: Acoustic, quantization: str) -> None:
+        self.acoustic, self.engine, self.quantization = acoustic, acoustic.engine, quantization
+        self.tokens: tuple[Sequence[str], ...] = (acoustic.alphabet.tokens,)
+
+    def answers(self, given: Given) -> dict[str, Answer]:
+        features_TF, around = given["features"], self.acoustic.n_context
+        padded = np.pad(features_TF, ((around, around), (0, 0)))[None]
+        each, state, found = self.acoustic.frames or len(features_TF), self.acoustic.start(1), []
+        for first in range(0, len(features_TF), each):
+            log_probs, state = self.acoustic.step(padded[:, first : first + each + 2 * around], state)
+            found.append(log_probs[0])
+        return {"letters": Answer(np.maximum(np.concatenate(found), _LEAST), "log-probabilities")}
+
+
+def hears(model: Model) -> bool:
+    """Whether the model is one of those that are compared here."""
+    return model.family is not None and model.family.name == "deepspeech"
+
+
+def side_of(source: str | Path | Model, vocabularies: Sequence[str] = ()) -> AcousticSide:
+    """The side of an opened model, or of one that ``convert`` exported.
+
+    Raises:
+        DialectError, BundleError, VocabularyError: it is no speech model that is run here.
+        MissingExtra: what runs it is not installed.
+    """
+    if not isinstance(source, Model):
+        folder = exported(source)
+        if folder is not None:
+            return AcousticSide(open_acoustic(folder), _quantization(folder))
+        from warmstart.bundle.model import open_model
+
+        source = open_model(source, vocabularies=vocabularies)
+    from warmstart.inference.load import load_module
+
+    acoustic = NativeAcoustic(load_module(source, "cpu"), alphabet_of(source))
+    return AcousticSide(acoustic, narrowest({entry.dtype for entry in source.checkpoint.entries.values()}))
+
+
+def verify_speech(
+    sides: tuple[AcousticSide, AcousticSide],
+    names: tuple[str, str],
+    lines: Sequence[str] | None = None,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """As :func:`warmstart.inference.verify.verify_models`, on random features.
+
+    Raises:
+        ConfigError: there are ``lines``.
+        DialectError: the two hear features of different widths.
+        VocabularyError: their labels differ.
+    """
+    if lines is not None:
+        raise ConfigError("inputs are lines of text, and this model hears sound", todo="leave out --inputs")
+    require_one_vocabulary(names, sides)
+    widths = [side.acoustic.mfcc.n_input for side in sides]
+    if widths[0] != widths[1]:
+        raise DialectError(
+            "the two models hear different features", where=names[1], expected=widths[0], found=widths[1]
+        )
+    judge = judge_alone([side.quantization for side in sides], tolerance)
+    generator = np.random.default_rng(seed)
+    each = math.lcm(*(side.acoustic.frames or 1 for side in sides))
+    each = _FRAMES if each == 1 else each
+    shapes = [(each * int(generator.integers(1, _PIECES, endpoint=True)), widths[0]) for _ in range(count or SOUNDS)]
+    inputs = [{"features": generator.standard_normal(shape).astype(np.float32)} for shape in shapes]
+    facts = array_facts(sides, compare_arrays(*sides, inputs, judge), len(inputs), "random")
+    given = "spread" if tolerance is None else "given"
+    return facts | {"a": names[0], "b": names[1], "tolerance_from": given}
+
+
+def _quantization(folder: Path) -> str:
+    """What our conversion recorded; whole numbers where it did not."""
+    try:
+        said = json.loads((folder / "conversion.json").read_text("utf-8"))["options"]["quantization"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "float32"
+    return said if said in QUANTIZED else "float32"
