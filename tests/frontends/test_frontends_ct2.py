@@ -269,6 +269,24 @@ def test_commands_of_torch_files(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("[1]", "the configuration holds no keys"),
+        ("data: [1]", "data holds no keys"),
+        ("data: .nan", "data holds no keys"),
+        ("data: {target_vocabulary: 1.5}", r"data\.target_vocabulary is no text\n  found: 1\.5"),
+        ("{model_dir: [], data: {source_1_vocabulary: {a: b}}}", r"data\.source_1_vocabulary is(.|\n)*model_dir is no text"),
+        ("[" * 5000, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_opennmt_tf_of_other_types_is_refused(content, found, tmp_path):
+    (tmp_path / "c.yml").write_text(content)
+    with pytest.raises(ConfigError, match=found) as error:
+        ct2.run("ct2-opennmt-tf-converter", ["--config", str(tmp_path / "c.yml"), "--output_dir", str(tmp_path / "o")])
+    assert error.value.where == str(tmp_path / "c.yml")
+
+
+@pytest.mark.parametrize(
     ("command", "arguments", "reason"),
     [
         ("ct2-transformers-converter", ["--model", "x", "--trust_remote_code"], "no code of a model is run"),

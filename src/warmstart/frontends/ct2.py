@@ -102,16 +102,7 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
     Raises:
         ConfigError: the configuration cannot be read, or says what the converter would need OpenNMT-tf for.
     """
-    import yaml
-
-    config: dict[str, Any] = {}
-    if isinstance(args.config, Mapping):
-        config = dict(args.config)
-    elif args.config:
-        try:
-            config = yaml.safe_load(Path(args.config).read_text("utf-8")) or {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError("the configuration cannot be read", where=args.config, found=error) from None
+    config = _configuration(args.config)
     data = config.get("data") or {}
     folder = Path(str(config.get("model_dir", "")))
     files = []
@@ -135,6 +126,36 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
     words = [args.model_type or "", *_controls(data, bool(parallel), args.config), "auto" if args.auto_config else ""]
     said = ",".join(word for word in words if word)
     return Request(str(source), {"from_": f"opennmt-tf:{said}" if said else "opennmt-tf", "vocabularies": files})
+
+
+def _configuration(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """OpenNMT-tf's configuration, from a file or as it is, of which what is needed has its type.
+
+    Raises:
+        ConfigError: it cannot be read, or has not.
+    """
+    import yaml
+
+    where = None if isinstance(given, Mapping) else given
+    try:
+        config = yaml.safe_load(Path(where).read_text("utf-8")) if where else given
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError("the configuration cannot be read", where=where, found=error) from None
+    config = {} if config is None else config
+    data = (config.get("data") or {}) if isinstance(config, Mapping) else {}
+    keys = {"the configuration": config, "data": data}
+    texts = (
+        {f"data.{k}": v for k, v in data.items() if str(k).endswith("vocabulary")} if isinstance(data, Mapping) else {}
+    )
+    wrong = [Problem(f"{k} holds no keys", found=str(v)[:80]) for k, v in keys.items() if not isinstance(v, Mapping)]
+    wrong += [
+        Problem(f"{key} is no text", found=str(value)[:80])
+        for key, value in {**texts, "model_dir": None if wrong else config.get("model_dir")}.items()
+        if not isinstance(value, str | Path | None)
+    ]
+    if wrong:
+        raise ConfigError("this is no configuration of OpenNMT-tf", where=where, problems=wrong)
+    return dict(config)
 
 
 def _controls(data: Mapping[str, Any], parallel: bool, where: object) -> list[str]:
