@@ -12,38 +12,6 @@ from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 
 @dataclass(frozen=True)
-class Sum(Op):
-    """Lossy: foreign halves that only ever act as their sum (cuDNN's two biases); export writes the sum and zeros."""
-
-    kind: ClassVar[Kind] = "lossy"
-    halves: int = 2
-
-    @property
-    def lost(self) -> str:
-        return f"the sum of {self.halves} arrays is kept, and would return as itself and zeros"
-
-    def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        if len(shapes) != self.halves or len(set(shapes)) != 1:
-            raise ShapeMismatch(f"{self.halves} equal shapes are needed, not {[list(s) for s in shapes]}")
-        return [shapes[0]]
-
-    def backward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
-        return [shapes[0]] * self.halves
-
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        total = arrays[0]
-        for array in arrays[1:]:
-            total = total + array
-        return [total]
-
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        return [arrays[0], *(np.zeros_like(arrays[0]) for _ in range(self.halves - 1))]
-
-    def forward_slot(self, arrays: Sequence[Array], axis: int | None, shapes: Sequence[Shape]) -> list[Array]:
-        raise SlotLost("moments of two halves are not the moment of their sum")
-
-
-@dataclass(frozen=True)
 class ExtraRows(Op):
     """Lossy: foreign rows before and behind the canonical ones that nothing is computed with; written as zeros."""
 
