@@ -138,7 +138,7 @@ def _configuration(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
 
     where = None if isinstance(given, Mapping) else given
     try:
-        config = yaml.safe_load(Path(where).read_text("utf-8")) if where else given
+        config: Any = yaml.safe_load(Path(where).read_text("utf-8")) if where else given
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError("the configuration cannot be read", where=where, found=error) from None
     config = {} if config is None else config
