@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
 from hashlib import sha256
 
 import numpy as np
@@ -24,7 +23,7 @@ _SMALL = 2**14  # elements that are read whole rather than sampled
 _BLOCK = 2**20
 
 
-def find_aliases(conversion: Conversion, reading: Reading, pool: Executor) -> dict[str, str]:
+def find_aliases(conversion: Conversion, reading: Reading) -> dict[str, str]:
     """Name → name of the equal array that comes first, for every array that has an equal before it."""
     groups: dict[object, list[Row]] = defaultdict(list)
     for row in conversion.rows:  # sorted by name
@@ -43,13 +42,13 @@ def find_aliases(conversion: Conversion, reading: Reading, pool: Executor) -> di
                 fresh.append(row)
         if len(fresh) > 1:
             several.append(fresh)
-    jobs = [(rows, row, by_source) for rows in several for by_source in (_by_source(rows, reading),) for row in rows]
-    probes = list(pool.map(lambda job: _probe(job[1], job[2], reading), jobs))
-    alike: dict[object, list[Row]] = defaultdict(list)
-    for (rows, row, _), probe in zip(jobs, probes, strict=True):
-        alike[id(rows), probe].append(row)
-    for candidates in alike.values():
-        aliases.update(_equal(candidates, reading))
+    for rows in several:
+        by_source = _by_source(rows, reading)
+        alike: dict[bytes, list[Row]] = defaultdict(list)
+        for row in rows:
+            alike[_probe(row, by_source, reading)].append(row)
+        for candidates in alike.values():
+            aliases.update(_equal(candidates, reading))
     return {name: _first(aliases, name) for name in sorted(aliases)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -59,7 +60,7 @@ class Row:
     @property
     def nbytes(self) -> int:
         """Bytes as stored, without the scale."""
-        return int(np.prod(self.shape, dtype=np.int64)) * dtype_of(self.storage.dtype).itemsize
+        return math.prod(self.shape) * dtype_of(self.storage.dtype).itemsize
 
     def compute(self, read: Callable[[str], Array]) -> Array:
         """The array in ``dtype``, of canonical arrays as ``read`` gives them; a view of these where it can be."""

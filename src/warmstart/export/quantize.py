@@ -18,7 +18,8 @@ from warmstart.formats.checkpoint import Array, dtype_of
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _OTHERS = {"int16": "float32", **{q: q.removeprefix("int8_") for q in QUANTIZATIONS if "float" in q}}
 
-_TILE = (128, 32)  # rows and columns that are transposed at once: what fits beside each other into a core's cache
+# Rows and columns that are transposed at once: what fits beside each other into a core's cache.
+_TILE, _TILES = (128, 32), {1: (2048, 32)}  # _TILES: by bytes of an element
 
 _KEPT = threading.local()
 _SHORT = 16  # elements of numpy's buffer: it fills longer ones with a row's scale, which costs more than multiplying
@@ -122,27 +123,34 @@ class Encoder:
     def _rows(self, array: Array, out: Array, start: int) -> None:
         """8-bit rows: q = rint(w·s), s = 127 / max|w|; a row of zeros has s = 1, and s is bounded to be finite."""
         assert self.scale is not None
+        axis = 1
+        if _is_transposed(array):  # computed as it lies in memory, so that only bytes are transposed
+            array, out, axis = array.T, out.T, 0
         copy, work = _memory(array.size)
         w = array
-        if array.dtype != np.float32 or not (array.flags.c_contiguous and array.flags.aligned):
+        if array.dtype != np.float32 or not (array.flags.aligned and array.strides[-1] == array.itemsize):
             w = copy.reshape(array.shape)
             _copy(array, w)
-        w, work = w.reshape(len(array), -1), work.reshape(len(array), -1)
+        w = w.reshape(len(w), -1) if axis else w
+        work = work.reshape(w.shape)
         # Magnitudes are ordered as the integers of their bits without the sign: one pass instead of two, NaN on top.
         bits = np.bitwise_and(w.view(np.int32), 0x7FFFFFFF, out=work.view(np.int32))
-        largest = np.max(bits, axis=1, initial=0).view(np.float32)
+        largest = np.max(bits, axis=axis, initial=0).view(np.float32)
         if not np.isfinite(largest).all():
             raise self._not_finite()
         bound = np.float32(127) / np.finfo(np.float32).max
         largest = np.where(largest == 0, np.float32(127), np.maximum(largest, bound))
         scale = np.float32(127) / largest
-        self.scale[start : start + len(array)] = scale
+        self.scale[start : start + scale.size] = scale
         usual = np.setbufsize(_SHORT)
-        np.multiply(w, scale[:, None], out=work)
+        np.multiply(w, np.expand_dims(scale, axis), out=work)
         np.setbufsize(usual)
         np.rint(work, out=work)
-        out.reshape(work.shape)[...] = work
-        self._measure(array, lambda: (work / scale[:, None]).reshape(array.shape))
+        if axis:
+            out.reshape(work.shape)[...] = work
+        else:
+            _copy(work.astype(np.int8).T, out.T)
+        self._measure(array, lambda: (work / np.expand_dims(scale, axis)).reshape(array.shape))
 
     def _measure(self, array: Array, stored: Any) -> None:
         if not self._report:
@@ -189,14 +197,19 @@ def _float32(array: Array) -> Array:
 
 def _copy(array: Array, out: Array) -> None:
     """``out[...] = array``; a transposed matrix goes tile by tile, which is up to eight times as fast."""
-    if array.ndim != 2 or abs(array.strides[0]) >= abs(array.strides[1]):
+    if not _is_transposed(array):
         out[...] = array
         return
-    rows, columns = _TILE
+    rows, columns = _TILES.get(array.itemsize, _TILE)
     for r in range(0, array.shape[0], rows):
         source, target = array[r : r + rows], out[r : r + rows]
         for c in range(0, array.shape[1], columns):
             target[:, c : c + columns] = source[:, c : c + columns]
+
+
+def _is_transposed(array: Array) -> bool:
+    """Whether the elements of a column of ``array`` lie side by side, and those of a row do not."""
+    return array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1])
 
 
 def not_finite(name: str, dtype: str) -> FormatError:

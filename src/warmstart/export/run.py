@@ -6,6 +6,7 @@ bounded in bytes, so that memory grows with the largest array and not with the m
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -27,8 +28,9 @@ from warmstart.spec.mapping import Link, Reading
 from warmstart.spec.op import ShapeMismatch
 from warmstart.storage.progress import Progress
 
-_BLOCK = 2**17  # elements that one thread encodes at a time, within its cache
+_BLOCK = 2**19  # elements that one thread encodes at a time: with fewer, threads wait more than they work
 _LARGE = 2**21  # elements from which an array is encoded in blocks
+_SMALL = 2**16  # elements below which to hand an array to another thread costs more than to encode it
 _UNDER_WAY = 2**25  # bytes of arrays that are computed ahead of the writer
 
 
@@ -53,7 +55,7 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
     aside = reading.putting_aside(PutAside(directory))
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool, aside:
         _compare(reading, pool)
-        aliases = find_aliases(conversion, reading, pool) if layout.aliases else {}
+        aliases = find_aliases(conversion, reading) if layout.aliases else {}
         outcome = Outcome(aliases)
         rows = [row for row in conversion.rows if row.name not in aliases]
         with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
@@ -74,12 +76,15 @@ class _Work:
 
     def arrays(self, rows: list[Row]) -> Iterator[Array]:
         """What is stored, in the order of the rows; scales follow their weight."""
-        ahead: deque[tuple[Row, Future[Encoder]]] = deque()
+        ahead: deque[tuple[Row, Future[Encoder] | None]] = deque()
         waiting, under_way = iter(rows), 0
         upcoming = next(waiting, None)
         while upcoming is not None or ahead:
             while upcoming is not None and (not ahead or under_way + _cost(upcoming) <= _UNDER_WAY):
-                if upcoming.shape and np.prod(upcoming.shape) >= _LARGE:
+                size = math.prod(upcoming.shape)
+                if size < _SMALL:
+                    ahead.append((upcoming, None))
+                elif size >= _LARGE:
                     if ahead:
                         break
                     ahead.append((upcoming, _done(self._in_blocks(upcoming))))
@@ -88,7 +93,7 @@ class _Work:
                 under_way += _cost(upcoming)
                 upcoming = next(waiting, None)
             row, future = ahead.popleft()
-            encoder = future.result()
+            encoder = self._whole(row) if future is None else future.result()
             under_way -= _cost(row)
             yield encoder.values
             if encoder.scale is not None:
@@ -157,7 +162,7 @@ def _done(encoder: Encoder) -> Future[Encoder]:
 
 def _cost(row: Row) -> int:
     """Bytes that are held while ``row`` is under way: what it is computed from, and what is stored."""
-    return int(np.prod(row.shape, dtype=np.int64)) * dtype_of(row.dtype).itemsize + row.nbytes
+    return math.prod(row.shape) * dtype_of(row.dtype).itemsize + row.nbytes
 
 
 def _blocks(array: Array) -> Iterator[tuple[int, Array]]:

@@ -29,7 +29,7 @@ from typing import IO, Any, NoReturn
 from warmstart.errors import CorruptCheckpoint, MissingExtra
 from warmstart.formats.checkpoint import Array, dtype_of, itemsize
 from warmstart.formats.isolated_server import KINDS, LENGTH
-from warmstart.formats.mapped import valid_shape, view
+from warmstart.formats.mapped import Map, valid_shape, view
 
 SECONDS = 60.0  # for the answer to a call, and of the processor for it
 RATE = 2 * 2**20  # bytes of an array for which it may take another second
@@ -83,7 +83,7 @@ class Isolated:
                 self._give_up(f"{written} of {nbytes} bytes of an array")
             try:
                 _seal(file)
-                mapped = mmap.mmap(file, nbytes, prot=mmap.PROT_READ) if nbytes else b""
+                mapped = Map(file, nbytes, prot=mmap.PROT_READ) if nbytes else b""
             except (OSError, ValueError, OverflowError) as error:
                 self._give_up(f"an array of {nbytes} bytes: {error}")
         return view(mapped, dtype_of(dtype), shape, 0)

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
 MAX_DIMENSIONS = 32
 _PIECE = 2**22  # bytes that are written at once
+_FORGOTTEN = 2**24  # bytes of a map that are let go of at once
+
+
+class Map(mmap.mmap):
+    """A mapped file that can let go of the memory which reading it took."""
+
+    _read = 0
+
+    def forget(self, count: int) -> None:
+        """``count`` bytes were read and are not needed again soon."""
+        self._read += count
+        if self._read >= _FORGOTTEN and hasattr(mmap, "MADV_DONTNEED"):
+            self._read = 0
+            self.madvise(mmap.MADV_DONTNEED)
 
 
 class Writable(Protocol):
@@ -35,7 +49,7 @@ def head(path: Path, count: int) -> bytes:
         raise SourceError("cannot be read", where=path, found=error.strerror) from error
 
 
-def map_file(path: Path) -> mmap.mmap:
+def map_file(path: Path) -> Map:
     """The whole file, mapped read-only.
 
     Raises:
@@ -46,7 +60,7 @@ def map_file(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             if file.seek(0, 2) == 0:
                 raise CorruptCheckpoint("the file is empty", where=path, todo="download or copy it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return Map(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise SourceError("cannot be read", where=path, found=error.strerror) from error
 
@@ -108,23 +122,14 @@ def write_array(file: Writable, array: Array) -> None:
 
 
 def forget(array: Array) -> None:
-    """Lets go of the memory that a mapped ``array`` took when it was read; it can be read again.
+    """Lets go of the memory that mapped arrays took when they were read, once this one and those before it were
+    megabytes of their file; what is still in use comes back from the system's cache.
 
-    What lies apart in the file (columns, every other row) is let go only with what lies between.
+    Not for each array: every thread of the process stops while one lets go.
     """
-    import numpy as np
-
     owner = _owner(array)
-    if not isinstance(owner, mmap.mmap) or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]
-    low = array.ctypes.data + sum(step for step in steps if step < 0)
-    high = array.ctypes.data + sum(step for step in steps if step > 0) + array.itemsize
-    base = np.frombuffer(owner, np.uint8, 1).ctypes.data
-    first = -(-(low - base) // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (high - base) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if length > 0:
-        owner.madvise(mmap.MADV_DONTNEED, first, length)
+    if isinstance(owner, Map):
+        owner.forget(array.nbytes)
 
 
 def is_mapped(array: Array) -> bool:
@@ -162,5 +167,5 @@ class PutAside:
         with tempfile.TemporaryFile(dir=self._directory) as file:
             write_array(file, array)
             file.flush()
-            kept = mmap.mmap(file.fileno(), array.nbytes, access=mmap.ACCESS_READ)
+            kept = Map(file.fileno(), array.nbytes, access=mmap.ACCESS_READ)
         return view(kept, array.dtype, array.shape, 0)
