@@ -132,6 +132,7 @@ CONVERT = "`warmstart convert MODEL OUTPUT --to ctranslate2`"
         ("opennmt-tf", BOTH, "give --src_vocab SOURCE_FILE --tgt_vocab TARGET_FILE"),
         ("opennmt-tf", "give --vocab TEXT_FILE", "give --src_vocab TEXT_FILE"),
         ("opennmt-tf", "name it: --from opennmt-tf:NAME", "name it: --model_type NAME"),
+        ("opennmt-tf", "--from opennmt-tf:NAME,start,end,auto, of which any may be left out", "--model_type NAME"),
         ("transformers", "leave it out of --copy-files", "leave it out of --copy_files"),
         ("opennmt-py", "--no-strict leaves behind", f"--no-strict leaves behind, in {CONVERT}"),
         ("marian", "give --vmap", "give --vocab_mapping"),
@@ -150,6 +151,11 @@ def test_advice_names_flags_of_the_command(command, advice, said, monkeypatch):
         ct2.run(f"ct2-{command}-converter", [*flags.get(command, ["--model_path", "MODEL"]), "--output_dir", "o"])
     assert (error.value.todo, error.value.problems[0].todo) == (said, said)
     assert str(error.value).count(f"to do: {said}\n") + str(error.value).endswith(said) == 2
+
+
+def test_a_destination_without_a_name(opus):
+    with pytest.raises(ConfigError, match="the destination is an empty path"):
+        ct2.run("ct2-opus-mt-converter", ["--model_dir", str(opus), "--output_dir", "", "--force"])
 
 
 def test_opus_mt_has_no_flag_for_vocabularies(opus, tmp_path):

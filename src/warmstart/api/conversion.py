@@ -61,6 +61,8 @@ def convert(
     """
     from warmstart.storage.hashing import Digests
 
+    if not str(destination):
+        raise ConfigError("the destination is an empty path", todo="name a directory that does not exist yet")
     if inputs is not None and not verify:
         raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
     with Digests() as digests:

@@ -17,7 +17,7 @@ _SPELT: Mapping[str, Mapping[str, str]] = {
     "ct2-transformers-converter": {"--copy-files": "--copy_files"},
     "ct2-opennmt-tf-converter": {
         _PAIR: r"--src_vocab \1 --tgt_vocab \2", "--vocab (TEXT_FILE)": r"--src_vocab \1",
-        "--from opennmt-tf:NAME,start,end,auto": "--model_type NAME",
+        "--from opennmt-tf:NAME,start,end,auto, of which any may be left out": "--model_type NAME",
         "--from opennmt-tf:NAME": "--model_type NAME",
     },
     "ct2-fairseq-converter": {

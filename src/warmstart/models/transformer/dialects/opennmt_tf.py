@@ -135,10 +135,10 @@ class OpenNMTTFDialect(OpenNMTTF):
 
     def _description(self, checkpoint: Checkpoint, problems: list[Problem]) -> dict[str, Any]:
         """What the model's class is called with, by the names of its arguments."""
-        known = ", ".join(CATALOG)
         if self.model_type:
             if self.model_type not in CATALOG:
-                problems.append(Problem(f"{self.model_type} is not a model that is known here", expected=known))
+                what = f"{self.model_type} is not a model that is known here"
+                raise DialectError(what, where=checkpoint.path, expected=", ".join(CATALOG))
             return {**of_catalog(self.model_type), "source_inputter": None}
         found = read_description(checkpoint)
         if found is None:
