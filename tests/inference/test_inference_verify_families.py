@@ -75,8 +75,10 @@ def test_two_exports_give_the_same_answers(kind, tmp_path):
 def test_what_nobody_computes_is_said_before_any_work(kind, way, to, found, tmp_path, monkeypatch):
     api.convert(MADE[kind](tmp_path / "source", kind), tmp_path / "way", way)
     monkeypatch.setattr(convert, "run_conversion", lambda *_, **__: pytest.fail("it was converted"))
-    with pytest.raises(DialectError, match=found):
+    with pytest.raises(DialectError, match=found) as error:
         api.convert(tmp_path / "way", tmp_path / "out", to, verify=True)
+    assert error.value.todo == "leave out --verify, without which it is converted"
+    assert error.value.where == str(tmp_path / "way")
     assert not (tmp_path / "out").exists()
 
 
@@ -96,7 +98,8 @@ def test_an_engine_that_is_not_installed_is_said_before_any_work(tmp_path, monke
     monkeypatch.setattr(sides, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="ctranslate2"):
         api.convert(tmp_path / "ct2", tmp_path / "out", "ctranslate2", verify=True)
-    with pytest.raises(DialectError, match="transformers, which has, is not installed"):
+    missing = "transformers, which has, is not installed(.|\\n)*converted, or pip install transformers$"
+    with pytest.raises(DialectError, match=missing):
         api.convert(source, tmp_path / "out", "ctranslate2", verify=True)
 
 

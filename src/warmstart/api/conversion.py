@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.errors import ConfigError, UnknownFormat
+from warmstart.errors import ConfigError, DialectError, UnknownFormat
 
 if TYPE_CHECKING:
     from warmstart.bundle.model import Model
@@ -168,9 +169,19 @@ def _require_engines(model: Model, to: str) -> None:
     from warmstart.inference.sides import engine_of
     from warmstart.inference.speech.verification import hears
 
-    if not hears(model) and to in set(dialects()) - set(FORMATS):
+    if hears(model) or to not in set(dialects()) - set(FORMATS):
+        return
+    try:
         engine_of(model)
         engine_of(model, to)
+    except DialectError as error:
+        said = error.problem
+        install = (said.todo or "").partition(",")[0]
+        install = f", or {install}" if install.startswith("pip ") else ""
+        todo = f"leave out --verify, without which it is converted{install}"
+        placed = replace(said, where=said.where or str(model.path), todo=todo)
+        error.reword(lambda problem: placed if problem is said else problem)
+        raise
 
 
 def _require_whole(model: Model) -> None:
