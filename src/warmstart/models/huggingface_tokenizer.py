@@ -57,8 +57,8 @@ def _tokenizer(
     more = said.get("additional_special_tokens") or said.get("extra_special_tokens") or ()
     additional = tuple(_text(token) for token in more) if isinstance(more, list) else ()
     rows = _table(files, where, prefer)
-    wrong = next((token for token, row in rows.items() if type(row) is not int), None)
-    if wrong is not None:
+    if {*map(type, rows.values())} - {int}:
+        wrong = next(token for token, row in rows.items() if type(row) is not int)
         raise VocabularyError(f"the row of {wrong!r} is no number", where=where, found=repr(rows[wrong]))
     for row, token in (settings.get("added_tokens_decoder") or {}).items():
         rows.setdefault(_text(token), int(row))
@@ -95,8 +95,11 @@ def _table(files: Mapping[str, bytes], where: object, prefer: Sequence[str]) -> 
 
 
 def _in_order(rows: Mapping[str, int], where: object) -> tuple[str, ...]:
+    usual = list(range(len(rows)))
+    if list(rows.values()) == usual:
+        return tuple(rows)
     tokens = sorted(rows, key=rows.__getitem__)
-    if sorted(rows.values()) != list(range(len(rows))):
+    if sorted(rows.values()) != usual:
         place, token = next((place, token) for place, token in enumerate(tokens) if rows[token] != place)
         raise VocabularyError(
             f"row {place} of the vocabulary has {'two tokens' if rows[token] < place else 'no token'}",

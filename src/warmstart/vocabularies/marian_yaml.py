@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Self
 
 from warmstart.errors import Problem, VocabularyError
@@ -21,6 +22,7 @@ class MarianVocabulary(Vocabulary):
     """
 
     kind = "marian-yaml"
+    _text: str | None = None  # the file that it was read from, where that is spelt as it is written here
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = tuple(tokens)
@@ -44,7 +46,9 @@ class MarianVocabulary(Vocabulary):
         token ``no``, ``1``, ``~`` or ``null`` is that string."""
         usual = _USUAL.findall(text)
         if _spelt(usual) == text and len({*usual}) == len(usual):
-            return cls(usual)
+            vocabulary = cls(usual)
+            vocabulary._text = text
+            return vocabulary
         pairs = _pairs(text, where)
         tokens = [token for token, _ in pairs]
         if [value for _, value in pairs] == list(map(str, range(len(pairs)))) and len({*tokens}) == len(tokens):
@@ -101,6 +105,8 @@ class MarianVocabulary(Vocabulary):
         return " ".join(self.tokens[row] for row in ids)
 
     def file(self) -> tuple[str, bytes]:
+        if self._text is not None:
+            return ".yml", self._text.encode("utf-8")
         joined = "".join(self.tokens)
         plain = joined.isprintable() and '"' not in joined and "\\" not in joined
         return ".yml", _spelt(self.tokens if plain else [_quoted(token)[1:-1] for token in self.tokens]).encode("utf-8")
@@ -121,7 +127,7 @@ _USUAL = re.compile(rf"""(?m:^)"([^"\\{_ODD}]++)": \d+(?m:$)""")  # of these lin
 
 def _spelt(tokens: Sequence[str]) -> str:
     """The file of ``tokens`` in whose spelling there is nothing to escape."""
-    return "".join([f'"{token}": {row}\n' for row, token in enumerate(tokens)])
+    return ('"%s": %d\n' * len(tokens)) % tuple(chain.from_iterable(zip(tokens, range(len(tokens)), strict=True)))
 
 
 def _line_by_line(text: str) -> list[tuple[str, str]] | None:

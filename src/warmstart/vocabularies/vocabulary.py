@@ -41,7 +41,7 @@ class Vocabulary(ABC):
     @cached_property
     def index(self) -> dict[str, int]:
         """token → row."""
-        return {token: row for row, token in enumerate(self.tokens)}
+        return dict(zip(self.tokens, range(len(self.tokens)), strict=True))
 
     @cached_property
     def fingerprint(self) -> str:
