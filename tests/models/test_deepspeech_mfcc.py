@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from warmstart.errors import ConfigError
 from warmstart.models.deepspeech.mfcc import BLOCK, Mfcc
+from warmstart.models.deepspeech.mfcc_torch import MfccBatch
 
 
 def samples_of(path: Path) -> NDArray[np.float32]:
@@ -24,15 +26,22 @@ def noise(n: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("model", ["coqui-digits-en", "coqui-bytes-en"])
-def test_features_are_tensorflows(fixtures: Path, model: str) -> None:
+def test_numpy_and_torch_are_tensorflows(fixtures: Path, model: str) -> None:
     expected = np.load(fixtures / "fixtures" / model / "expected" / "mfcc.npz")
     mfcc = Mfcc(8000)
     clips = {name: samples_of(fixtures / "data/fsdd/recordings" / f"{name}.wav") for name in expected.files}
-    for name, clip in clips.items():
+    lengths = torch.tensor([len(clip) for clip in clips.values()])
+    padded = torch.zeros(len(clips), int(lengths.max()))
+    for row, clip in zip(padded, clips.values(), strict=True):
+        row[: len(clip)] = torch.from_numpy(clip)
+    batch, frames = MfccBatch(mfcc)(padded, lengths)
+    for b, (name, clip) in enumerate(clips.items()):
         features = mfcc(clip)
         assert features.shape == expected[name].shape
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, expected[name], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(batch[b, : frames[b]], expected[name], rtol=0, atol=1e-5)
+        assert not batch[b, frames[b] :].any()
 
 
 def test_golden_of_every_rate() -> None:
@@ -47,12 +56,20 @@ def test_golden_of_every_rate() -> None:
 def test_frames(n: int, frames: int) -> None:
     assert Mfcc().frames(n) == frames
     assert Mfcc()(noise(n)).shape == (frames, 26)
+    assert MfccBatch(Mfcc())(torch.from_numpy(noise(n))[None], torch.tensor([n]))[0].shape == (1, frames, 26)
 
 
 def test_digital_silence_is_the_floor() -> None:
     features = Mfcc(8000)(np.zeros(256, np.float32))
     assert features[0, 0] == pytest.approx(40 * np.log(1e-12) * np.sqrt(2 / 40), abs=1e-4)
     assert np.abs(features[0, 1:]).max() < 1e-10
+
+
+def test_torch_equals_numpy_on_long_audio() -> None:
+    clip = noise(16000 * 8)
+    batch, _ = MfccBatch(Mfcc())(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
+    np.testing.assert_allclose(batch[0], Mfcc()(clip), rtol=0, atol=1e-5)
+    assert not MfccBatch(Mfcc()).state_dict()
 
 
 @pytest.mark.parametrize("block", [1, 100, 320, 511, 512, 513, 10_000])
