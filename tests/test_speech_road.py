@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -258,15 +258,16 @@ def test_a_transcript_outside_the_alphabet_is_an_error_that_lists_all(place: Pat
 def test_a_loss_that_is_no_number_names_its_recordings(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from warmstart.training import ctc
 
-    losses, calls = ctc.ctc_losses, []
+    measure, calls = ctc.CTC.__call__, []
 
-    def poisoned(logits: Any, batch: Any) -> Any:
+    def poisoned(self: Any, model: Any, batch: Any) -> Any:
         calls.append(batch)
-        factors = torch.ones(len(logits))
-        factors[[2, 5]] = float("nan") if len(calls) == 3 else 1.0
-        return losses(logits, batch) * factors
+        loss = measure(self, model, batch)
+        rows = loss.rows.clone()
+        rows[[2, 5]] *= float("nan") if len(calls) == 3 else 1.0
+        return replace(loss, loss=rows.sum(), rows=rows)
 
-    monkeypatch.setattr(ctc, "ctc_losses", poisoned)
+    monkeypatch.setattr(ctc.CTC, "__call__", poisoned)
     with pytest.raises(TrainingError, match="the loss is not finite") as caught:
         train(configuration("first", run="nan"), steps=5)
     written = json.loads(Path("nan/nonfinite/step-00000003.json").read_text())

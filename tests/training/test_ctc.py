@@ -13,6 +13,8 @@ import torch
 
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.recognition import best_paths, ctc_losses, log_probabilities, recognise
+from warmstart.models.deepspeech.config import DeepSpeechConfig
+from warmstart.models.deepspeech.module import DeepSpeech
 from warmstart.training.ctc import CTC
 from warmstart.training.denormals import flushed_denormals
 
@@ -103,6 +105,37 @@ def test_accumulated_batches_equal_the_large_one(config: Any, normalizer: Any, d
     (gradient,) = torch.autograd.grad(whole.loss, model.scale)
     pieces = [torch.autograd.grad(loss, model.scale)[0] for loss in losses]
     torch.testing.assert_close(sum(pieces), gradient)
+
+
+@pytest.mark.parametrize("frozen", [(), ("layer_1", "lstm")])
+def test_gradients_of_two_batches_are_those_of_autograd(
+    config: Any, frozen: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network that has a pass of its own, and of the same without it."""
+    torch.manual_seed(0)
+    model = DeepSpeech(DeepSpeechConfig(vocab_size=BLANK + 1, n_hidden=8, n_input=BLANK + 1, n_context=1)).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    for stage in frozen:
+        model.get_submodule(stage).requires_grad_(False)
+    batches = [make_batch([5, 3, 4], [[0, 1], [2], [1]]), make_batch([6, 2], [[0, 1], [2]], seed=1)]
+    for batch in batches:
+        for row, length in zip(batch.features, batch.feature_lengths, strict=True):
+            row[length:] = 0.0
+    objective, found = CTC(config, 0.02), {}
+    for own in (True, False):
+        if not own:
+            monkeypatch.setattr(DeepSpeech, "whole", lambda *arguments: None)
+        model.zero_grad()
+        torch.manual_seed(1)
+        losses = [objective(model, batch) for batch in batches]
+        for loss in losses:
+            loss.backward(7.0)
+        assert [loss.without_autograd is not None for loss in losses] == [own] * 2
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        found[own] = [*(loss.loss.detach() for loss in losses), *(loss.rows for loss in losses), *gradients]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
 def test_denormals_are_flushed_inside_and_nowhere_else() -> None:

@@ -35,35 +35,35 @@ class Adam(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            members = [p for p in group["params"] if p.grad is not None]
-            parts = {group["eps"]: members} if members else {}
-            if self.tensorflow:
-                parts = self._by_epsilon(members, group)
-            for epsilon, part in parts.items():
-                self._update(part, epsilon, group)
+            parts: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter] or self._begin(parameter)
+                    parts.setdefault(state["step"], []).append((parameter, state))
+            for done, part in parts.items():
+                self._update(part, done + 1, group)
 
-    def _by_epsilon(self, members: list[Tensor], group: dict[str, Any]) -> dict[float, list[Tensor]]:
-        """The members that have the same number of updates behind them, under what stands for ε in the next."""
-        found: dict[float, list[Tensor]] = {}
-        for parameter in members:
-            done = int(self.state[parameter]["step"]) if self.state[parameter] else 0
-            epsilon = group["eps"] / math.sqrt(1.0 - float(group["betas"][1]) ** (done + 1))
-            found.setdefault(epsilon, []).append(parameter)
-        return found
+    step.hooked = True  # type: ignore[attr-defined]  # else torch measures every step, which takes as long as that
 
-    def _update(self, parameters: list[Tensor], epsilon: float, group: dict[str, Any]) -> None:
-        for parameter in parameters:
-            if not self.state[parameter]:
-                zeros = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-                self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+    def _begin(self, parameter: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = {"step": 0, **{key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}}
+        self.state[parameter] = state
+        return state
+
+    def _update(self, part: list[tuple[Tensor, dict[str, Any]]], step: int, group: dict[str, Any]) -> None:
+        """Update number ``step`` of parameters, each with its state, that have the same number behind them."""
+        parameters, states = zip(*part, strict=True)
+        for state in states:
+            state["step"] = step
         gradients: Any = [parameter.grad for parameter in parameters]
-        states = [self.state[parameter] for parameter in parameters]
-        steps, m, v = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_avg_sq"))
-        torch._foreach_add_(steps, 1.0)
+        m, v = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq"))
+        (beta1, beta2), epsilon = group["betas"], group["eps"]
+        if self.tensorflow:
+            epsilon /= math.sqrt(1.0 - beta2**step)
+        steps = [torch.full((), float(step), device=m[0].device)] * len(m)
         update = torch._fused_adamw_ if self.decoupled else torch._fused_adam_
-        (beta1, beta2), rest = group["betas"], {"weight_decay": group["weight_decay"], "eps": epsilon}
-        options = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "amsgrad": False, "maximize": False, **rest}
-        update(parameters, gradients, m, v, [], steps, **options)
+        options = {"lr": group["lr"], "weight_decay": group["weight_decay"], "amsgrad": False, "maximize": False}
+        update(parameters, gradients, m, v, [], steps, beta1=beta1, beta2=beta2, eps=epsilon, **options)
 
 
 class AdaBelief(torch.optim.Optimizer):

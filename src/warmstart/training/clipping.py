@@ -18,7 +18,11 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float | None) -> float:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    norms = torch._foreach_norm(gradients)
+    if gradients[0].device.type == "cpu":
+        norm = math.hypot(*norms)
+    else:  # is waited for once
+        norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if limit is not None and math.isfinite(norm) and norm > limit:
         torch._foreach_mul_(gradients, limit / norm)
     return norm

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.recognition import ctc_losses, logits_of
+from warmstart.models.deepspeech.module import DeepSpeech
+from warmstart.models.deepspeech.whole_torch import Whole
 from warmstart.training.config import TrainingConfig
 from warmstart.training.terms import Loss
 
@@ -28,6 +31,9 @@ class CTC:
         self.step_seconds = step_seconds
 
     def __call__(self, model: nn.Module, batch: SpeechBatch) -> Loss:
+        whole = _whole(model, batch)
+        if whole is not None:
+            return _without_autograd(whole, batch)
         losses = ctc_losses(logits_of(model, batch), batch)
         loss = losses.sum()
         return Loss(loss, loss.detach(), len(batch.feature_lengths), losses.detach())
@@ -41,4 +47,28 @@ class CTC:
 
     def amount(self, batch: SpeechBatch) -> float:
         """Seconds of audio."""
-        return float(batch.feature_lengths.sum()) * self.step_seconds
+        return float(sum(batch.feature_lengths.tolist())) * self.step_seconds
+
+
+def _whole(model: nn.Module, batch: SpeechBatch) -> Whole | None:
+    """The model's own pass in training, where it has one for the batch."""
+    if not isinstance(model, DeepSpeech):
+        return None
+    return model.whole(torch.from_numpy(batch.features), torch.from_numpy(batch.feature_lengths))
+
+
+def _without_autograd(whole: Whole, batch: SpeechBatch) -> Loss:
+    """What autograd makes of ``ctc_losses``, by the functions that it calls."""
+    log_probs, labels = torch.log_softmax(whole.logits, -1), torch.from_numpy(batch.labels)
+    lengths, blank = (batch.feature_lengths.tolist(), batch.label_lengths.tolist()), log_probs.shape[-1] - 1
+    losses, alphas = torch._ctc_loss(log_probs, labels, *lengths, blank)
+
+    def backward(divisor: float) -> None:
+        slopes = torch.full_like(losses, 1.0 / divisor)
+        found = torch.ops.aten._ctc_loss_backward.default(
+            slopes, log_probs, labels, *lengths, losses, alphas, blank, False
+        )
+        whole.backward(torch.ops.aten._log_softmax_backward_data.default(found, log_probs, -1, found.dtype))
+
+    loss = losses.sum()
+    return Loss(loss, loss, len(losses), losses, backward)

@@ -94,21 +94,18 @@ class Learner:
         self.freezing.apply(step, plateaus)
         (weight,) = self.ranks.sum([sum(map(self.objective.weight, batches))])
         divisor = self.objective.divisor(weight)
-        loss_sum = nll_sum = work = 0.0
-        units, rows, losses = 0, [], []
+        work, units, rows, losses = 0.0, 0, [], list[Tensor]()
         for batch in batches:
             with autocast(self.precision, self.device):
                 loss = self.objective(self.model, batch)
-            (loss.loss / divisor).backward()  # type: ignore[no-untyped-call]
-            losses.append(torch.stack([loss.loss.detach(), loss.nll]))
+            loss.backward(divisor)
+            losses += [loss.loss.detach(), loss.nll]
             units += loss.units
             work += self.objective.amount(batch)
             rows.append(loss.rows)
         self.ranks.sum_gradients(self._parameters)
-        for own_loss, own_nll in torch.stack(losses).tolist():  # a GPU is waited for once
-            loss_sum += own_loss
-            nll_sum += own_nll
-        loss_sum, nll_sum, units_sum, work = self.ranks.sum([loss_sum, nll_sum, units, work])
+        found = torch.stack(losses).tolist()  # a GPU is waited for once
+        loss_sum, nll_sum, units_sum, work = self.ranks.sum([sum(found[::2]), sum(found[1::2]), units, work])
         norm = clip_gradients(self._parameters, self.config.clip_norm)
         return Gradient(loss_sum, nll_sum, max(1, int(units_sum)), work, norm, tuple(rows))
 

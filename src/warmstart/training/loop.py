@@ -226,7 +226,7 @@ class _Loop:
         """One update; False if the run was rewound instead."""
         config, step, where = self.config, self.step + 1, self.position
         began = time.perf_counter()
-        torch.manual_seed(step_seed(self.state.seed, step, self.ranks.rank))
+        self._seed(step)
         parts: list[Any] = []
         for _ in range(config.accumulation):
             last = self.position
@@ -255,6 +255,13 @@ class _Loop:
             pace = f"{self.work.replace('_', ' ')}/s"
             self.bar.update(1, **{"loss": f"{found.loss / found.units:.3f}", pace: f"{self.speed:,.0f}"})
         return True
+
+    def _seed(self, step: int) -> None:
+        seed = step_seed(self.state.seed, step, self.ranks.rank)
+        if self.learner.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # asking for other devices takes a hundred times as long
+        else:
+            torch.manual_seed(seed)
 
     def _not_finite(self, step: int, where: Position, parts: Sequence[Any], found: Gradient) -> bool:
         """Write the batch down, and stop, leave the update out (True) or rewind (False)."""

@@ -176,10 +176,8 @@ def load_slots(
 
 def _load(optimizer: torch.optim.Optimizer, parameter: Tensor, arrays: Mapping[str, Array], done: int) -> None:
     state = optimizer.state[parameter]
-    if isinstance(optimizer, Adafactor | AdaBelief):
+    if not isinstance(optimizer, torch.optim.SGD):
         state["step"] = done
-    elif not isinstance(optimizer, torch.optim.SGD):
-        state["step"] = torch.full((), float(done), dtype=torch.float32, device=parameter.device)
     for slot, array in arrays.items():
         value = torch.from_numpy(np.array(array, dtype=np.float32)).to(parameter.device)
         if value.shape == parameter.shape:

@@ -17,15 +17,24 @@ from warmstart.storage.records import Record
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over the ``units`` of a batch: ``loss`` (differentiable) and ``nll`` (detached), in nats.
+    """Sums over the ``units`` of a batch: ``loss`` and ``nll`` (detached), in nats.
 
     ``rows`` are the losses of the batch's examples [B], detached, where the objective has them apart.
+    ``without_autograd`` is what ``backward`` does where ``loss`` is not differentiable.
     """
 
     loss: Tensor
     nll: Tensor
     units: int
     rows: Tensor | None = None
+    without_autograd: Callable[[float], None] | None = None
+
+    def backward(self, divisor: float) -> None:
+        """Add the gradient of ``loss`` / ``divisor`` to those of the parameters."""
+        if self.without_autograd is not None:
+            self.without_autograd(divisor)
+        else:
+            (self.loss / divisor).backward()  # type: ignore[no-untyped-call]
 
 
 class Objective(Protocol):

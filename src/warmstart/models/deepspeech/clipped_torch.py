@@ -32,13 +32,13 @@ class Layer(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, kept: Tensor | None) -> Layer:
         """Apply the layer to ``x``, in its type. There may be fill rows, for which nothing is ``kept``."""
-        factor, own = 1.0 / keep_probability(rate), weight.to(x.dtype)
-        limit = _rounded(clip, factor, x.dtype)
+        factor, limit = _scaled(clip, rate, x.dtype)
+        own = weight.to(x.dtype)
         if own is weight:
             y = torch.addmm(bias, x, weight.t(), beta=factor, alpha=factor)
-            torch.ops.aten.hardtanh_(y, 0.0, limit)
+            y.clamp_(0.0, limit)
         else:
-            y = torch.ops.aten.hardtanh_(product(x, own, bias.to(x.dtype)), 0.0, clip)
+            y = product(x, own, bias.to(x.dtype)).clamp_(0.0, clip)
             if factor != 1.0:
                 y.mul_(factor)
         if kept is not None:
@@ -47,7 +47,7 @@ class Layer(NamedTuple):
 
     def gradients(self, gradient: Tensor, dtype: torch.dtype, needed: tuple[bool, bool, bool]) -> Gradients:
         """Of the input, and in ``dtype`` of weight and bias, where the result has ``gradient``."""
-        back = torch.ops.aten.hardtanh_backward(gradient, self.y, 0.0, self.limit)
+        back = torch.ops.aten.hardtanh_backward.default(gradient, self.y, 0.0, self.limit)
         if self.factor != 1.0:
             back.mul_(self.factor)
         needs_x, needs_weight, needs_bias = needed
@@ -66,9 +66,10 @@ def draw(noise: Noise, count: int, units: int, rates: Sequence[float]) -> Sequen
 
 
 @cache
-def _rounded(clip: float, factor: float, dtype: torch.dtype) -> float:
-    """clip·factor as it stands in a result of ``dtype``."""
-    return float(torch.tensor(clip, dtype=dtype).mul_(factor))
+def _scaled(clip: float, rate: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The factor of a dropout, and clip·factor as it stands in a result of ``dtype``."""
+    factor = 1.0 / keep_probability(rate)
+    return factor, float(torch.tensor(clip, dtype=dtype).mul_(factor))
 
 
 def clipped(x: Tensor, weight: Tensor, bias: Tensor, clip: float, rate: float, noise: Noise) -> Tensor:

@@ -10,6 +10,7 @@ Shape letters: N frames, R rows, n of one time, H units, G = 4·H gates in the o
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,22 @@ class Grid:
     Attributes:
         count: N = B·T.
         place: int64 [R], the place b·T + t of each row (0 for fill rows).
-        real: bool [T, B, 1], where there are frames; None if there is no padding.
     """
 
     def __init__(self, lengths: Tensor, width: int, *, rounded: bool = False) -> None:
-        counts = lengths.cpu().numpy()
-        self.shape, self.count = (width, len(counts)), len(counts) * width
+        self._lengths = lengths
+        self.shape, self.count = (width, len(lengths)), len(lengths) * width
         unit = round_number(self.count) if rounded else 1
         self.place = np.zeros(-(-self.count // unit) * unit, np.int64)
         self.place[: self.count].reshape(self.shape)[:] = np.arange(self.count).reshape(-1, width).T
-        self.real = None
-        if counts.min() < width:
-            self.real = torch.from_numpy(np.arange(width)[:, None, None] < counts[:, None]).to(lengths.device)
+
+    @cached_property
+    def real(self) -> Tensor | None:
+        """bool [T, B, 1], where there are frames; None if there is no padding."""
+        counts, width = self._lengths.cpu().numpy(), self.shape[0]
+        if counts.min() == width:
+            return None
+        return torch.from_numpy(np.arange(width)[:, None, None] < counts[:, None]).to(self._lengths.device)
 
     def rows(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """``rows`` [R or N, …] in ``dtype``: with fill rows for bfloat16, and else without."""

@@ -8,6 +8,7 @@ A ``vocab_size``, N real frames of a batch (and at least one more).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,7 @@ from warmstart.models.deepspeech.clipped_torch import clipped
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.lstm_torch import Frames, Grid, recur
 from warmstart.models.deepspeech.parameters import GATES
+from warmstart.models.deepspeech.whole_torch import Whole
 from warmstart.models.layers.device import has_own_functions
 from warmstart.models.layers.dropout import Noise, dropout
 
@@ -106,12 +108,34 @@ class DeepSpeech(nn.Module):
         ``torch.autocast``, what gains by it is multiplied in its type, if the batch is large enough; the LSTM's cell
         and the logits stay as they are, and outside of training all of the LSTM.
         """
+        dtype, context = self._computing(features)
+        with context:
+            return self._logits(features, lengths, dtype)
+
+    def whole(self, features: Tensor, lengths: Tensor) -> Whole | None:
+        """The same in training, with gradients that autograd has no part in; None where it has to. Behind the end of
+        an utterance ``features`` are zeros, and the logits mean nothing."""
+        if not (self.training and has_own_functions(self.lstm.bias) and whole_torch.is_possible(self)):
+            return None
+        dtype, context = self._computing(features)
+        width, units = features.shape[1], self.config.n_hidden
+        if self._is_large(lengths, width, dtype) and not whole_torch.has_low_recurrence(units):
+            return None
+        grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
+        with context:
+            return Whole(self, self._windows(features, grid.place, None, dtype), grid, Noise())
+
+    def _computing(self, features: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
+        """The type in which much is multiplied, and the context for it: our own functions choose for themselves."""
         kind = features.device.type
-        if has_own_functions(features) and torch.is_autocast_enabled(kind):
-            small = features.shape[0] * features.shape[1] * self.config.n_hidden < _SMALL
-            with torch.autocast(kind, enabled=False):
-                return self._logits(features, lengths, self._dtype if small else torch.get_autocast_dtype(kind))
-        return self._logits(features, lengths, self._dtype)
+        if not (has_own_functions(features) and torch.is_autocast_enabled(kind)):
+            return self._dtype, nullcontext()
+        small = features.shape[0] * features.shape[1] * self.config.n_hidden < _SMALL
+        return self._dtype if small else torch.get_autocast_dtype(kind), torch.autocast(kind, enabled=False)
+
+    def _is_large(self, lengths: Tensor, width: int, dtype: torch.dtype) -> bool:
+        """Whether the LSTM's products are worth bfloat16."""
+        return dtype == torch.bfloat16 and int(lengths.sum()) * self.config.n_hidden >= _LARGE * width
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -119,18 +143,14 @@ class DeepSpeech(nn.Module):
 
     def _logits(self, features: Tensor, lengths: Tensor, dtype: torch.dtype) -> Tensor:
         noise = Noise() if self.training else None
-        width, low, units = features.shape[1], dtype == torch.bfloat16, self.config.n_hidden
-        whole = noise is not None and has_own_functions(features) and whole_torch.is_possible(self)
-        large = low and int(lengths.sum()) * units >= _LARGE * width
-        if noise is not None and large and not (whole and whole_torch.has_low_recurrence(units)):
+        width = features.shape[1]
+        if noise is not None and self._is_large(lengths, width, dtype):
             frames = Frames(lengths, width, rounded=True)
             x = self._below(self._windows(features, frames.place, lengths, dtype), noise)
             said = recur(x, self.lstm.weight, self.lstm.bias, frames)
             return frames.filled(self._above(said.to(dtype), noise))
-        grid = Grid(lengths, width, rounded=low)
+        grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
         x = self._windows(features, grid.place, None if grid.real is None else lengths, dtype)
-        if noise is not None and whole:
-            return grid.filled(whole_torch.logits(self, x, grid, noise))
         said, _ = self.lstm(grid.lay_out(self._below(x, noise)), self.initial_state(len(lengths)))
         return grid.filled(self._above(grid.rows(grid.masked(said).flatten(0, 1), dtype), noise))
 

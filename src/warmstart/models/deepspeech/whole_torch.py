@@ -1,4 +1,4 @@
-"""DeepSpeech as one function, for trainings on a CPU whose batches or networks are small.
+"""DeepSpeech without autograd, for trainings on a CPU whose batches or networks are small.
 
 There all that autograd does around each function takes as long as the functions. The LSTM is oneDNN's, by the two
 functions that ``torch.lstm`` and its gradient call.
@@ -9,7 +9,6 @@ H units, A labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -39,17 +38,6 @@ def has_low_recurrence(units: int) -> bool:
     return GATES * units**2 < LOW_FROM and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def logits(model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> Tensor:
-    """Logits float32 [N, A] of windows ``x`` [R, W·F]. Clipped layers with much to multiply are computed in the type of
-    ``x``, the LSTM if :func:`has_low_recurrence`, and all else in float32."""
-    c = model.config
-    layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
-    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-    rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
-    result: Tensor = _Whole.apply(x, grid, noise, c.relu_clip, rates, *parameters)  # type: ignore[no-untyped-call]
-    return result
-
-
 class _Recurrence(NamedTuple):
     """An LSTM's outputs, and what its gradients are computed from.
 
@@ -71,7 +59,7 @@ class _Recurrence(NamedTuple):
         weights = (*both.unbind(), bias, torch.zeros_like(bias))
         before = (x.new_zeros(batch, units), bias.new_zeros(batch, units))
         with torch.enable_grad():  # without it there is no workspace
-            y, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer(
+            y, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer.default(
                 x, *weights, *before, False, [], _LSTM, units, 1, True, False, False, True
             )
         return cls(x, weights, before, y, (h, c), workspace)
@@ -80,51 +68,75 @@ class _Recurrence(NamedTuple):
         """Float32, of input, weight and bias, where the outputs have ``gradient`` [T, B, H]."""
         x, weights, before, y, after, workspace = self
         states = (*before, y, *after, gradient.to(x.dtype), *before)  # nothing depends on the last state: zeros
-        dx, of_input, of_said, dbias, *_ = torch.ops.aten.mkldnn_rnn_layer_backward(
+        dx, of_input, of_said, dbias, *_ = torch.ops.aten.mkldnn_rnn_layer_backward.default(
             x, *weights, *states, False, _LSTM, x.shape[-1], 1, True, True, False, [], False, workspace
         )
         return dx, torch.cat([of_input, of_said], 1), dbias
 
 
-class _Whole(torch.autograd.Function):
-    """Layers 1 to 3, the LSTM, layers 5 and 6; parameters are the weight and the bias of each."""
+class Whole:
+    """Layers 1 to 3, the LSTM, layers 5 and 6 of ``model``, of windows ``x`` [R, W·F], and their gradients.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, grid: Grid, noise: Noise, clip: float, rates: Sequence[float], *parameters: Tensor
-    ) -> Tensor:
-        kept = draw(noise, grid.count, parameters[1].shape[0], rates)
-        pairs = list(zip(parameters[::2], parameters[1::2], strict=True))
+    Clipped layers with much to multiply are computed in the type of ``x``, the LSTM if :func:`has_low_recurrence`, and
+    all else in float32.
+
+    Attributes:
+        logits: float32 [T, B, A]; behind the end of an utterance they mean nothing.
+    """
+
+    def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> None:
+        c = model.config
+        layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
+        self._parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        self._grid, self._layers = grid, list[Layer]()
+        rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
+        kept = draw(noise, grid.count, c.n_hidden, rates)
+        with torch.no_grad():
+            self._forward(x, c.relu_clip, list(zip(rates, kept, strict=True)))
+
+    def _forward(self, x: Tensor, clip: float, dropped: list[tuple[float, Tensor | None]]) -> None:
+        grid, low = self._grid, x.dtype
+        pairs = list(zip(self._parameters[::2], self._parameters[1::2], strict=True))
         of_lstm, (weight, bias) = pairs.pop(_BELOW), pairs.pop()
-        low, layers = x.dtype, []
         for number, own in enumerate(pairs):
             if number == _BELOW:
                 x = grid.lay_out(x).to(low if has_low_recurrence(own[1].shape[0]) else weight.dtype)
-                recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in of_lstm))
-                x = grid.masked(recurrence.y).flatten(0, 1)
+                self._recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in of_lstm))
+                x = self._recurrence.y.flatten(0, 1)
             x = grid.rows(x, low if grid.count * own[0].numel() >= _GAIN else weight.dtype)
-            layers.append(Layer.of(x, *own, clip, rates[number], kept[number]))
-            x = layers[-1].y
-        x = grid.rows(x, weight.dtype)
-        ctx.made = layers, recurrence, grid, x, weight
-        return torch.addmm(bias, x, weight.t())
+            self._layers.append(Layer.of(x, *own, clip, *dropped[number]))
+            x = self._layers[-1].y
+        self._last = grid.rows(x, weight.dtype)
+        self.logits = grid.lay_out(torch.addmm(bias, self._last, weight.t()))
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        layers, recurrence, grid, x, weight = ctx.made
-        needed = ctx.needs_input_grad[5:]
-        found: list[Tensor | None] = [gradient.sum(0), torch.mm(gradient.t(), x)]  # from the end to the beginning
-        back = torch.mm(gradient, weight)
-        for number, layer in reversed(list(enumerate(layers))):
+    @torch.no_grad()
+    def backward(self, gradient: Tensor) -> None:
+        """Add to the gradients of parameters that are not frozen, where the logits have ``gradient`` [T, B, A], which
+        is zero behind the end of an utterance."""
+        gradient, grid, weight = gradient.flatten(0, 1), self._grid, self._parameters[-2]
+        needed = [parameter.requires_grad for parameter in self._parameters]
+        found: list[Tensor | None] = [gradient.sum(0), torch.mm(gradient.t(), self._last)]  # from the last one on
+        back: Any = torch.mm(gradient, weight)
+        others: list[Tensor | None]
+        for number, layer in reversed(list(enumerate(self._layers))):
             if not any(needed[: -len(found)]):
                 break  # all below is frozen
             if number == _BELOW - 1:
-                back, *others = recurrence.gradients(grid.masked(grid.lay_out(back)))
+                back, *others = self._recurrence.gradients(grid.lay_out(back))
                 found += reversed(others)
                 back = back.flatten(0, 1)
             *below, needs_weight, needs_bias = needed[: -len(found)]
             wanted = any(below), needs_weight, needs_bias
             back, *others = layer.gradients(grid.rows(back, layer.y.dtype), weight.dtype, wanted)
             found += reversed(others)
-        return (*(None,) * 5, *(None,) * (len(needed) - len(found)), *reversed(found))
+        for parameter, own in zip(reversed(self._parameters), found, strict=False):
+            if parameter.requires_grad and own is not None:
+                _add(own, parameter)
+
+
+def _add(gradient: Tensor, parameter: Tensor) -> None:
+    """Add to the gradient of a parameter, or of those that an adapted weight is computed from."""
+    if parameter.is_leaf and parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        torch.autograd.backward(parameter, gradient)
