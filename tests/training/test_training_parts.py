@@ -44,9 +44,9 @@ def test_padding_counts_for_nothing(build, batch) -> None:  # type: ignore[no-un
 
 def test_precision_follows_the_processor(tmp_path: Path) -> None:
     listed = tmp_path / "cpuinfo"
-    listed.write_text("processor\t: 0\nflags\t\t: sse avx512_bf16\n")
+    listed.write_text("processor\t: 0\nflags\t\t: sse amx_bf16\n")
     cpu = torch.device("cpu")
-    assert resolve("auto", cpu, cpu_flags(listed)) == ("bfloat16", "the processor has avx512_bf16")
-    assert resolve("auto", cpu, ("avx2",)) == ("float32", "the processor has no bfloat16")
+    assert resolve("auto", cpu, cpu_flags(listed)) == ("bfloat16", "the processor has amx_bf16")
+    assert resolve("auto", cpu, ("avx2", "avx512_bf16")) == ("float32", "the processor has no amx_bf16")
     assert resolve("float32", cpu, ("amx_bf16",))[0] == "float32"
     assert cpu_flags(tmp_path / "none") == ()

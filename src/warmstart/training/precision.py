@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
+BFLOAT16 = "amx_bf16"  # avx512_bf16 alone multiplies bfloat16 no faster than float32 (docs/decisions/0074)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
@@ -24,14 +24,15 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 
 def resolve(precision: str, device: torch.device, flags: tuple[str, ...] | None = None) -> tuple[str, str]:
-    """``float32`` or ``bfloat16``, and why. ``auto`` takes bfloat16 where the hardware multiplies it."""
+    """``float32`` or ``bfloat16``, and why. ``auto`` takes bfloat16 where the hardware gains by it."""
     if precision != "auto":
         return precision, "as configured"
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bfloat16", "the GPU computes it") if native else ("float32", "the GPU has no bfloat16")
-    found = [flag for flag in BFLOAT16_FLAGS if flag in (cpu_flags() if flags is None else flags)]
-    return ("bfloat16", f"the processor has {found[0]}") if found else ("float32", "the processor has no bfloat16")
+    if BFLOAT16 in (cpu_flags() if flags is None else flags):
+        return "bfloat16", f"the processor has {BFLOAT16}"
+    return "float32", f"the processor has no {BFLOAT16}"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
