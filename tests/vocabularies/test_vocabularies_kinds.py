@@ -21,6 +21,7 @@ from warmstart.vocabularies.load import (
 )
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
+from warmstart.vocabularies.tokens import TokenVocabulary
 
 LINES = ["Kyiv and Lviv", "Minsk, Brest", "Gomel and Lida", "Odesa", "a long river and a lake", "Vilnius to Minsk"]
 
@@ -108,6 +109,22 @@ def test_marian_file_reads_back_equal(tokens: list[str]) -> None:
     tokens = [t for t in tokens if t not in ("</s>", "<unk>", *TOKENS)]
     vocabulary = MarianVocabulary(["</s>", "<unk>", *TOKENS, *tokens])
     assert parse_vocabulary(vocabulary.file()[1]).tokens == vocabulary.tokens
+
+
+def test_a_marian_file_that_was_read_is_written_as_it_was() -> None:
+    text = '"</s>": 0\n"<unk>": 1\n"Київ": 2\n'
+    assert MarianVocabulary.parse(text).file() == MarianVocabulary(["</s>", "<unk>", "Київ"]).file()
+    assert MarianVocabulary.parse(text).file()[1].decode("utf-8") == text
+
+
+@pytest.mark.parametrize("tokens", [["Київ", "😀", ""], TOKENS, ["\ud800", "\n", "\u2028"]])
+def test_a_file_of_tokens_is_json_a_token_a_line(tokens: list[str]) -> None:
+    vocabulary = TokenVocabulary(["</s>", "<unk>", *tokens], files={"name": b"content"})
+    content = vocabulary.file()[1]
+    assert json.loads(content.decode("utf-8", "surrogatepass"))["tokens"] == list(vocabulary.tokens)
+    assert parse_vocabulary(content).file()[1] == content
+    lines = content.decode("utf-8", "surrogatepass").split("\n")
+    assert lines[1:4] == ['"tokens": ["</s>",', '"<unk>",', json.dumps(tokens[0], ensure_ascii=False) + ","]
 
 
 def test_marian_json_is_read_too() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import stat
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from types import TracebackType
 
-_PIECE = 2**23  # bytes that are hashed at once: so many, since a thread that comes back to Python waits for its turn
+_PIECE = 2**22  # bytes that are hashed at once: so many, since a thread that comes back to Python waits for its turn
 _WORTH = 2**22  # bytes from which a file is hashed before it is known to be needed
 
 
@@ -24,16 +23,11 @@ def sha256(path: Path, stop: Event | None = None) -> str:
     """
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            return digest.hexdigest()
-        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as whole, memoryview(whole) as view:
-            for start in range(0, size, _PIECE):
-                if stop is not None and stop.is_set():
-                    raise CancelledError
-                digest.update(view[start : start + _PIECE])
-                if hasattr(mmap, "MADV_DONTNEED"):
-                    whole.madvise(mmap.MADV_DONTNEED, start, min(_PIECE, size - start))
+        piece = memoryview(bytearray(min(_PIECE, os.fstat(file.fileno()).st_size)))
+        while count := file.readinto(piece):
+            if stop is not None and stop.is_set():
+                raise CancelledError
+            digest.update(piece[:count])
     return digest.hexdigest()
 
 
