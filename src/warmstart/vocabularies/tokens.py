@@ -66,7 +66,7 @@ class TokenVocabulary(Vocabulary):
             f'{json.dumps(name)}: "{b64encode(data).decode("ascii")}"' for name, data in sorted(self.files.items())
         ]
         text = f'{text[:-1]},\n"files": {{{",".join(files)}}}}}\n'
-        return ".json", text.encode("utf-8", "surrogatepass")
+        return ".json", text.encode("utf-8", "backslashreplace")  # of half a pair, that is how JSON escapes it
 
     def _spelt(self) -> str:
         """The tokens as JSON, one a line."""
