@@ -123,6 +123,56 @@ def test_options_are_understood_or_refused(kind, values, found, tmp_path):
         open_model(folder)
 
 
+EVERY_CONFIGURATION = {
+    "pruned_heads": {}, "cross_attention_hidden_size": None, "add_cross_attention": False, "is_decoder": False,
+    "tie_encoder_decoder": False, "is_encoder_decoder": False, "quantization_config": None, "xla_device": None,
+    "unk_token_id": None, "auto_map": {"AutoConfig": "own.Config"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        *((kind, EVERY_CONFIGURATION) for kind in ("gpt2", "llama", "falcon-7b", "mpt", "phi3", "gemma3")),
+        ("gemma3", {"sliding_window_pattern": 6, "_sliding_window_pattern": 6}),  # fine-tuned with transformers 4.53
+        ("gemma3", {"sliding_window_pattern": 6, "_sliding_window_pattern": 6, "layer_types": ...}),
+        ("gpt2", {"n_special": 0, "predict_special_tokens": True}),  # gpt2-medium and larger
+        ("llama", {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}}),  # SmolLM2
+        ("llama", {"max_sequence_length": 2048, "unsloth_fixed": True}),  # Vicuna
+        ("neox", {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0, "custom_pipelines": {}}),  # 20B, Dolly
+        ("bloom", {"n_embed": 16}),
+        ("mpt", {"attn_config": {"alibi": True, "attn_impl": "torch", "attn_pdrop": 0, "model_type": ""}}),
+    ],
+)
+def test_what_published_configurations_say_and_nothing_computes_with(kind, values, tmp_path):
+    source = write(tmp_path / "source", kind, **values)
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    for name, digest in DIGESTS[kind]["none"].items():
+        assert sha256((tmp_path / "out" / name).read_bytes()).hexdigest() == digest, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "found"),
+    [
+        ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads: .* is not supported"),
+        ("llama", {"tie_encoder_decoder": True}, "tie_encoder_decoder: True is not supported"),
+        ("opt", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config: .* is not supported"),
+        ("llama", {"rope_interleaved": True}, "rope_interleaved: True is not supported"),
+        ("bloom", {"n_embed": 32}, "n_embed: 32 is not an option that is known here"),
+        ("mpt", {"attn_config": {"rope": True}}, "attn_config.rope: True is not an option that is known here"),
+    ],
+)
+def test_the_same_switched_on_is_refused(kind, values, found, tmp_path):
+    with pytest.raises(DialectError, match=found):
+        open_model(write(tmp_path / "source", kind, **values))
+
+
+def test_an_unknown_key_says_what_may_be_done(tmp_path):
+    with pytest.raises(DialectError) as error:
+        open_model(write(tmp_path / "source", "llama", new_trick=3))
+    assert "may be taken out of config.json" in str(error.value.todo)
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     folder = write(tmp_path / "source", "llama", new_trick=3, hidden_act="mish", rope_parameters={"rope_type": "yarn"})
     with pytest.raises(DialectError) as error:

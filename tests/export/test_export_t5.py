@@ -213,6 +213,13 @@ def test_options_are_understood_or_refused(values, found, tmp_path):
         open_model(folder)
 
 
+def test_what_umt5_says_and_nothing_computes_with(tmp_path):
+    folder = t5_models.write(tmp_path / "source", "umt5")
+    plain = open_model(folder).config
+    change(folder, scalable_attention=True, pruned_heads={}, tie_encoder_decoder=False)
+    assert open_model(folder).config == plain
+
+
 @pytest.mark.parametrize(
     ("edit", "found"),
     [

@@ -104,6 +104,16 @@ def test_options_are_understood_or_refused(values, found, tmp_path):
         open_model(folder)
 
 
+def test_what_every_configuration_may_say_and_how_a_model_was_distilled(tmp_path):
+    folder = write(tmp_path / "source", "bart")
+    api.convert(folder, tmp_path / "plain", "ctranslate2")
+    change(folder, pruned_heads={}, add_cross_attention=False, cross_attention_hidden_size=None, sep_token_id=None)
+    change(folder, replacing_rate=0, save_step=17, student_decoder_layers=None, student_encoder_layers=None)
+    api.convert(folder, tmp_path / "told", "ctranslate2")
+    for name in ("model.bin", "config.json", "shared_vocabulary.json"):
+        assert (tmp_path / "told" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     folder = write(tmp_path / "source", "bart")
     change(folder, new_trick=3, activation_function="mish", decoder_attention_heads=2)

@@ -79,6 +79,25 @@ IGNORED = {
     "attn_implementation": "how it is computed",
     "tf_legacy_loss": "training",
     "use_bfloat16": "training",
+    "xla_device": "where it was trained",
+    "replacing_rate": "how it was distilled",
+    "save_step": "history",
+    "student_*_layers": "how it was distilled",
+    "is_encoder_decoder": "model_type says it",
+    "auto_map": "code of its own, which is not run: model_type says what the arrays are",
+    "custom_pipelines": "code of its own, which is not run",
+    "transformers.js_config": "of another library",
+    "unsloth_*": "of another library",
+    **dict.fromkeys(("unk_token_id", "sep_token_id", "cls_token_id", "mask_token_id"), "read with the tokenizer"),
+}
+# Keys that every configuration has, written where somebody asked for all of them, and the values that change nothing.
+SWITCHED_OFF: dict[str, tuple[object, ...]] = {
+    "pruned_heads": ({}, None),
+    "cross_attention_hidden_size": (None,),
+    "add_cross_attention": (False, None),
+    "is_decoder": (False, None),
+    "tie_encoder_decoder": (False, None),
+    "quantization_config": (None,),
 }
 _NOTHING = object()
 
@@ -190,13 +209,26 @@ class Options:
         Raises:
             DialectError: everything that was found, and every key that nothing has read.
         """
-        self.problems += [
-            Problem(f"{key}: {value!r} is not an option that is known here")
-            for key, value in self.values.items()
-            if key not in self._read and not any(fnmatchcase(key, pattern) for pattern in IGNORED)
-        ]
+        left = self.unknown({key: value for key, value in self.values.items() if key not in self._read})
+        self.problems += left
         if self.problems:
-            raise DialectError(f"this {what} is not supported", where=self.where, problems=self.problems)
+            todo = (
+                f"a key that changes nothing of what the model computes may be taken out of {CONFIG}" if left else None
+            )
+            raise DialectError(f"this {what} is not supported", where=self.where, problems=self.problems, todo=todo)
+
+    @staticmethod
+    def unknown(values: Mapping[str, Any], prefix: str = "") -> list[Problem]:
+        """Those of ``values`` that change what is computed, for all that is known here."""
+        problems = []
+        for key, value in values.items():
+            off = SWITCHED_OFF.get(key)
+            if off is not None and value not in off:
+                expected = " or ".join(map(repr, off))
+                problems.append(Problem(f"{prefix}{key}: {value!r} is not supported", expected=expected))
+            elif off is None and not any(fnmatchcase(key, pattern) for pattern in IGNORED):
+                problems.append(Problem(f"{prefix}{key}: {value!r} is not an option that is known here"))
+        return problems
 
 
 class Loaded(View):

@@ -38,7 +38,7 @@ _SHARED, _OUTPUT = "shared.weight", "lm_head.weight"
 _SPECIAL = {"eos_token": EOS, "unk_token": UNK, "pad_token": PAD}
 _SAMPLE = 64  # rows
 _BYTE_SENTINELS = 125
-_DERIVED = ("dense_act_fn", "is_gated_act", "n_positions", "bos_token_id")
+_DERIVED = ("dense_act_fn", "is_gated_act", "n_positions", "bos_token_id", "scalable_attention")
 
 
 class TransformersDialect(HuggingfaceDialect):

@@ -70,8 +70,9 @@ def _gemma2(options: Options, values: Values) -> Values:
 
 
 def _pattern(options: Options) -> int:
-    spelt = next((k for k in ("sliding_window_pattern", "_sliding_window_pattern") if k in options.values), None)
-    return 2 if spelt is None else options.whole(spelt)
+    """Every which layer sees all. transformers 4.53 and later say it twice, and ``layer_types``, which then counts."""
+    spelt = [k for k in ("sliding_window_pattern", "_sliding_window_pattern") if k in options.values]
+    return [*map(options.whole, spelt), 2][0]
 
 
 def _gemma2_back(c: DecoderConfig) -> Values:

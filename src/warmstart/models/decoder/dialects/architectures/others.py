@@ -173,6 +173,8 @@ def _mpt(options: Options, values: Values) -> Values:
     for key, allowed in _MPT_ATTENTION.items():
         if given.get(key, allowed[0]) not in allowed:
             options.problem(f"attn_config.{key}: {given[key]!r} is not supported", expected=repr(allowed[0]))
+    known = {*_MPT_ATTENTION, "softmax_scale", "attn_pdrop", "attn_impl"}
+    options.problems += options.unknown({k: v for k, v in given.items() if k not in known}, "attn_config.")
     ratio = options.get("expansion_ratio", 4)
     return {"d_ff": int(ratio * values["d_model"]), "query_scale": given.get("softmax_scale")}
 
@@ -205,7 +207,7 @@ MPT = Architecture(
     },
     ignored=(
         *IGNORED, "learned_pos_emb", "emb_pdrop", "init_device", "init_config", "tokenizer_name", "verbose",
-        "is_encoder_decoder", "auto_map", "resid_pdrop", "low_precision_layernorm",
+        "resid_pdrop", "low_precision_layernorm",
     ),
     more=_mpt,
     back=lambda c: {"expansion_ratio": c.d_ff // c.d_model, "attn_config": {"softmax_scale": c.query_scale}},
@@ -254,7 +256,7 @@ PHI3 = Architecture(
     ),
     always=RMS,
     expect={"attention_bias": (False,), "mlp_bias": (False,)},
-    ignored=(*IGNORED, "auto_map"),
+    ignored=IGNORED,
     rotary=Rotary(part="partial_rotary_factor"),
     fused={
         "self_attn.qkv_proj": Fused(QKV, joined),

@@ -46,6 +46,9 @@ class Key:
         names = self.names.split("|")
         name = next((n for n in names if n in options.values), names[0])
         value = options.get(name, self.default)
+        for again in names:
+            if options.values.get(again) == value:
+                options.get(again, None)
         if self.values is None:
             return value
         if value not in self.values:
@@ -168,6 +171,9 @@ BUFFERS = {
     "**.embed_positions": "a table of sines",
 }
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-DROPS = ("attention_dropout", "hidden_dropout", "classifier_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop")
+DROPS = (
+    *("attention_dropout", "hidden_dropout", "classifier_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    *("attention_probs_dropout_prob", "hidden_dropout_prob"),
+)
 IGNORED = (*IDS, *DROPS, "is_decoder", "pretraining_tp", "sep_token_id", "decoder_start_token_id")
 SUMMARY = ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout")
