@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,30 @@ def test_an_output_that_contains_its_source_is_refused(folder, tmp_path):
     api.convert(folder, folder / "ct2", "ctranslate2")  # below the source is beside it
     assert contains_model(folder / "ct2")
     assert not contains_model(folder)
+
+
+def test_an_output_that_contains_anything_that_was_given_is_refused(folder, tmp_path):
+    """An archive (which is read from the cache), vocabularies, lines to verify on."""
+    there = tmp_path / "there"
+    for name in ("vocab.src.yml", "vocab.trg.yml"):
+        there.mkdir(exist_ok=True)
+        shutil.copy(folder / name, there)
+    (there / "lines.txt").write_text("a\n")
+    archive = shutil.make_archive(str(there / "model"), "zip", folder)
+    before = contents(tmp_path)
+    vocabularies = [str(there / f"vocab.{side}.yml") for side in ("src", "trg")]
+    for source, options in (
+        (archive, {}),
+        (f"file://{archive}", {}),
+        (f"{archive}#sha256={sha256(Path(archive).read_bytes()).hexdigest()}", {}),
+        (folder / "model.npz", {"vocabularies": vocabularies}),
+        (folder, {"verify": True, "inputs": there / "lines.txt"}),
+    ):
+        with pytest.raises(SourceError, match="would replace its own source"):
+            api.convert(source, there, "ctranslate2", force=True, **options)
+    with pytest.raises(SourceError, match="would replace its own source"):
+        api.convert(archive, archive, "ctranslate2", force=True)
+    assert contents(tmp_path) == before
 
 
 def test_an_existing_output(folder, tmp_path):

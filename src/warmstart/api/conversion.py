@@ -70,8 +70,10 @@ def convert(
         digests.guess(source)  # hashed while the rest of the program is imported
         from warmstart.bundle.model import open_model
         from warmstart.export.convert import convert_model
+        from warmstart.sources.uri import place_of
 
         model = open_model(source, vocabularies=vocabularies, dialect=from_)
+        given = (source, *vocabularies, *(file for file in (activation_scales, inputs) if file is not None))
         if verify:
             _require_engines(model, to)
         if activation_scales is not None:
@@ -94,7 +96,7 @@ def convert(
         facts = convert_model(
             model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
             report=report, beams=beam_size, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
-            check=check if verify else None,
+            check=check if verify else None, keep=[here for name in given if (here := place_of(name)) is not None],
         )  # fmt: skip
     return {**facts, **verified}
 

@@ -82,10 +82,11 @@ def convert_model(
     progress: bool = False,
     digests: Digests | None = None,
     check: Callable[[Path], None] | None = None,
+    keep: Sequence[Path] = (),
 ) -> dict[str, object]:
     """Write ``model`` at ``destination`` in the dialect ``to``; a description of what was written.
 
-    ``digests`` may have begun to hash files of the source. ``check`` is called with the complete output before anybody
+    ``keep`` are more files that the model was made from, which the destination must not contain either. ``digests`` may have begun to hash files of the source. ``check`` is called with the complete output before anybody
     sees it; if it raises, nothing was written.
 
     Raises:
@@ -108,7 +109,7 @@ def convert_model(
             expected=f"1 to {MOST_BEAMS}, with --to tflite",
             found=f"{beams}, with --to {to}",
         )
-    _refuse_replacing(model, destination, vmap)
+    _refuse_replacing(model, destination, [*keep, *([Path(vmap)] if vmap else [])])
     options = Options(quantize or "none", strict, requantize, report, beams)
     extras = Extras.of(model.path, copy_files, vmap)
     job = _planned(model, to, options)
@@ -247,10 +248,10 @@ def _plugins(model: Model, to: str) -> list[str]:
     return FAMILIES.plugins(model.family.name, model.dialect, to) if model.family is not None else []
 
 
-def _refuse_replacing(model: Model, destination: Path, vmap: str | Path | None) -> None:
+def _refuse_replacing(model: Model, destination: Path, more: Sequence[Path]) -> None:
     there = destination.resolve()
     folder = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
-    sources = [model.path, *(folder / f for f in model.checkpoint.files), *([Path(vmap)] if vmap else [])]
+    sources = [model.path, *(folder / f for f in model.checkpoint.files), *model.beside, *more]
     for source in sources:
         here = source.resolve()
         if here == there or here.is_relative_to(there):

@@ -112,6 +112,22 @@ def split_choice(source: str | Path) -> tuple[str | Path, str | None]:
     return (Path(place) if isinstance(source, Path) else place.rstrip("/") or "/"), choice
 
 
+def place_of(source: str | Path) -> Path | None:
+    """Where on this machine ``source`` lies (of an archive, the archive), whether it exists or not; None where it is
+    brought from elsewhere."""
+    place, _ = split_choice(source)
+    if isinstance(place, str):
+        place, _ = _without_sum(place, None)
+        if is_remote(place):
+            from warmstart.sources.policy import redirected
+
+            place = redirected(place)
+            if is_remote(place):
+                return None
+        place = _local(place)
+    return at_home(place)
+
+
 def prepared(source: str | Path, sha256: str | None) -> tuple[Path | str, str | None]:
     """A local path that exists, or a URL to be asked for with the sum that it must have; mirrors are applied."""
     if isinstance(source, Path):
