@@ -86,8 +86,8 @@ def convert_model(
 ) -> dict[str, object]:
     """Write ``model`` at ``destination`` in the dialect ``to``; a description of what was written.
 
-    ``keep`` are more files that the model was made from, which the destination must not contain either. ``digests`` may have begun to hash files of the source. ``check`` is called with the complete output before anybody
-    sees it; if it raises, nothing was written.
+    ``digests`` may have begun to hash files of the source. ``check`` is called with the complete output before anybody
+    sees it; if it raises, nothing was written. ``keep`` are more files that the destination must not contain.
 
     Raises:
         ConfigError: unknown dialect, or a quantization that it does not know or that would round twice.
