@@ -63,7 +63,7 @@ class Problem:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                object.__setattr__(self, field.name, redact(_named(value)))
+                object.__setattr__(self, field.name, redact(_named(str(value))))
 
     def __str__(self) -> str:
         labels = (

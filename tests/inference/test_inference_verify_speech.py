@@ -32,7 +32,8 @@ def test_an_export_is_compared_with_its_model(to: str, quantize: str | None, tmp
     assert facts["largest"] < (0.5 if quantize else 1e-4)
     again = api.verify(tmp_path / "model", tmp_path / "out", seed=3)
     assert again["same"]
-    assert again["largest"] != facts["largest"] or again["largest"] == 0
+    # the means of thousands of values: the largest of two may be equal
+    assert again["mean"] != facts["mean"] or again["mean"] == 0
     write_model(tmp_path / "other", seed=2)
     assert not api.verify(tmp_path / "other", tmp_path / "out")["same"]
 
