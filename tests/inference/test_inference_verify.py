@@ -14,7 +14,7 @@ from marian_models import OPTIONS, arrays, write
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.cli.verbs import app
-from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
+from warmstart.errors import ConfigError, DataError, DialectError, VerificationError, VocabularyError
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.model_bin import read_header, write_ctranslate2
@@ -144,6 +144,27 @@ def test_every_dialect_that_is_computed(marian, tmp_path, fixtures):
     api.convert(old, tmp_path / "new", "ctranslate2", verify=True)  # engine beside engine
     with pytest.raises(VocabularyError, match="different source vocabularies"):
         api.verify(marian, tmp_path / "new")
+
+
+def test_lines_that_are_longer_than_the_positions_are_named(marian, tmp_path):
+    api.convert(marian, tmp_path / "ct2", "ctranslate2")
+    word = (marian / "test.ar").read_text("utf-8").split()[0]
+    (tmp_path / "lines").write_text(
+        "\n".join([word, "", " ".join([word] * 2046), word, " ".join([word] * 3000)]) + "\n"
+    )
+    with pytest.raises(ConfigError, match="longer than the models have positions") as error:
+        api.verify(marian, tmp_path / "ct2", inputs=tmp_path / "lines")
+    assert error.value.expected == "at most 2045 tokens"
+    assert error.value.found == "2046 in line 3, 3000 in line 5"
+    (tmp_path / "lines").write_text(" ".join([word] * 2045) + "\n")
+    assert api.verify(marian, tmp_path / "ct2", inputs=tmp_path / "lines")["same"]
+
+
+def test_lines_are_read_before_anything_is_converted(marian, tmp_path, monkeypatch):
+    monkeypatch.setattr("warmstart.export.convert.convert_model", lambda *_, **__: pytest.fail("converted"))
+    (tmp_path / "lines").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match="a line is not UTF-8"):
+        api.convert(marian, tmp_path / "ct2", "ctranslate2", verify=True, inputs=tmp_path / "lines")
 
 
 def test_random_inputs_depend_on_the_seed_alone(tmp_path):

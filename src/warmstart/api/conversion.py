@@ -66,6 +66,7 @@ def convert(
         raise ConfigError("the destination is an empty path", todo="name a directory that does not exist yet")
     if inputs is not None and not verify:
         raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
+    lines = _lines(inputs)
     with Digests() as digests:
         digests.guess(source)  # hashed while the rest of the program is imported
         from warmstart.bundle.model import open_model
@@ -88,9 +89,9 @@ def convert(
 
             if hears(model):
                 sides, names = (side_of(model), side_of(directory)), (str(source), str(destination))
-                found = verify_speech(sides, names, _lines(inputs))
+                found = verify_speech(sides, names, lines)
             else:
-                found = verify_models(model, open_model(directory), _lines(inputs), name=str(destination))
+                found = verify_models(model, open_model(directory), lines, name=str(destination))
             verified["verification"] = require_same(found)
 
         facts = convert_model(

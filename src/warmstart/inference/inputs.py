@@ -18,6 +18,7 @@ from warmstart.inference.sides import Given, Side, first_rows, longest_source
 COUNT = 100
 SOUNDS = 10  # a second of sound is far more work than a sentence
 _SHORTEST, _LONGEST = 1, 24  # tokens
+_NAMED = 5  # lines in an error
 _FRAMES = 20  # of random sound, at most
 _SPECIAL = {"<s>", "</s>", "<unk>", "<pad>", "<blank>", "<mask>", "[PAD]", "[MASK]"}
 
@@ -44,12 +45,12 @@ def random_texts(side: Side, positions: int | None, count: int, seed: int) -> In
     return Inputs([source for source, _ in pairs], [target for _, target in pairs])
 
 
-def given_texts(sides: Sequence[Side], lines: Sequence[str]) -> Inputs:
-    """The rows of ``lines``; empty ones are left out.
+def given_texts(sides: Sequence[Side], lines: Sequence[str], longest: int | None = None) -> Inputs:
+    """The rows of ``lines``; empty ones are left out. ``longest``: how many tokens the models take.
 
     Raises:
         VocabularyError: nothing knows how text becomes tokens.
-        ConfigError: there is no text.
+        ConfigError: there is no text, or lines are too long.
     """
     text = next((side.text for side in sides if side.text is not None), None)
     if text is None:
@@ -58,6 +59,15 @@ def given_texts(sides: Sequence[Side], lines: Sequence[str]) -> Inputs:
     spoken = [source for source in sources if source]
     if not spoken:
         raise ConfigError("the inputs hold no text")
+    long = {k: len(ids) for k, ids in enumerate(sources, 1) if longest is not None and len(ids) > longest}
+    if long:
+        raise ConfigError(
+            "lines of the inputs are longer than the models have positions",
+            expected=f"at most {longest} tokens",
+            found=", ".join(f"{length} in line {k}" for k, length in list(long.items())[:_NAMED])
+            + (f" and {len(long) - _NAMED} more" if len(long) > _NAMED else ""),
+            todo="cut them, or leave them out",
+        )
     return Inputs(spoken, [], "given")
 
 
@@ -72,9 +82,9 @@ def random_given(kind: str, config: BaseModel, tokens: Sequence[str], count: int
     return [made[kind](config, tokens, generator) for _ in range(count)]
 
 
-def given_ids(sides: Sequence[Side], lines: Sequence[str]) -> list[Given]:
-    """``lines`` for an encoder."""
-    return [{"ids": np.array(source)} for source in given_texts(sides, lines).sources]
+def given_ids(sides: Sequence[Side], lines: Sequence[str], longest: int | None = None) -> list[Given]:
+    """``lines`` for an encoder. Raises what :func:`given_texts` raises."""
+    return [{"ids": np.array(source)} for source in given_texts(sides, lines, longest).sources]
 
 
 def _ordinary(tokens: Sequence[str]) -> list[int]:

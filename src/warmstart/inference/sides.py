@@ -33,7 +33,7 @@ _KINDS = {
     "WhisperSpec": "whisper", "Wav2Vec2Spec": "wav2vec2", "Wav2Vec2BertSpec": "wav2vec2_bert",
 }  # fmt: skip
 _MAX_LENGTH_FACTOR = 3  # as the native search stops
-_FRAME = 2  # tokens around a text that take a position
+FRAME = 2  # tokens around a text that take a position
 
 
 class Side(Protocol):
@@ -102,14 +102,14 @@ class ArraySide(Side, Protocol):
 def limit_of(source: Ids, positions: int | None = None) -> int:
     """The most tokens of an output: three times the source's (end token included), as far as there are positions."""
     most = _MAX_LENGTH_FACTOR * (len(source) + 1)
-    return most if positions is None else max(0, min(most, positions - len(source) - _FRAME))
+    return most if positions is None else max(0, min(most, positions - len(source) - FRAME))
 
 
 def longest_source(positions: int | None, most: int) -> int:
     """The longest source, of at most ``most`` tokens, for whose longest output there are positions."""
     if positions is None:
         return most
-    return max(1, min(most, (positions - _FRAME - _MAX_LENGTH_FACTOR) // (_MAX_LENGTH_FACTOR + 1)))
+    return max(1, min(most, (positions - FRAME - _MAX_LENGTH_FACTOR) // (_MAX_LENGTH_FACTOR + 1)))
 
 
 def first_rows(tokens: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, DialectError, VerificationError, VocabularyError
 from warmstart.inference.compare_arrays import compare_arrays
 from warmstart.inference.inputs import COUNT, SOUNDS, Inputs, given_ids, given_texts, random_given, random_texts
-from warmstart.inference.sides import ARRAYS, Ids, Side, TextSide, engine_of, kind_of, side_of
+from warmstart.inference.sides import ARRAYS, FRAME, Ids, Side, TextSide, engine_of, kind_of, side_of
 from warmstart.inference.tolerance import Judge, judge_of
 
 _EXAMPLES = 5
@@ -69,7 +69,8 @@ def _texts(
     for side in (*sides, *([judge.again] if judge.again else [])):
         side.positions = positions
     made = random_texts(sides[0], positions, count or COUNT, seed)
-    inputs = made if lines is None else given_texts(sides, lines)
+    longest = None if positions is None else positions - FRAME - 1  # one token of an output
+    inputs = made if lines is None else given_texts(sides, lines, longest)
     return compare_sides(sides[0], sides[1], inputs, judge)
 
 
@@ -82,7 +83,7 @@ def _arrays(
         raise ConfigError("inputs are lines of text, and this model hears sound", todo="leave out --inputs")
     sounds = COUNT if kind == "encoder" else SOUNDS
     made = random_given(kind, config, sides[0].tokens[0], count or sounds, seed)
-    inputs = made if lines is None else given_ids(sides, lines)
+    inputs = made if lines is None else given_ids(sides, lines, getattr(config, "max_positions", None))
     answers = compare_arrays(sides[0], sides[1], inputs, judge)
     return array_facts(sides, answers, len(inputs), "random" if lines is None else "given")
 
