@@ -123,6 +123,31 @@ def test_options_are_understood_or_refused(kind, values, found, tmp_path):
         open_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("files", "tail", "eos"),
+    [
+        ({"added_tokens.json": {"<x>": 45}}, ["<x>", "<extra_id_0>", "<extra_id_1>"], "</s>"),
+        ({"special_tokens_map.json": {"eos_token": "<unk>"}},
+         ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"], "<unk>"),
+        ({"special_tokens_map.json": {"eos_token": "<unk>"}, "tokenizer_config.json": {"added_tokens_decoder": {}}},
+         ["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"], "</s>"),
+        ({"tokenizer_config.json": {"extra_special_tokens": {"image_token": "<i>"}}},
+         ["<i>", "<extra_id_0>", "<extra_id_1>"], "</s>"),
+        ({"tokenizer_config.json": {"image_token": "<i>", "additional_special_tokens": ["<q>"], "pad_token": "<p>"}},
+         ["<p>", "<i>", "<q>"], "</s>"),
+    ],
+)  # fmt: skip
+def test_tokens_that_a_tokenizers_files_add_to_its_table(files, tail, eos, tmp_path):
+    """Expected is what ct2-transformers-converter writes with transformers 5.23."""
+    source = write(tmp_path / "source", "llama")
+    for name, values in files.items():
+        known = json.loads((source / name).read_text()) if (source / name).is_file() else {}
+        (source / name).write_text(json.dumps({**known, **values}))
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    assert json.loads((tmp_path / "out/vocabulary.json").read_text())[45:] == tail
+    assert json.loads((tmp_path / "out/config.json").read_text())["eos_token"] == eos
+
+
 EVERY_CONFIGURATION = {
     "pruned_heads": {}, "cross_attention_hidden_size": None, "add_cross_attention": False, "is_decoder": False,
     "tie_encoder_decoder": False, "is_encoder_decoder": False, "quantization_config": None, "xla_device": None,

@@ -10,6 +10,7 @@ from typing import Any
 from warmstart.errors import VocabularyError
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_NO_TOKEN = ("word_delimiter_token",)  # wav2vec 2.0's, which stands in its table or for a space
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,23 @@ def _tokenizer(
     files: Mapping[str, bytes], where: object, defaults: Mapping[str, str], prefer: Sequence[str]
 ) -> Tokenizer:
     settings = _json(files, "tokenizer_config.json", where)
-    said = {**_json(files, "special_tokens_map.json", where), **settings}
+    older = {} if "added_tokens_decoder" in settings else files  # what it says again, and then first, transformers 5
+    said = {**settings, **_json(older, "special_tokens_map.json", where)}
     special = {**defaults, **{k: _text(said[k], k) for k in SPECIAL if said.get(k) is not None}}
-    more = said.get("additional_special_tokens") or said.get("extra_special_tokens") or ()
-    additional = tuple(_text(token) for token in more) if isinstance(more, list) else ()
+    extra = said.get("extra_special_tokens") or ()
+    own = [said[key] for key in said if key.endswith("_token") and key not in (*SPECIAL, *_NO_TOKEN)]
+    named = [*(token for token in own if isinstance(token, str)), *(extra.values() if isinstance(extra, dict) else ())]
+    more = said.get("additional_special_tokens") or (extra if isinstance(extra, list) else ())
+    additional = tuple(_text(token) for token in more)
     rows = _table(files, where, prefer)
     if {*map(type, rows.values())} - {int}:
         wrong = next(token for token, row in rows.items() if type(row) is not int)
         raise VocabularyError(f"the row of {wrong!r} is no number", where=where, found=repr(rows[wrong]))
     for row, token in (settings.get("added_tokens_decoder") or {}).items():
         rows.setdefault(_text(token), int(row))
-    for token in (*(special[k] for k in SPECIAL if k in special), *additional):
+    for token, row in _json(older, "added_tokens.json", where).items():
+        rows.setdefault(token, int(row))
+    for token in (*(special[k] for k in SPECIAL if k in special), *map(_text, named), *additional):
         rows.setdefault(token, max(rows.values(), default=-1) + 1)
     return Tokenizer(_in_order(rows, where), special, additional, settings)
 
