@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import decoder_models
 import huggingface_models
 import warmstart
 from marian_models import OPTIONS, arrays, write
 from warmstart import converters
 from warmstart.cli import verbs
-from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
+from warmstart.errors import ConfigError, DialectError, FormatError, Problem, VocabularyError
 from warmstart.frontends import ct2
 
 SHARED = {**OPTIONS, "tied-embeddings-all": True, "dim-vocabs": [41, 41]}
@@ -183,6 +184,25 @@ def test_other_commands_have_their_own_flags(tmp_path):
 def test_flags_may_be_shortened_as_there(opus, expected, tmp_path):
     ct2.run("ct2-opus-mt-converter", ["--model", str(opus), "--out", str(tmp_path / "a"), "--quant", "int8"])
     assert (tmp_path / "a/model.bin").read_bytes() == expected
+
+
+def test_of_several_checkpoints_in_a_directory_transformers_takes_one(tmp_path):
+    source = decoder_models.write(tmp_path / "source", "llama")
+    run(source, tmp_path / "alone")
+    weights = "model.safetensors"
+    for other in ("other.safetensors", "model.fp16.safetensors"):
+        (source / other).write_bytes((source / weights).read_bytes()[:-4] + b"\0\0\0\0")
+    for k, name in enumerate((source, f"{source}@{weights}")):
+        run(name, tmp_path / str(k))
+        assert (tmp_path / str(k) / "model.bin").read_bytes() == (tmp_path / "alone/model.bin").read_bytes()
+    run(f"{source}@model.fp16.safetensors", tmp_path / "other")
+    assert (tmp_path / "other/model.bin").read_bytes() != (tmp_path / "alone/model.bin").read_bytes()
+    with pytest.raises(FormatError, match="no checkpoint here is called 'x'"):
+        run(f"{source}@x", tmp_path / "no")
+
+
+def run(source, output) -> None:
+    ct2.run("ct2-transformers-converter", ["--model", str(source), "--output_dir", str(output)])
 
 
 def test_names_on_the_hub():

@@ -16,6 +16,7 @@ from typing import Any
 from warmstart.errors import ConfigError, Problem, WarmstartError
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.frontends.ct2_errors import in_words_of
+from warmstart.sources.uri import split_choice
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ COMMON = (
     Flag("force", "replace the output directory if it exists", kind="switch"),
 )
 
+# In the order in which transformers looks for them (`modeling_utils.py`).
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _NO_PICKLES = (
     "leave it out: files of torch are read here without running what is in them, old ones (argparse.Namespace, "
     "torchtext) too"
@@ -71,8 +74,10 @@ def _of_transformers(args: argparse.Namespace) -> Request:
     Raises:
         ConfigError: a name that nobody has, or a revision of what has none.
     """
-    source = args.model
-    if not Path(source).expanduser().exists():
+    source, (place, choice) = args.model, split_choice(args.model)
+    if Path(place).expanduser().is_dir():
+        source = source if choice else _weights_of(source)
+    elif not Path(source).expanduser().exists():
         if ":" in source and args.revision:
             raise ConfigError(
                 "--revision is of a name on the Hub", where=source, todo="write it into the URL: hf:owner/name@revision"
@@ -88,6 +93,15 @@ def _of_transformers(args: argparse.Namespace) -> Request:
             source = f"hf:{source}" + (f"@{args.revision}" if args.revision else "")
     options = {"copy_files": args.copy_files or (), "activation_scales": args.activation_scales}
     return Request(source, {"from_": "transformers", **options})
+
+
+def _weights_of(folder: str) -> str:
+    """``folder``; where several checkpoints lie in it, the one that transformers takes."""
+    from warmstart.formats.detect import find_candidates
+
+    place = Path(folder).expanduser()
+    names = [name for name in _WEIGHTS if (place / name).is_file()]
+    return f"{folder}@{names[0]}" if names and len(find_candidates(place)) > 1 else folder
 
 
 def _of_fairseq(args: argparse.Namespace) -> Request:
