@@ -11,14 +11,11 @@ import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import warmstart
 from marian_models import OPTIONS, arrays, write
 from warmstart.errors import ConfigError
-from warmstart.formats.checkpoint import Entry
-from warmstart.formats.safetensors import write_safetensors
 from warmstart.models.plugins import Families
 from warmstart.models.transformer.family import TransformerFamily
 
@@ -36,7 +33,9 @@ def installed(tmp_path_factory):
     for name, code in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code, "utf-8")
-    project = tomllib.loads(files["pyproject.toml"])["project"]
+    said = tomllib.loads(files["pyproject.toml"])
+    assert said["tool"]["setuptools"]["packages"] == ["warmstart_bow"]  # else a bundle beside it would be one, too
+    project = said["project"]
     info = folder / f"warmstart_bow-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
@@ -62,10 +61,8 @@ def test_the_inherited_tests_pass(installed):
 
 
 def test_the_page_s_models_are_converted_and_the_plug_in_is_named(installed, tmp_path):
-    contents = {"E": np.ones((3, 2), "f"), "W": np.arange(8, dtype="f").reshape(2, 4), "b": np.zeros(4, "f")}
-    entries = [Entry(n, a.shape, a.dtype.name) for n, a in contents.items()]
-    write_safetensors(tmp_path / "model.safetensors", entries, contents.values(), {"made_by": "bow"})
-    (tmp_path / "words.txt").write_text("one\nother\nword\n")
+    done = run(tmp_path, installed / "make_model.py")
+    assert done.returncode == 0, done.stderr
     verb = ("-m", "warmstart", "convert")
     done = run(installed, *verb, tmp_path / "model.safetensors", tmp_path / "bundle", "--to", "warmstart")
     assert done.returncode == 0, done.stderr
