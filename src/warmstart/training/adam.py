@@ -35,13 +35,15 @@ class Adam(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            parts: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
+            parts: dict[int, list[tuple[Tensor, ...]]] = {}
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if (gradient := parameter.grad) is not None:
                     state = self.state[parameter] or self._begin(parameter)
-                    parts.setdefault(state["step"], []).append((parameter, state))
-            for done, part in parts.items():
-                self._update(part, done + 1, group)
+                    state["step"] += 1
+                    moments = state["exp_avg"], state["exp_avg_sq"]
+                    parts.setdefault(state["step"], []).append((parameter, gradient, *moments))
+            for step, part in parts.items():
+                self._update(part, step, group)
 
     step.hooked = True  # type: ignore[attr-defined]  # else torch measures every step, which takes as long as that
 
@@ -50,13 +52,9 @@ class Adam(torch.optim.Adam):
         self.state[parameter] = state
         return state
 
-    def _update(self, part: list[tuple[Tensor, dict[str, Any]]], step: int, group: dict[str, Any]) -> None:
-        """Update number ``step`` of parameters, each with its state, that have the same number behind them."""
-        parameters, states = zip(*part, strict=True)
-        for state in states:
-            state["step"] = step
-        gradients: Any = [parameter.grad for parameter in parameters]
-        m, v = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq"))
+    def _update(self, part: list[tuple[Tensor, ...]], step: int, group: dict[str, Any]) -> None:
+        """Update number ``step`` of parameters, each with its gradient and moments."""
+        parameters, gradients, m, v = (list(tensors) for tensors in zip(*part, strict=True))
         (beta1, beta2), epsilon = group["betas"], group["eps"]
         if self.tensorflow:
             epsilon /= math.sqrt(1.0 - beta2**step)

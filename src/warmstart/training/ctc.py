@@ -68,7 +68,7 @@ def _without_autograd(whole: Whole, batch: SpeechBatch) -> Loss:
         found = torch.ops.aten._ctc_loss_backward.default(
             slopes, log_probs, labels, *lengths, losses, alphas, blank, False
         )
-        whole.backward(torch.ops.aten._log_softmax_backward_data.default(found, log_probs, -1, found.dtype))
+        whole.backward(torch._log_softmax_backward_data(found, log_probs, -1, found.dtype))
 
     loss = losses.sum()
     return Loss(loss, loss, len(losses), losses, backward)

@@ -10,7 +10,7 @@ Shape letters: N frames, R rows, n of one time, H units, G = 4·H gates in the o
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,11 @@ class Frames:
         self.place = place
         self.slot, self.before = (torch.from_numpy(a).to(device) for a in (slot, before))
 
+    def windows(self, around: int) -> Tensor:
+        """int64 [R]: the frame with which the window of each row begins, where every recording has ``around`` frames
+        more before it and behind it."""
+        return _windows(self.place, self.shape[1], around).to(self.slot.device)
+
     def filled(self, rows: Tensor) -> Tensor:
         """``rows`` [R, …] as [B, T, …]; padding is the last fill row."""
         return rows.index_select(0, self.slot).view(*self.shape, *rows.shape[1:])
@@ -72,15 +77,23 @@ class Grid:
 
     Attributes:
         count: N = B·T.
-        place: int64 [R], the place b·T + t of each row (0 for fill rows).
+        total: R.
     """
 
     def __init__(self, lengths: Tensor, width: int, *, rounded: bool = False) -> None:
         self._lengths = lengths
         self.shape, self.count = (width, len(lengths)), len(lengths) * width
         unit = round_number(self.count) if rounded else 1
-        self.place = np.zeros(-(-self.count // unit) * unit, np.int64)
-        self.place[: self.count].reshape(self.shape)[:] = np.arange(self.count).reshape(-1, width).T
+        self.total = -(-self.count // unit) * unit
+
+    @property
+    def place(self) -> Any:
+        """int64 [R], the place b·T + t of each row (0 for fill rows)."""
+        return _time_by_time(*self.shape, self.total)
+
+    def windows(self, around: int) -> Tensor:
+        """See :meth:`Frames.windows`."""
+        return _grid_windows(*self.shape, self.total, around).to(self._lengths.device)
 
     @cached_property
     def real(self) -> Tensor | None:
@@ -92,7 +105,7 @@ class Grid:
 
     def rows(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """``rows`` [R or N, …] in ``dtype``: with fill rows for bfloat16, and else without."""
-        wanted = len(self.place) if dtype == torch.bfloat16 else self.count
+        wanted = self.total if dtype == torch.bfloat16 else self.count
         if rows.dtype == dtype and rows.shape[0] == wanted:
             return rows
         if rows.shape[0] >= wanted:
@@ -112,6 +125,21 @@ class Grid:
     def filled(self, rows: Tensor) -> Tensor:
         """``rows`` [R or N, …] as [B, T, …]."""
         return self.lay_out(rows).transpose(0, 1)
+
+
+def _time_by_time(width: int, batch: int, total: int) -> Any:
+    place = np.zeros(total, np.int64)
+    place[: width * batch].reshape(width, batch)[:] = np.arange(width * batch).reshape(batch, width).T
+    return place
+
+
+def _windows(place: Any, width: int, around: int) -> Tensor:
+    return torch.from_numpy(place + place // width * (2 * around))
+
+
+@lru_cache(maxsize=128)  # batches of some shape come again and again
+def _grid_windows(width: int, batch: int, total: int, around: int) -> Tensor:
+    return _windows(_time_by_time(width, batch, total), width, around)
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:

@@ -9,7 +9,7 @@ A ``vocab_size``, N real frames of a batch (and at least one more).
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class DeepSpeech(nn.Module):
             return None
         grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
         with context:
-            return Whole(self, self._windows(features, grid.place, None, dtype), grid, Noise())
+            return Whole(self, self._windows(features, grid, None, dtype), grid, Noise())
 
     def _computing(self, features: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
         """The type in which much is multiplied, and the context for it: our own functions choose for themselves."""
@@ -146,11 +146,11 @@ class DeepSpeech(nn.Module):
         width = features.shape[1]
         if noise is not None and self._is_large(lengths, width, dtype):
             frames = Frames(lengths, width, rounded=True)
-            x = self._below(self._windows(features, frames.place, lengths, dtype), noise)
+            x = self._below(self._windows(features, frames, lengths, dtype), noise)
             said = recur(x, self.lstm.weight, self.lstm.bias, frames)
             return frames.filled(self._above(said.to(dtype), noise))
         grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
-        x = self._windows(features, grid.place, None if grid.real is None else lengths, dtype)
+        x = self._windows(features, grid, None if grid.real is None else lengths, dtype)
         said, _ = self.lstm(grid.lay_out(self._below(x, noise)), self.initial_state(len(lengths)))
         return grid.filled(self._above(grid.rows(grid.masked(said).flatten(0, 1), dtype), noise))
 
@@ -165,17 +165,16 @@ class DeepSpeech(nn.Module):
         y, state = self.lstm(self._below(windows.flatten(2), None).transpose(0, 1), state)
         return self._above(y.transpose(0, 1), None), state
 
-    def _windows(self, features: Tensor, place: Any, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """[R, W·F] in ``dtype``: the frame at each ``place`` with its neighbours in the order of time; no frame behind
-        its recording's length, if there are ``lengths``, is seen."""
+    def _windows(self, features: Tensor, rows: Frames | Grid, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[R, W·F] in ``dtype``: the frame of each row with its neighbours in the order of time; no frame behind its
+        recording's length, if there are ``lengths``, is seen."""
         c, (batch, width, f) = self.config.n_context, features.shape
         padded = features.new_zeros(batch, width + 2 * c, f, dtype=dtype)
         inner = padded[:, c : c + width].copy_(features)
         if lengths is not None:
             behind = torch.arange(width, device=features.device) >= lengths[:, None]
             inner.masked_fill_(behind[:, :, None], 0.0)
-        first = torch.from_numpy(place + place // width * (2 * c)).to(features.device)  # of the frames that each sees
-        return padded.flatten().unfold(0, self.config.window * f, f).index_select(0, first)
+        return padded.flatten().unfold(0, self.config.window * f, f).index_select(0, rows.windows(c))
 
     def _below(self, x: Tensor, noise: Noise | None) -> Tensor:
         for layer in (self.layer_1, self.layer_2, self.layer_3):

@@ -9,6 +9,7 @@ H units, A labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -87,25 +88,28 @@ class Whole:
     def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> None:
         c = model.config
         layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
-        self._parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-        self._grid, self._layers = grid, list[Layer]()
+        self._parameters = [(layer.weight, layer.bias) for layer in layers]
+        self._grid, self._steps = grid, list[Layer | _Recurrence]()
         rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
         kept = draw(noise, grid.count, c.n_hidden, rates)
         with torch.no_grad():
-            self._forward(x, c.relu_clip, list(zip(rates, kept, strict=True)))
+            self._forward(x, c.relu_clip, zip(rates, kept, strict=True))
 
-    def _forward(self, x: Tensor, clip: float, dropped: list[tuple[float, Tensor | None]]) -> None:
+    def _forward(self, x: Tensor, clip: float, dropped: Iterator[tuple[float, Tensor | None]]) -> None:
         grid, low = self._grid, x.dtype
-        pairs = list(zip(self._parameters[::2], self._parameters[1::2], strict=True))
-        of_lstm, (weight, bias) = pairs.pop(_BELOW), pairs.pop()
-        for number, own in enumerate(pairs):
+        *others, (weight, bias) = self._parameters
+        for number, own in enumerate(others):
             if number == _BELOW:
-                x = grid.lay_out(x).to(low if has_low_recurrence(own[1].shape[0]) else weight.dtype)
-                self._recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in of_lstm))
-                x = self._recurrence.y.flatten(0, 1)
-            x = grid.rows(x, low if grid.count * own[0].numel() >= _GAIN else weight.dtype)
-            self._layers.append(Layer.of(x, *own, clip, *dropped[number]))
-            x = self._layers[-1].y
+                is_low = low != weight.dtype and has_low_recurrence(weight.shape[1])
+                x = grid.lay_out(x).to(low if is_low else weight.dtype)
+                recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in own))
+                self._steps.append(recurrence)
+                x = recurrence.y.flatten(0, 1)
+            else:
+                x = grid.rows(x, low if grid.count * own[0].numel() >= _GAIN else weight.dtype)
+                layer = Layer.of(x, *own, clip, *next(dropped))
+                self._steps.append(layer)
+                x = layer.y
         self._last = grid.rows(x, weight.dtype)
         self.logits = grid.lay_out(torch.addmm(bias, self._last, weight.t()))
 
@@ -113,29 +117,28 @@ class Whole:
     def backward(self, gradient: Tensor) -> None:
         """Add to the gradients of parameters that are not frozen, where the logits have ``gradient`` [T, B, A], which
         is zero behind the end of an utterance."""
-        gradient, grid, weight = gradient.flatten(0, 1), self._grid, self._parameters[-2]
-        needed = [parameter.requires_grad for parameter in self._parameters]
-        found: list[Tensor | None] = [gradient.sum(0), torch.mm(gradient.t(), self._last)]  # from the last one on
+        grid, (weight, bias), gradient = self._grid, self._parameters[-1], gradient.flatten(0, 1)
+        _add(torch.mm(gradient.t(), self._last), weight)
+        _add(gradient.sum(0), bias)
+        needed = [(w.requires_grad, b.requires_grad) for w, b in self._parameters]
+        lowest = next(number for number, pair in enumerate(needed) if any(pair))
         back: Any = torch.mm(gradient, weight)
-        others: list[Tensor | None]
-        for number, layer in reversed(list(enumerate(self._layers))):
-            if not any(needed[: -len(found)]):
-                break  # all below is frozen
-            if number == _BELOW - 1:
-                back, *others = self._recurrence.gradients(grid.lay_out(back))
-                found += reversed(others)
+        for number in reversed(range(lowest, len(self._steps))):  # all below is frozen
+            step = self._steps[number]
+            if isinstance(step, Layer):
+                rows = grid.rows(back, step.y.dtype)
+                back, *own = step.gradients(rows, weight.dtype, (number > lowest, *needed[number]))
+            else:
+                back, *own = step.gradients(grid.lay_out(back))
                 back = back.flatten(0, 1)
-            *below, needs_weight, needs_bias = needed[: -len(found)]
-            wanted = any(below), needs_weight, needs_bias
-            back, *others = layer.gradients(grid.rows(back, layer.y.dtype), weight.dtype, wanted)
-            found += reversed(others)
-        for parameter, own in zip(reversed(self._parameters), found, strict=False):
-            if parameter.requires_grad and own is not None:
-                _add(own, parameter)
+            for found, parameter in zip(own, self._parameters[number], strict=True):
+                _add(found, parameter)
 
 
-def _add(gradient: Tensor, parameter: Tensor) -> None:
-    """Add to the gradient of a parameter, or of those that an adapted weight is computed from."""
+def _add(gradient: Tensor | None, parameter: Tensor) -> None:
+    """Add to the gradient of a parameter, or of those that an adapted weight is computed from, if it is not frozen."""
+    if gradient is None or not parameter.requires_grad:
+        return
     if parameter.is_leaf and parameter.grad is None:
         parameter.grad = gradient
     else:
