@@ -104,7 +104,7 @@ class Learner:
             work += self.objective.amount(batch)
             rows.append(loss.rows)
         self.ranks.sum_gradients(self._parameters)
-        found = [float(x) for x in losses] if self.device.type == "cpu" else torch.stack(losses).tolist()  # waits once
+        found = torch.stack(losses).tolist()  # a GPU is waited for once
         loss_sum, nll_sum, units_sum, work = self.ranks.sum([sum(found[::2]), sum(found[1::2]), units, work])
         norm = clip_gradients(self._parameters, self.config.clip_norm)
         return Gradient(loss_sum, nll_sum, max(1, int(units_sum)), work, norm, tuple(rows))

@@ -122,8 +122,10 @@ class DeepSpeech(nn.Module):
         if self._is_large(lengths, width, dtype) and not whole_torch.has_low_recurrence(units):
             return None
         grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
+        with torch.inference_mode():
+            x = self._windows(features, grid, None, dtype)
         with context:
-            return Whole(self, self._windows(features, grid, None, dtype), grid, Noise())
+            return Whole(self, x, grid)
 
     def _computing(self, features: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
         """The type in which much is multiplied, and the context for it: our own functions choose for themselves."""
@@ -168,12 +170,11 @@ class DeepSpeech(nn.Module):
     def _windows(self, features: Tensor, rows: Frames | Grid, lengths: Tensor | None, dtype: torch.dtype) -> Tensor:
         """[R, W·F] in ``dtype``: the frame of each row with its neighbours in the order of time; no frame behind its
         recording's length, if there are ``lengths``, is seen."""
-        c, (batch, width, f) = self.config.n_context, features.shape
-        padded = features.new_zeros(batch, width + 2 * c, f, dtype=dtype)
-        inner = padded[:, c : c + width].copy_(features)
+        c, (_, width, f) = self.config.n_context, features.shape
+        padded = functional.pad(features.to(dtype), (0, 0, c, c))
         if lengths is not None:
             behind = torch.arange(width, device=features.device) >= lengths[:, None]
-            inner.masked_fill_(behind[:, :, None], 0.0)
+            padded[:, c : c + width].masked_fill_(behind[:, :, None], 0.0)
         return padded.flatten().unfold(0, self.config.window * f, f).index_select(0, rows.windows(c))
 
     def _below(self, x: Tensor, noise: Noise | None) -> Tensor:
