@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@torch.inference_mode()  # as gradients may be made in it
+@torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], limit: float | None) -> float:
     """The L2 norm of all gradients together, which are scaled so that it is at most ``limit``.
 

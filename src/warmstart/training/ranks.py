@@ -103,7 +103,7 @@ class Ranks:
         self._call("all_reduce", flat)
         *sums, counts = torch.split(flat, [*(p.numel() for p in parameters), len(parameters)])
         for parameter, gradient, total, count in zip(parameters, gradients, sums, counts.tolist(), strict=True):
-            parameter.grad = total.view_as(gradient).to(gradient) if count else None
+            parameter.grad = gradient.copy_(total.view_as(gradient)) if count else None
 
     def require_same(self, tensors: Sequence[Tensor], where: str) -> None:
         """Raises ``TrainingError``: the sum of the bits of float32 ``tensors`` is not that of the other ranks."""

@@ -139,8 +139,7 @@ def _windows(place: Any, width: int, around: int) -> Tensor:
 
 @lru_cache(maxsize=128)  # batches of some shape come again and again
 def _grid_windows(width: int, batch: int, total: int, around: int) -> Tensor:
-    with torch.inference_mode(False):  # they are for every mode
-        return _windows(_time_by_time(width, batch, total), width, around)
+    return _windows(_time_by_time(width, batch, total), width, around)
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:

@@ -122,10 +122,8 @@ class DeepSpeech(nn.Module):
         if self._is_large(lengths, width, dtype) and not whole_torch.has_low_recurrence(units):
             return None
         grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
-        with torch.inference_mode():
-            x = self._windows(features, grid, None, dtype)
         with context:
-            return Whole(self, x, grid)
+            return Whole(self, self._windows(features, grid, None, dtype), grid, Noise())
 
     def _computing(self, features: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
         """The type in which much is multiplied, and the context for it: our own functions choose for themselves."""

@@ -1,8 +1,7 @@
 """DeepSpeech without autograd, for trainings on a CPU whose batches or networks are small.
 
-There all that autograd does around each function takes as long as the functions, so everything is computed in torch's
-inference mode: gradients of parameters too, which can be changed in place inside of it only. The LSTM is oneDNN's, by
-the two functions that ``torch.lstm`` and its gradient call.
+There all that autograd does around each function takes as long as the functions. The LSTM is oneDNN's, by the two
+functions that ``torch.lstm`` and its gradient call.
 
 Shape letters: B utterances, T frames, N = B·T, R rows of a :class:`~warmstart.models.deepspeech.lstm_torch.Grid`,
 H units, A labels.
@@ -86,14 +85,14 @@ class Whole:
         logits: float32 [T, B, A]; behind the end of an utterance they mean nothing.
     """
 
-    def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid) -> None:
+    def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> None:
         c = model.config
         layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
         self._parameters = [(layer.weight, layer.bias) for layer in layers]
         self._grid, self._steps = grid, list[Layer | _Recurrence]()
         rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
-        with torch.inference_mode():
-            kept = draw(Noise(), grid.count, c.n_hidden, rates)
+        kept = draw(noise, grid.count, c.n_hidden, rates)
+        with torch.no_grad():
             self._forward(x, c.relu_clip, zip(rates, kept, strict=True))
 
     def _forward(self, x: Tensor, clip: float, dropped: Iterator[tuple[float, Tensor | None]]) -> None:
@@ -114,7 +113,7 @@ class Whole:
         self._last = grid.rows(x, weight.dtype)
         self.logits = grid.lay_out(torch.addmm(bias, self._last, weight.t()))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def backward(self, gradient: Tensor) -> None:
         """Add to the gradients of parameters that are not frozen, where the logits have ``gradient`` [T, B, A], which
         is zero behind the end of an utterance."""
@@ -140,10 +139,7 @@ def _add(gradient: Tensor | None, parameter: Tensor) -> None:
     """Add to the gradient of a parameter, or of those that an adapted weight is computed from, if it is not frozen."""
     if gradient is None or not parameter.requires_grad:
         return
-    if not parameter.is_leaf:
-        with torch.inference_mode(False):
-            torch.autograd.backward(parameter, gradient)
-    elif parameter.grad is None:
+    if parameter.is_leaf and parameter.grad is None:
         parameter.grad = gradient
     else:
-        parameter.grad.add_(gradient)
+        torch.autograd.backward(parameter, gradient)
