@@ -12,9 +12,11 @@ from test_inference_verify import damaged
 from typer.testing import CliRunner
 
 import decoder_models
+import huggingface_models
 import pretrained_models
 import t5_models
 from warmstart import api
+from warmstart.bundle.model import open_model
 from warmstart.cli.verbs import app
 from warmstart.errors import (
     ConfigError,
@@ -46,6 +48,25 @@ MADE = {
     "wav2vec2-hidden": pretrained_models.write,
 }
 ARRAYS = ("bert", "roberta", "whisper", "wav2vec2", "wav2vec2-hidden")
+
+
+def test_where_the_user_says_how_outputs_begin_their_first_token_counts(tmp_path):
+    """mBART: the engine's outputs are without the token that was given."""
+    api.convert(huggingface_models.write(tmp_path / "source", "mbart"), tmp_path / "ct2", "ctranslate2")
+    assert json.loads((tmp_path / "ct2/config.json").read_text())["decoder_start_token"] is None
+
+    def restless(contents):
+        contents["decoder/position_encodings/encodings"] *= 30
+        contents["decoder/layernorm_embedding/gamma"][:] = contents["decoder/layer_norm/gamma"][:] = 9
+        contents["decoder/layernorm_embedding/beta"][:] = contents["decoder/layer_norm/beta"][:] = 0
+
+    side = sides.side_of(open_model(damaged(tmp_path / "ct2", tmp_path / "restless", restless)))
+    sources = [(7, 9), (12, 30, 8)]
+    rows = [row for row, token in enumerate(side.tokens[1]) if token != "<unk>"]
+    for source, output in zip(sources, side.greedy(sources), strict=True):
+        first = [scores[0] for scores in side.log_probs([source] * len(rows), [(row,) for row in rows])]
+        assert output[0] == rows[int(np.argmax(first))]
+        assert output[1] != output[0]
 
 
 @pytest.mark.parametrize("kind", MADE)

@@ -75,10 +75,9 @@ class TranslatorSide(EngineSide):
         results = self._translator.ask(
             "translate_batch", "hypotheses", source=self._sources(sources),
             target_prefix=[self._start for _ in sources] if self._start else None,
-            beam_size=1, disable_unk=True, min_decoding_length=0,
-            max_decoding_length=max(limits) + len(self._start), **_BATCH,
+            beam_size=1, disable_unk=True, min_decoding_length=0, max_decoding_length=max(limits), **_BATCH,
         )  # fmt: skip
-        found = [tuple(self._rows[t] for t in hypotheses[0][len(self._start) :]) for hypotheses in results]
+        found = [tuple(self._rows[token] for token in hypotheses[0]) for hypotheses in results]
         return [ids[:limit] for ids, limit in zip(found, limits, strict=True)]
 
     def log_probs(self, sources: Sequence[Ids], targets: Sequence[Ids]) -> list[list[float]]:
