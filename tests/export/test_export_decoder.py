@@ -148,6 +148,37 @@ def test_tokens_that_a_tokenizers_files_add_to_its_table(files, tail, eos, tmp_p
     assert json.loads((tmp_path / "out/config.json").read_text())["eos_token"] == eos
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "values", "expected"),
+    [
+        ("llama", None, {}, ("<s>", "</s>", "")),  # tokenizer.json alone
+        ("llama", None, {"eos_token_id": [2, 5], "bos_token_id": None}, ("</s>", "</s>", "")),
+        ("llama", {"bos_token": None}, {"bos_token_id": 3}, ("t3", "</s>", "<unk>")),
+        ("qwen2", {"bos_token": None, "unk_token": None, "pad_token": "t4"}, {"bos_token_id": 3},
+         ("t4", "</s>", "<|endoftext|>")),
+        ("mpt", None, {"bos_token_id": 1, "eos_token_id": 2}, ("<|endoftext|>", "<|endoftext|>", "<|endoftext|>")),
+        ("falcon-7b", None, {"eos_token_id": 2}, ("</s>", "</s>", "</s>")),
+    ],
+)  # fmt: skip
+def test_tokens_without_which_the_engine_opens_no_model(kind, settings, values, expected, tmp_path):
+    source = write(tmp_path / "source", kind, **values)
+    path = source / "tokenizer_config.json"
+    known = json.loads(path.read_text())
+    path.unlink() if settings is None else path.write_text(json.dumps({**known, **settings}))
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    said = json.loads((tmp_path / "out/config.json").read_text())
+    assert tuple(said[f"{role}_token"] for role in ("bos", "eos", "unk")) == expected
+    open_model(tmp_path / "out")
+
+
+def test_a_language_model_without_an_end_token_is_refused(tmp_path):
+    source = write(tmp_path / "source", "llama", eos_token_id=None)
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(DialectError, match=r"nothing names the end token(?s:.)*where: .*source"):
+        api.convert(source, tmp_path / "out", "ctranslate2")
+    api.convert(source, tmp_path / "bundle", "warmstart")
+
+
 EVERY_CONFIGURATION = {
     "pruned_heads": {}, "cross_attention_hidden_size": None, "add_cross_attention": False, "is_decoder": False,
     "tie_encoder_decoder": False, "is_encoder_decoder": False, "quantization_config": None, "xla_device": None,

@@ -226,11 +226,12 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         with catch_warnings():  # numpy 1 warns of what numpy 2 refuses
             filterwarnings("error", message=".*out-of-bound Python integers", category=DeprecationWarning)
             conversion = plan_conversion(family, config, reading, source, target, options, facts)
+        files = target.adapt(facts).files(config, model.vocabularies, facts)
     except DialectError as error:
         raise _placed(error, model) from None
     except (OverflowError, DeprecationWarning) as error:
         raise DialectError(f"a number of the model does not fit into {to}", where=model.source, found=error) from None
-    return Job(conversion, reading, target.adapt(facts).files(config, model.vocabularies, facts))
+    return Job(conversion, reading, files)
 
 
 def _placed(error: DialectError, model: Model) -> DialectError:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.errors import DialectError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.decoder.config import DecoderConfig, RotaryScaling
 from warmstart.models.decoder.dialects.architectures import ARCHITECTURES, cut
 from warmstart.models.decoder.dialects.model_bin import ACTIVATIONS, PACKINGS, SCALINGS, read
-from warmstart.models.decoder.dialects.tokenizers import chat_template
+from warmstart.models.decoder.dialects.tokenizers import chat_template, numbered
 from warmstart.models.decoder.parameters import Module, modules, parameters
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, quantizable, read_vocabularies
@@ -151,7 +152,7 @@ def _tokens(c: DecoderConfig, vocabulary: Vocabulary) -> dict[str, str | None]:
 
     bos, eos, unk = token("bos"), token("eos"), token("unk")
     if c.architecture == "falcon":
-        return {"bos_token": eos, "eos_token": eos, "unk_token": eos}
+        bos = unk = eos
     if c.architecture in ("qwen2", "qwen3"):
         bos = token("pad") if bos is None else bos
     if c.architecture in ("llama", "qwen2", "qwen3") and unk is None:
@@ -162,7 +163,14 @@ def _tokens(c: DecoderConfig, vocabulary: Vocabulary) -> dict[str, str | None]:
         and chat_template(vocabulary.files)
     ):
         eos = "<end_of_turn>"
-    return {"bos_token": bos, "eos_token": eos, "unk_token": unk}
+    # What is None the engine does not open a model without (docs/decisions/0076).
+    if eos is None:
+        raise DialectError(
+            "nothing names the end token, without which CTranslate2's engine does not open a model",
+            expected="eos_token in tokenizer_config.json, or eos_token_id in config.json",
+        )
+    bos = numbered(c.original, vocabulary.tokens, "bos") if bos is None else bos
+    return {"bos_token": eos if bos is None else bos, "eos_token": eos, "unk_token": unk or ""}
 
 
 def _epsilon(c: DecoderConfig) -> float | None:

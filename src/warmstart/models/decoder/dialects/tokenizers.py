@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from warmstart.models.huggingface_tokenizer import read_tokenizer
@@ -65,6 +65,13 @@ def _make_up(tokens: list[str]) -> None:
         if word not in known:
             tokens.append(word)
         number += 1
+
+
+def numbered(config: Mapping[str, object], tokens: Sequence[str], role: str) -> str | None:
+    """The token whose row config.json gives a role; of several the first."""
+    said = config.get(f"{role}_token_id")
+    row = next(iter(said), None) if isinstance(said, list) else said
+    return tokens[row] if isinstance(row, int) and 0 <= row < len(tokens) else None
 
 
 def chat_template(files: Mapping[str, bytes]) -> bool:

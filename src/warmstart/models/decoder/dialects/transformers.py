@@ -14,7 +14,7 @@ from warmstart.formats.views import View
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.architectures import ARCHITECTURES, Architecture
 from warmstart.models.decoder.dialects.packing import read_packing, write_packing
-from warmstart.models.decoder.dialects.tokenizers import read_vocabulary
+from warmstart.models.decoder.dialects.tokenizers import numbered, read_vocabulary
 from warmstart.models.decoder.parameters import Module, modules
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import CONFIG, HuggingfaceDialect, Loaded, Options, folder_of, json_file
@@ -55,7 +55,8 @@ class TransformersDialect(HuggingfaceDialect):
         generation = where / "generation_config.json"
         vocabulary = read_vocabulary(tokenizer, where, architecture.name, config.vocab_size, architecture.padding)
         kept = {**tokenizer, generation.name: generation.read_bytes()} if generation.is_file() else tokenizer
-        return {"text": SubwordVocabulary(vocabulary.tokens, vocabulary.special, kept)}
+        special = {"eos": numbered(loaded.metadata["config"], vocabulary.tokens, "eos"), **vocabulary.special}
+        return {"text": SubwordVocabulary(vocabulary.tokens, special, kept)}
 
     def _loaded(self, checkpoint: Checkpoint) -> Checkpoint:
         return self.view(checkpoint)
