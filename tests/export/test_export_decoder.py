@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 import decoder_models
 from decoder_models import write
@@ -146,6 +148,29 @@ def test_tokens_that_a_tokenizers_files_add_to_its_table(files, tail, eos, tmp_p
     api.convert(source, tmp_path / "out", "ctranslate2")
     assert json.loads((tmp_path / "out/vocabulary.json").read_text())[45:] == tail
     assert json.loads((tmp_path / "out/config.json").read_text())["eos_token"] == eos
+
+
+def test_pieces_are_the_table_where_there_is_no_other(tmp_path):
+    """Expected is what ct2-transformers-converter writes with transformers 5.23."""
+    source = write(tmp_path / "source", "llama")
+    settings = {"tokenizer_class": "LlamaTokenizer", "pad_token": "<p>"}
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = io.BytesIO()
+    text = ["hello world this is a test", "the quick brown fox jumps"] * 20
+    SentencePieceTrainer.train(sentence_iterator=iter(text), model_writer=model, vocab_size=30, minloglevel=2)
+    (source / "tokenizer.model").write_bytes(model.getvalue())
+    pieces = SentencePieceProcessor(model_proto=model.getvalue()).id_to_piece(list(range(30)))
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    found = json.loads((tmp_path / "out/vocabulary.json").read_text())
+    assert found == [*pieces, "<p>", *(f"<extra_id_{k}>" for k in range(17))]
+    api.convert(tmp_path / "out", tmp_path / "back", "transformers")
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == sorted(
+        [*(p.name for p in source.iterdir()), "conversion.json"]
+    )
+    (source / "tokenizer.model").write_bytes(b"no pieces")
+    with pytest.raises(VocabularyError, match=r"not a SentencePiece model(?s:.)*where: "):
+        open_model(source)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from warmstart.models.huggingface_tokenizer import read_tokenizer
+from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
 from warmstart.vocabularies.subwords import ROLES, SubwordVocabulary
 
 Padding = Literal["none", "extra", "cut", "madeup"]
@@ -46,7 +47,7 @@ def read_vocabulary(
     """
     declared = _settings(files).get("tokenizer_class")
     name = _FORCED.get(kind) or str(declared or _USUAL.get(kind)).removesuffix("Fast")
-    tokenizer = read_tokenizer(files, where, _CLASSES.get(name, {}))
+    tokenizer = read_tokenizer(_with_table(files), where, _CLASSES.get(name, {}))
     tokens = list(tokenizer.tokens)
     if padding in ("extra", "cut"):
         tokens += [f"<extra_id_{i}>" for i in range(size - len(tokens))]
@@ -56,6 +57,17 @@ def read_vocabulary(
         _make_up(tokens)
     special = {role: tokenizer.special.get(f"{role}_token") for role in ROLES}
     return SubwordVocabulary(tokens, special, files)
+
+
+def _with_table(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """``files`` with the pieces of a SentencePiece model as the table, where there is no other: what LlamaTokenizer and
+    its like do, and those before ``tokenizer.json`` had nothing else."""
+    if "tokenizer.model" not in files or {"tokenizer.json", "vocab.json", "vocab.txt"} & set(files):
+        return files
+    rows: dict[str, int] = {}
+    for row, piece in enumerate(SentencePieceVocabulary(files["tokenizer.model"]).tokens):
+        rows.setdefault(piece, row)
+    return {**files, "vocab.json": json.dumps(rows).encode("ascii")}
 
 
 def _make_up(tokens: list[str]) -> None:
