@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceTrainer
 
 import t5_models
 from huggingface_models import change, rewrite
@@ -211,6 +213,33 @@ def test_options_are_understood_or_refused(values, found, tmp_path):
     change(folder, **values)
     with pytest.raises(DialectError, match=found):
         open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "added", "expected"),
+    [
+        ({"extra_ids": 4}, {"<new>": 34}, [*(f"<extra_id_{k}>" for k in (3, 2, 1, 0)), "<new>"]),
+        ({"extra_ids": 0, "additional_special_tokens": ["<a>", "<b>"]}, {}, ["<a>", "<b>"]),
+        ({"extra_ids": 0, "added_tokens_decoder": {"30": {"content": "<c>"}}}, {"<not>": 31}, ["<c>"]),
+    ],
+)
+def test_tokens_added_to_a_sentencepiece_model(settings, added, expected, tmp_path):
+    """Expected is what ct2-transformers-converter writes with transformers 5.23."""
+    folder = t5_models.write(tmp_path / "source", "t5")
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    (folder / "tokenizer.json").unlink()
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["hello world this is a test", "the quick brown fox jumps"] * 20), model_writer=model,
+        vocab_size=30, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    (folder / "spiece.model").write_bytes(model.getvalue())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", **settings}))
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    api.convert(folder, tmp_path / "out", "ctranslate2")
+    found = json.loads((tmp_path / "out/shared_vocabulary.json").read_text())
+    assert found[30 : 30 + len(expected)] == expected
+    assert found[30 + len(expected) :] == [f"<extra_id_{k}>" for k in range(rows - 30 - len(expected))]
 
 
 def test_what_umt5_says_and_nothing_computes_with(tmp_path):

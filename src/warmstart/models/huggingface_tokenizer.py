@@ -85,7 +85,6 @@ def _table(files: Mapping[str, bytes], where: object, prefer: Sequence[str]) -> 
         rows: dict[str, int] = {}
         if name != "tokenizer.json":
             rows.update(content)
-            rows.update({t: int(row) for t, row in _json(files, "added_tokens.json", where).items()})
             return rows
         table = (content.get("model") or {}).get("vocab") or {}
         pairs = table.items() if isinstance(table, dict) else ((entry[0], row) for row, entry in enumerate(table))

@@ -25,7 +25,7 @@ from warmstart.models.huggingface import (
 from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.parameters import EMBEDDING, VOCABULARY
-from warmstart.models.t5.vocabulary import EOS, PAD, UNK, of_bytes, of_pieces, padded, vocabulary_of
+from warmstart.models.t5.vocabulary import EOS, PAD, UNK, of_bytes, padded, vocabulary_of, with_sentinels
 from warmstart.spec.mapping import Rule, rule
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
 from warmstart.vocabularies.tokens import TokenVocabulary
@@ -224,10 +224,14 @@ def _vocabulary(kept: Mapping[str, bytes], config: Mapping[str, Any], rows: int,
             raise VocabularyError("added tokens of ByT5 leave rows without a token", where=where)
         tokens += [later[row] for row in sorted(later)]
         return TokenVocabulary(padded(tokens, rows, where, filler), EOS, UNK, bos=PAD, pad=PAD)
+    usual = _SPECIAL
     if "tokenizer.json" not in kept and "spiece.model" in kept:
         pieces = SentencePieceVocabulary(kept["spiece.model"])
-        return of_pieces(pieces, rows, where, int(settings.get("extra_ids", 100)))
-    found = read_tokenizer(kept, where, _SPECIAL)
+        tokens = with_sentinels(list(pieces.tokens), rows, int(settings.get("extra_ids", 100)))
+        kept = {**kept, "vocab.json": json.dumps({token: row for row, token in enumerate(tokens)}).encode("ascii")}
+        named = {"eos_token": pieces.eos_id, "unk_token": pieces.unk_id, "pad_token": 0}
+        usual = {**usual, **{role: tokens[row] for role, row in named.items() if row is not None and row >= 0}}
+    found = read_tokenizer(kept, where, usual)
     special = found.special
     table = padded(found.tokens, rows, where, filler)
     pad = special.get("pad_token", PAD)
