@@ -175,7 +175,7 @@ def _tokenizer(folder: Path, kind: str) -> int:
     return len(tokens) + (3 if kind == "nllb" else 0)
 
 
-def sentencepiece(**options: object) -> bytes:
+def sentencepiece(pieces: int = 20, **options: object) -> bytes:
     """A small SentencePiece model."""
     from sentencepiece import SentencePieceTrainer
 
@@ -184,7 +184,7 @@ def sentencepiece(**options: object) -> bytes:
     SentencePieceTrainer.train(
         sentence_iterator=iter(text),
         model_writer=model,
-        vocab_size=20,
+        vocab_size=pieces,
         minloglevel=3,
         hard_vocab_limit=False,
         **options,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import huggingface_models
 from huggingface_models import change, rewrite
 from pretrained_models import KINDS, small_engine, write
 from warmstart import api
@@ -283,3 +284,39 @@ def test_such_models_are_not_trained_here(kind, tmp_path):
     assert family in FAMILIES
     with pytest.raises(DialectError, match="can be converted, but not run or trained"):
         family.build(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces", "before"),
+    [
+        ("xlm-roberta", 28, ["<s>", "<pad>", "</s>", "<unk>"]),
+        ("camembert", 25, ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED", "<s>", "</s>"]),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_sentencepiece_model_is_a_table_where_there_is_no_other(kind, pieces, before, named, tmp_path):
+    """As transformers 5.23's classes of tokenizers order their rows; CTranslate2's converter writes that table."""
+    from sentencepiece import SentencePieceProcessor
+
+    folder = write(tmp_path / "source", kind)
+    (folder / "tokenizer.json").unlink()
+    settings = {"tokenizer_class": {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}[kind]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings if named else {}))
+    model = huggingface_models.sentencepiece(pieces, user_defined_symbols="uu,vv,ww,xx,yy")
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    api.convert(folder, tmp_path / "out", "ctranslate2")
+    processor = SentencePieceProcessor(model_proto=model)
+    expected = [*before, *(processor.id_to_piece(row) for row in range(3, pieces)), "<mask>"]
+    assert json.loads((tmp_path / "out/vocabulary.json").read_text()) == expected
+
+    api.convert(tmp_path / "out", tmp_path / "back", "transformers")
+    assert (tmp_path / "back/sentencepiece.bpe.model").read_bytes() == model
+    assert not (tmp_path / "back/vocab.json").exists()
+
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(VocabularyError, match=r"tokenizer_config\.json is damaged"):
+        open_model(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "sentencepiece.bpe.model").write_bytes(model[:200])
+    with pytest.raises(VocabularyError, match="SentencePiece model"):
+        open_model(folder)

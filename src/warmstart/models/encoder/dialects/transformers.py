@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from warmstart.models.pretrained import (
 )
 from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
+from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
 from warmstart.vocabularies.subwords import ROLES, SubwordVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -114,6 +116,14 @@ KINDS = {
     "camembert": _Kind("CamembertModel", "roberta"),
 }
 _TABLE = "embeddings.word_embeddings.weight"
+# A SentencePiece model's table where no other lies beside it: the rows that stand in place of its first pieces, and how
+# many these are (`tokenization_{xlm_roberta,camembert}.py` of transformers).
+_PIECES = "sentencepiece.bpe.model"
+_BEFORE = {
+    "XLMRobertaTokenizer": (("<s>", "<pad>", "</s>", "<unk>"), 3),
+    "CamembertTokenizer": (("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), 1),
+}
+_CLASSES = {"xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}  # where no file names one
 _HEADS = ("cls.**", "lm_head.**", "classifier.**", "pre_classifier.**", "qa_outputs.**", "vocab_*.**", "vocab_*")
 
 
@@ -163,7 +173,8 @@ class TransformersDialect(PretrainedDialect):
 
     def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
         kind = KINDS[loaded.metadata["config"]["model_type"]]
-        tokenizer = read_tokenizer(loaded.metadata["tokenizer"], folder_of(loaded), kind.special)
+        files = _with_table(loaded.metadata["tokenizer"], loaded.metadata["config"])
+        tokenizer = read_tokenizer(files, folder_of(loaded), kind.special)
         tokens = list(tokenizer.tokens)
         if kind.padded:
             tokens += [f"<extra_id_{i}>" for i in range(rows_of(loaded, _TABLE) - len(tokens))]
@@ -204,6 +215,27 @@ class TransformersDialect(PretrainedDialect):
         values = {k: v for k, v in values.items() if k in kept or kept.get(k, _implied(k)) != v or not kept}
         files = {CONFIG: updated(vocabulary if kept else None, CONFIG, values), **beside(vocabulary, (CONFIG,))}
         return files if any(name in files for name in TOKENIZER_FILES) else {**files, **_table(vocabulary, kind)}
+
+
+def _with_table(files: Mapping[str, bytes], config: Mapping[str, Any]) -> Mapping[str, bytes]:
+    """``files`` with the pieces of a SentencePiece model as the table, where there is no other."""
+    if _PIECES not in files or {"tokenizer.json", "vocab.json", "vocab.txt"} & set(files):
+        return files
+    try:
+        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):  # read_tokenizer says what is wrong with it
+        return files
+    said = settings.get("tokenizer_class") or config.get("tokenizer_class") or _CLASSES.get(config["model_type"])
+    known = _BEFORE.get(str(said).removesuffix("Fast"))
+    if known is None:
+        return files
+    before, instead = known
+    rows: dict[str, int] = {}
+    for row, token in enumerate([*before, *SentencePieceVocabulary(files[_PIECES]).tokens[instead:], "<mask>"]):
+        rows.setdefault(token, row)
+    return {**files, "vocab.json": json.dumps(rows).encode("ascii")}
 
 
 def _implied(key: str) -> object:
