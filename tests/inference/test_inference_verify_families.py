@@ -300,3 +300,27 @@ def test_without_transformers_its_directories_are_not_computed(tmp_path, monkeyp
     with pytest.raises(DialectError, match="transformers, which has, is not installed"):
         api.convert(source, tmp_path / "ct2", "ctranslate2", verify=True)
     assert not (tmp_path / "ct2").exists()
+
+
+def test_what_transformers_itself_cannot_do_is_an_error_of_that_side(tmp_path, monkeypatch):
+    """transformers 5 fails on a T5 whose decoder has more layers than its encoder."""
+    import sys
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType, SimpleNamespace
+
+    class Fails:
+        @staticmethod
+        def from_pretrained(*_, **__):
+            raise RuntimeError("encoder_attention_mask is None")
+
+    library = ModuleType("transformers")
+    library.__spec__ = ModuleSpec("transformers", None)
+    library.AutoConfig = SimpleNamespace(from_pretrained=lambda folder: None)
+    library.AutoModel = Fails
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    source = pretrained_models.write(tmp_path / "source", "bert")
+    api.convert(source, tmp_path / "ct2", "ctranslate2")
+    with pytest.raises(DialectError, match="transformers itself cannot") as caught:
+        api.verify(tmp_path / "ct2", source)
+    assert caught.value.problem.where == str(source)
+    assert caught.value.problem.found == "RuntimeError: encoder_attention_mask is None"

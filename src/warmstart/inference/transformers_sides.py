@@ -5,7 +5,8 @@ Of its outputs those are taken that a token stands for: MarianMT's last row, ``<
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from warmstart.bundle.model import Model
+from warmstart.errors import DialectError
 from warmstart.inference.sides import Answer, Given, Ids, first_rows, limit_of, log_softmax, narrowest, positions_of
 
 
@@ -25,22 +27,41 @@ class TransformersSide:
     def __init__(self, folder: Path, model: Model) -> None:
         self.library = transformers = import_module("transformers")
         model.require()
-        self.config = transformers.AutoConfig.from_pretrained(folder)
+        self.source = model.source
+        with self.own_errors():
+            self.config = transformers.AutoConfig.from_pretrained(folder)
         self.quantization = narrowest({entry.dtype for entry in model.checkpoint.entries.values()})
         self.positions = positions_of(model)
         kept = list(model.vocabularies.values())
         self.text = (kept[0], kept[-1])
         self.tokens: tuple[Sequence[str], ...] = tuple(vocabulary.tokens for vocabulary in kept)
         name = self.class_of(model)
-        self.model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
+        with self.own_errors():
+            self.model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
 
     def class_of(self, model: Model) -> str:
         return self.loader
 
+    @contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """What the library raises, whatever it is, is said of the model that it was asked for.
+
+        Raises ``DialectError``.
+        """
+        try:
+            yield
+        except Exception as error:
+            raise DialectError(
+                "transformers itself cannot open or compute this model",
+                where=self.source,
+                found=f"{type(error).__name__}: {error}",
+                todo="compare two exports of it (ctranslate2), or try another version of transformers",
+            ) from error
+
     def run(self, **inputs: Any) -> Any:
         """The model's outputs for batches of one; arrays become tensors."""
         tensors = {name: torch.as_tensor(value)[None] for name, value in inputs.items()}
-        with torch.inference_mode():
+        with torch.inference_mode(), self.own_errors():
             return self.model(**tensors)
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
@@ -50,13 +71,14 @@ class TransformersSide:
 
     def generate(self, source: Ids, most: int, never: Sequence[int], **more: Any) -> tuple[int, ...]:
         """The greedy output with what the decoder was fed first, and its end token."""
-        settings = self.library.GenerationConfig(
-            max_new_tokens=most, do_sample=False, num_beams=1, suppress_tokens=list(never) or None,
-            eos_token_id=self.eos, pad_token_id=0 if self.eos is None else self.eos, **more,
-        )  # fmt: skip
-        self.model.generation_config = settings  # whatever the directory says of beams and penalties
         ids = torch.tensor([source])
-        out = self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        with self.own_errors():
+            settings = self.library.GenerationConfig(
+                max_new_tokens=most, do_sample=False, num_beams=1, suppress_tokens=list(never) or None,
+                eos_token_id=self.eos, pad_token_id=0 if self.eos is None else self.eos, **more,
+            )  # fmt: skip
+            self.model.generation_config = settings  # whatever the directory says of beams and penalties
+            out = self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         return tuple(out[0].tolist())
 
     @property
