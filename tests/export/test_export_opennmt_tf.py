@@ -130,6 +130,18 @@ def test_the_command(tmp_path):
         assert (tmp_path / name / "model.bin").read_bytes() == expected
 
 
+def test_the_command_wants_both_vocabularies_of_a_translation_model(tmp_path):
+    """As upstream; one file twice is one that both sides share."""
+    source = write(tmp_path / "source", "before")
+    path, file = str(source / "ckpt-5"), vocabularies(source)[0]
+    config = tmp_path / "data.yml"
+    config.write_text(f"model_dir: {source}\ndata:\n  source_vocabulary: source.txt\n")
+    for flags in (["--src_vocab", file], ["--tgt_vocab", file], ["--config", str(config)]):
+        with pytest.raises(ConfigError, match="has a source and a target vocabulary"):
+            ct2.run("ct2-opennmt-tf-converter", ["--model_path", path, *flags, "--output_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("data", "flags", "start", "end"),
     [

@@ -139,7 +139,27 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
         )
     words = [args.model_type or "", *_controls(data, bool(parallel), args.config), "auto" if args.auto_config else ""]
     said = ",".join(word for word in words if word)
-    return Request(str(source), {"from_": f"opennmt-tf:{said}" if said else "opennmt-tf", "vocabularies": files})
+    dialect = f"opennmt-tf:{said}" if said else "opennmt-tf"
+    if len(files) == 1:
+        _require_language_model(str(source), dialect, files[0])
+    return Request(str(source), {"from_": dialect, "vocabularies": files})
+
+
+def _require_language_model(source: str, dialect: str, file: str) -> None:
+    """That a single vocabulary is a language model's: a translation model has two, though they may be one file.
+
+    Raises ``ConfigError``; what is wrong with the model itself, as ``open_model``.
+    """
+    from warmstart.bundle.model import open_model
+
+    family = open_model(source, dialect=dialect).family
+    if family is not None and family.name == "transformer":
+        raise ConfigError(
+            "a translation model has a source and a target vocabulary",
+            where=source,
+            found=f"{file} alone",
+            todo="give --src_vocab SOURCE_FILE --tgt_vocab TARGET_FILE, one file twice where both sides share it",
+        )
 
 
 def _configuration(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
