@@ -298,6 +298,17 @@ def test_continuing_counts_on_from_the_checkpoints_step(work: Path) -> None:
     assert dropped["training"]["steps"] == 2 * 4
 
 
+def test_epochs_are_counted_from_the_checkpoints_step(work: Path) -> None:
+    """Its step is 12; five updates are an epoch here, and each is followed by an evaluation, also when it goes on."""
+    arguments = f"{FILES.removesuffix('4')}3 {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 2"
+    evaluated = []
+    for _ in range(2):
+        said("train", arguments)
+        records = [json.loads(line) for line in Path("out/metrics.jsonl").read_text("utf-8").splitlines()]
+        evaluated.append([record["step"] for record in records if record["kind"] == "validation"])
+    assert evaluated == [[17, 22], [17, 22, 27, 32]]
+
+
 def test_the_checkpoints_width_and_rate_count(work: Path) -> None:
     arguments = f"{FILES} --load_checkpoint_dir source --save_checkpoint_dir out --n_hidden 2048 --dropout_rate 0.2"
     assert configured(arguments)["model"] == {f"dropout_{k}": 0.2 for k in (1, 2, 3, 5)}

@@ -199,9 +199,10 @@ def test_memory_counts_what_comes_later(
 @pytest.mark.parametrize("every", [1, 3, 5, 7, 20])
 @pytest.mark.parametrize("start", [0, 3, 7])
 @pytest.mark.parametrize("evaluate_first", [True, False])
-def test_evaluations_are_those_of_the_loop(every: int, start: int, evaluate_first: bool) -> None:
-    config = training(steps=7, evaluate_every=every, evaluate_first=evaluate_first)
-    due = [step for step in range(start + 1, 8) if step % every == 0 or step == 7]
+@pytest.mark.parametrize("begin", [0, 2, 5])
+def test_evaluations_are_those_of_the_loop(every: int, start: int, evaluate_first: bool, begin: int) -> None:
+    config = training(steps=7, evaluate_every=every, evaluate_first=evaluate_first, intervals_from=begin)
+    due = [step for step in range(start + 1, 8) if (step - begin) % every == 0 or step == 7]
     assert count_evaluations(config, start, False) == len(due)
     assert count_evaluations(config, start, True) == len(due) + (evaluate_first and start < 7)
 

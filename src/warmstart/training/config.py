@@ -163,7 +163,9 @@ class TrainingConfig(Frozen):
     are shipped. ``evaluate_every: null`` trains without evaluations, and without validation splits. Checkpoints are
     written every ``checkpoint_every`` steps and ``checkpoint_minutes``; the last ``keep_last``, the ``keep_best`` by
     ``best_metric`` and those that hold a file named ``PINNED`` are kept. ``evaluate_first`` evaluates before the first
-    update too. ``samples`` outputs of each validation split are written down at each evaluation.
+    update too. ``evaluate_every``, ``checkpoint_every`` and ``log_every`` count from step ``intervals_from``, so that a
+    training that begins at any step can do as much after each epoch. ``samples`` outputs of each validation split are
+    written down at each evaluation.
     ``device``: ``cpu``, ``cuda`` (with several processes each has its own), ``cuda:N``, or ``auto``: a GPU where torch
     sees one. Of a GPU alone: ``deterministic`` computes what can be repeated bit for bit, and ``compile`` has torch
     compile the model's layers.
@@ -196,6 +198,7 @@ class TrainingConfig(Frozen):
     keep_last: Adjustable[Count] = 2
     keep_best: Adjustable[Count] = 1
     log_every: Adjustable[Count] = 50
+    intervals_from: Adjustable[Number] = 0
     threads: Adjustable[Count | None] = None
     device: Adjustable[Device] = "auto"
     deterministic: Adjustable[bool] = True

@@ -191,7 +191,9 @@ class _Loop:
             self._boundary(log=False)
 
     def _due(self, every: int | None) -> bool:
-        return every is not None and (self.step == self.config.steps or self.step % every == 0)
+        if every is None:
+            return False
+        return self.step == self.config.steps or (self.step - self.config.intervals_from) % every == 0
 
     def _boundary(self, *, log: bool = True) -> None:
         """What is to be done between two updates: log, evaluate, save, stop."""
@@ -299,8 +301,9 @@ class _Loop:
         latest = self.ranks.share(checkpoints.latest(self.run))
         assert latest is not None  # the first one is written before the first update
         state = self.learner.restore(latest)
-        every = self.config.checkpoint_every
-        planned = state.step in (self.begins, *(b.step for b in state.best)) or state.step % every == 0
+        after = state.step - self.config.intervals_from
+        known = (self.begins, *(b.step for b in state.best))
+        planned = state.step in known or after % self.config.checkpoint_every == 0
         if not planned:  # a signal or the clock had it written
             logger.warning("step %d has a checkpoint by chance: this run cannot be repeated exactly", state.step)
         if self.bar is not None:

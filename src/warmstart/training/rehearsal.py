@@ -147,12 +147,13 @@ def rehearse(
 
 
 def count_evaluations(config: TrainingConfig, start_step: int, first: bool) -> int:
-    """How often a training from ``start_step`` evaluates: at every multiple of ``evaluate_every``, at the last step,
-    and before the first update of a new run if ``evaluate_first``."""
+    """How often a training from ``start_step`` evaluates: at every multiple of ``evaluate_every`` counted from
+    ``intervals_from``, at the last step, and before the first update of a new run if ``evaluate_first``."""
     every, steps = config.evaluate_every, config.steps
     if every is None or start_step >= steps:
         return 0
-    return steps // every - start_step // every + (steps % every != 0) + (first and config.evaluate_first)
+    begun, last = start_step - config.intervals_from, steps - config.intervals_from
+    return last // every - begun // every + (last % every != 0) + (first and config.evaluate_first)
 
 
 class _Clock:

@@ -87,7 +87,7 @@ def training_config(flags: Flags, command: str = "train") -> Training:
         before = source.checkpoint.step or 0
     steps = before + flags["epochs"] * per_epoch
     if stored is not None:
-        steps, line = _more(places.save, stored, flags["epochs"], per_epoch)
+        before, steps, line = _more(places.save, stored, flags["epochs"], per_epoch)
         lines.append(line)
     config = {
         "run": str(places.save),
@@ -95,7 +95,7 @@ def training_config(flags: Flags, command: str = "train") -> Training:
         "family": "deepspeech",
         **{key: value for key, value in started.items() if value},
         "data": data,
-        "training": _training(flags, steps, per_epoch),
+        "training": _training(flags, before, steps, per_epoch),
     }
     return Training(config, places, said + lines, flags)
 
@@ -111,16 +111,18 @@ def run_in(save: Path) -> dict[str, Any] | None:
     return loaded
 
 
-def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tuple[int, str]:
-    """The last step of a run that goes on, and a line about it."""
+def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tuple[int, int, str]:
+    """The step from which a run that goes on counts its epochs, its last step, and a line about it."""
     from warmstart.training.state import latest, read_state
 
     newest = latest(save)
     assert newest is not None
     state, planned = read_state(newest), int(stored["training"]["steps"])
     if not _is_finished(save, state.step):
-        return planned, f"it was stopped at step {state.step} of {planned}"
-    return state.step + epochs * per_epoch, f"it was finished, and goes on for {epochs} epoch{'s' * (epochs != 1)}"
+        begun = int(stored["training"].get("intervals_from", 0))
+        return begun, planned, f"it was stopped at step {state.step} of {planned}"
+    line = f"it was finished, and goes on for {epochs} epoch{'s' * (epochs != 1)}"
+    return state.step, state.step + epochs * per_epoch, line
 
 
 def _is_finished(save: Path, step: int) -> bool:
@@ -251,7 +253,7 @@ def _recordings(flags: Flags) -> int:
     return found["train_files"]
 
 
-def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
+def _training(flags: Flags, before: int, steps: int, per_epoch: int) -> dict[str, Any]:
     training: dict[str, Any] = {
         "steps": steps,
         "learning_rate": flags["learning_rate"],
@@ -270,6 +272,7 @@ def _training(flags: Flags, steps: int, per_epoch: int) -> dict[str, Any]:
         "checkpoint_minutes": flags["checkpoint_secs"] / 60 or None,
         "keep_last": flags["max_to_keep"],
         "log_every": min(50, per_epoch),
+        **({"intervals_from": before} if before else {}),
     }
     if not flags["dev_files"]:
         return training | ({"best_metric": None} if flags["metrics_files"] else {})
