@@ -127,7 +127,7 @@ def test_every_flag_is_followed_or_said_not_to_be() -> None:
     for path in Path(coqui.__file__).parent.glob("*.py"):
         if path.name != "flags.py":
             tree = ast.parse(path.read_text("utf-8"))
-            parts = [n for n in tree.body if not ast.unparse(n).startswith(("def problems", "_LEAST ="))]
+            parts = [n for n in tree.body if not ast.unparse(n).startswith(("def problems", "_LEAST", "_RANGES"))]
             read |= {n.value for part in parts for n in ast.walk(part) if isinstance(n, ast.Constant)}
     assert [f.name for f in flags_of("transcribe") if f.name not in read and not f.idle and not f.refused] == []
 
@@ -172,6 +172,19 @@ def test_wrong_values_are_named_all_at_once(work: Path) -> None:
         assert part in text
     for flag in ("--feature_win_len", "--train_files", "--epochs", "--dropout_rate"):
         assert flag in text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["--learning_rate nan", "--learning_rate 0", "--beta1 1", "--beta2 -0.1", "--epsilon inf", "--relu_clip 0",
+     "--es_min_delta -1", "--plateau_reduction 3", "--n_hidden 0", "--cutoff_prob nan", "--cutoff_top_n 0",
+     "--dropout_rate nan", "--dropout_rate2 -2", "--lm_alpha_max 0", "--lm_beta nan"],
+)  # fmt: skip
+def test_numbers_out_of_range_are_said_by_their_flag(wrong: str, work: Path) -> None:
+    """Not as keys of a configuration, in a file that is gone."""
+    with pytest.raises(ConfigError) as error:
+        said("config", f"{FILES} --checkpoint_dir out --alphabet source/alphabet.txt {wrong}")
+    assert [problem.what.split()[0] for problem in error.value.problems] == [wrong.split(maxsplit=1)[0]]
 
 
 def test_training_takes_one_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,18 @@ LAYERS = 5
 _LEAST = {
     "epochs": 1, "train_batch_size": 1, "dev_batch_size": 1, "test_batch_size": 1, "batch_size": 1,
     "export_beam_width": 1, "n_trials": 1, "limit_test": 0, "report_count": 0, "max_to_keep": 1, "checkpoint_secs": 0,
-    "cache_for_epochs": 0, "shuffle_start": 0, "es_epochs": 1, "plateau_epochs": 1,
+    "cache_for_epochs": 0, "shuffle_start": 0, "es_epochs": 1, "plateau_epochs": 1, "n_hidden": 1, "cutoff_top_n": 1,
+}  # fmt: skip
+_Range = tuple[str, Callable[[float], bool]]
+_POSITIVE: _Range = ("a finite number above 0", lambda value: 0 < value < math.inf)
+_DECAY: _Range = ("0 ≤ decay < 1", lambda value: 0 <= value < 1)
+_WEIGHT: _Range = ("a finite number", math.isfinite)
+_RANGES: dict[str, _Range] = {
+    "learning_rate": _POSITIVE, "epsilon": _POSITIVE, "relu_clip": _POSITIVE, "beta1": _DECAY, "beta2": _DECAY,
+    "plateau_reduction": ("0 < factor ≤ 1", lambda value: 0 < value <= 1), "lm_alpha": _WEIGHT, "lm_beta": _WEIGHT,
+    "es_min_delta": ("a finite number, 0 or more", lambda value: 0 <= value < math.inf),
+    "cutoff_prob": ("a share above 0; 1 cuts off nothing", lambda value: value > 0),
+    "lm_alpha_max": _POSITIVE, "lm_beta_max": _POSITIVE,
 }  # fmt: skip
 
 
@@ -140,8 +152,11 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
     for key, least in _LEAST.items():
         if key in flags.values and flags[key] < least:
             yield Problem(f"--{key} must be at least {least}", found=str(flags[key]))
+    for key, (expected, holds) in _RANGES.items():
+        if not holds(flags[key]):
+            yield Problem(f"--{key} is out of range", expected=expected, found=f"{flags[key]:g}")
     for key in ("dropout_rate", "dropout_rate2", "dropout_rate3", "dropout_rate6"):
-        if flags[key] >= 1 or (flags[key] < 0 and (key == "dropout_rate" or flags[key] != -1)):
+        if not 0 <= flags[key] < 1 and (key == "dropout_rate" or flags[key] != -1):
             yield Problem(f"--{key} is no share", expected="0 ≤ rate < 1", found=flags[key])
 
 
