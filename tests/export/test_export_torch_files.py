@@ -204,6 +204,40 @@ def test_dictionaries_are_found_given_or_asked_for(tmp_path):
         api.convert(source, tmp_path / "no", "ctranslate2", vocabularies=files)
 
 
+_SEVERAL = {"task": "translation_multi_simple_epoch", "langs": None, "lang_pairs": ["de-en", "fr-en"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "added"),
+    [
+        ({"task": "translation_from_pretrained_bart", "langs": "de,en"}, ["[de]", "[en]", "<mask>"]),
+        ({**_SEVERAL, "langs": ["en", "de"], "lang_tok_style": "multilingual"}, ["__en__", "__de__"]),
+        (_SEVERAL, ["__de__", "__en__", "__fr__"]),
+        ({**_SEVERAL, "lang_tok_style": "mbart"}, ["[de]", "[en]", "[fr]", "<mask>"]),
+        ({**_SEVERAL, "lang_dict": "/elsewhere/langs.txt"}, ["__it__", "__de__", "__en__"]),
+        (
+            {**_SEVERAL, "langs": ["de", "en"], "langtoks_specs": ["main", "mono_dae"], "extra_data": {"mono_dae": ""}},
+            ["__de__", "__en__", "__de_dae__", "__en_dae__", "<mask>"],
+        ),
+        ({**_SEVERAL, "task": "multilingual_translation", "encoder_langtok": "tgt"}, ["__de__", "__en__", "__fr__"]),
+        ({**_SEVERAL, "task": "multilingual_translation", "encoder_langtok": None, "decoder_langtok": False}, []),
+    ],
+)
+def test_tokens_that_a_task_of_fairseq_adds_to_its_dictionary(said, added, tmp_path):
+    """``augment_dictionary`` and ``prepare`` of ``fairseq/data/multilingual`` and ``fairseq/tasks``."""
+    path = edited(write_fairseq(tmp_path, "shared"), "args", **said)
+    (tmp_path / "langs.txt").write_text("it\n\n de\nen\n")
+    for file in tmp_path.glob("dict.*.txt"):
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join(lines[: len(lines) - len(added)]) + "\n")
+    api.convert(path, tmp_path / "out", "ctranslate2")
+    tokens = json.loads((tmp_path / "out/shared_vocabulary.json").read_text())
+    assert tokens[len(tokens) - len(added) :] == added
+    for file in tmp_path.glob("dict.*.txt"):  # what the dictionary holds already is not added
+        file.write_text("".join(f"{token} 1\n" for token in tokens[4 : len(tokens) - len(added) + 1]))
+    assert list(open_model(path).vocabularies["source"].tokens) == tokens
+
+
 def test_several_pairs_must_be_chosen_from(tmp_path):
     path = write_fairseq(tmp_path, "multilingual")
     content = torch.load(path, weights_only=False)

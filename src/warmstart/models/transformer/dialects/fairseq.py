@@ -188,7 +188,9 @@ class FairseqDialect(Dialect):
         paths = _dictionaries(checkpoint, args, files)
         found: dict[str, Vocabulary] = {}
         for side, path in paths.items():
-            found[side] = TokenVocabulary([*_dictionary(path), *_languages(args)], pad="<blank>")
+            known = _dictionary(path)
+            added = [token for token in dict.fromkeys(_languages(args, path.parent)) if token not in known]
+            found[side] = TokenVocabulary([*known, *added], pad="<blank>")
             found[side].path = path
         return found
 
@@ -305,13 +307,46 @@ def _dictionary(path: Path) -> list[str]:
     return [token.partition("\x00")[0] for token in rows]
 
 
-def _languages(args: Mapping[str, Any]) -> list[str]:
-    """Tokens that a task adds to the dictionary that its files hold."""
-    langs = args.get("langs")
-    codes = langs.split(",") if isinstance(langs, str) else langs if isinstance(langs, list) else []
-    if args.get("task") == "translation_from_pretrained_bart":
-        return [*(f"[{code}]" for code in codes), "<mask>"]
-    if args.get("task") == "translation_multi_simple_epoch":
-        style = "[{}]" if args.get("lang_tok_style") == "mbart" else "__{}__"
-        return [style.format(code) for code in codes]
-    return []
+def _languages(args: Mapping[str, Any], folder: Path) -> list[str]:
+    """Tokens that a task adds to the dictionary that its files hold (``fairseq/tasks``,
+    ``fairseq/data/multilingual/multilingual_data_manager.py``). ``folder`` is where the dictionaries lie.
+
+    Raises:
+        VocabularyError: the list of languages lies in a file that is not there.
+    """
+    task = args.get("task")
+    if task == "translation_from_pretrained_bart":
+        return [*(f"[{code}]" for code in _listed(args.get("langs"))), "<mask>"]
+    pairs = {code for pair in _listed(args.get("lang_pairs")) for code in pair.split("-")}
+    if task == "multilingual_translation" and (args.get("encoder_langtok") or args.get("decoder_langtok")):
+        return [f"__{code}__" for code in sorted(pairs)]
+    if task != "translation_multi_simple_epoch":
+        return []
+    codes = _listed(args.get("langs")) or _codes_of(args.get("lang_dict"), folder) or sorted(pairs)
+    mbart = args.get("lang_tok_style") == "mbart"
+    style = "[{}]" if mbart else "__{}__"
+    specs = _listed(args.get("langtoks_specs")) or ["main"]
+    ends = [next((f"_{end}" for end in ("dae", "lm", "mined") if spec.endswith(end)), "") for spec in specs]
+    tokens = [style.format(code + end) for end in ends for code in codes]
+    denoised = "mono_dae" in (args.get("extra_data") or ())
+    return [*tokens, "<mask>"] if mbart or denoised else tokens
+
+
+def _listed(value: object) -> list[str]:
+    """What an option of several values holds: a list, or a text with commas."""
+    return value.split(",") if isinstance(value, str) else list(map(str, value)) if isinstance(value, list) else []
+
+
+def _codes_of(name: object, folder: Path) -> list[str]:
+    """The languages in the file ``--lang-dict``, which is looked for beside the dictionaries.
+
+    Raises:
+        VocabularyError: it cannot be read.
+    """
+    if not name:
+        return []
+    path = folder / Path(str(name)).name
+    try:
+        return [code for line in path.read_text("utf-8").split("\n") if (code := line.strip())]
+    except (OSError, UnicodeDecodeError) as error:
+        raise VocabularyError("cannot read the list of languages (lang_dict)", where=path, found=error) from None
