@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from warmstart import api
 from warmstart.errors import ConfigError, Problem
 from warmstart.export.layers import Layer, write_specification
 from warmstart.frontends.ct2 import COMMON, CONVERTERS, Request
@@ -64,11 +63,8 @@ class Converter:
         Raises:
             WarmstartError: as ``warmstart.api.convert``; an existing output is left as it was.
         """
-        options = dict(self._request.options)
         quantize = self._in_place_of.get(quantization, quantization)
-        api.convert(
-            self._request.source, output_dir, "ctranslate2", quantize=quantize, vmap=vmap, force=force, **options
-        )
+        self._request.convert(output_dir, quantize=quantize, vmap=vmap, force=force)
         return str(output_dir)
 
 

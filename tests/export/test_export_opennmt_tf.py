@@ -12,7 +12,8 @@ import pytest
 
 from warmstart import api
 from warmstart.bundle.model import open_model
-from warmstart.errors import ConfigError, DialectError, VocabularyError
+from warmstart.converters import OpenNMTTFConverter
+from warmstart.errors import ConfigError, DialectError, SourceError, VocabularyError
 from warmstart.formats.tensorflow.writer import write_bundle
 from warmstart.frontends import ct2
 
@@ -128,6 +129,18 @@ def test_the_command(tmp_path):
         ct2.run("ct2-opennmt-tf-converter", [*flags, "--output_dir", str(tmp_path / name)])
         expected = (tmp_path / "expected/model.bin").read_bytes()
         assert (tmp_path / name / "model.bin").read_bytes() == expected
+
+
+def test_the_command_does_not_replace_its_configuration(tmp_path):
+    source = write(tmp_path / "source", "before")
+    (tmp_path / "there").mkdir()
+    config = tmp_path / "there/data.yml"
+    config.write_text(f"model_dir: {source}\ndata:\n  source_vocabulary: source.txt\n  target_vocabulary: target.txt\n")
+    with pytest.raises(SourceError, match="would replace its own source"):
+        ct2.run("ct2-opennmt-tf-converter", ["--config", str(config), "--output_dir", str(config.parent), "--force"])
+    with pytest.raises(SourceError, match="would replace its own source"):
+        OpenNMTTFConverter.from_config(str(config)).convert(config.parent, force=True)
+    assert config.is_file()
 
 
 def test_the_command_wants_both_vocabularies_of_a_translation_model(tmp_path):

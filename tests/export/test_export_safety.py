@@ -71,6 +71,36 @@ def test_an_output_that_contains_anything_that_was_given_is_refused(folder, tmp_
     assert contents(tmp_path) == before
 
 
+def test_links_and_files_to_copy_are_not_replaced_either(folder, tmp_path):
+    """A directory of links, as snapshots of the Hub are; a copied file or map from the output itself."""
+    links, there = tmp_path / "links", tmp_path / "there"
+    links.mkdir()
+    there.mkdir()
+    for path in folder.iterdir():
+        (links / path.name).symlink_to(path)
+    (there / "vmap.txt").write_text("a\tb\n")
+    (links / "vmap.txt").symlink_to(there / "vmap.txt")
+    before = contents(tmp_path)
+    for source, destination, options in (
+        (links / "model.npz", links, {}),
+        (folder, links, {"vmap": links / "vmap.txt"}),
+        (folder, there, {"copy_files": ["../there/vmap.txt"]}),
+    ):
+        with pytest.raises(SourceError, match="would replace its own source"):
+            api.convert(source, destination, "ctranslate2", force=True, **options)
+    assert contents(tmp_path) == before
+
+
+def test_the_users_directory_may_be_written_as_a_tilde(folder, tmp_path, monkeypatch):
+    """Shells leave ``--output_dir=~/out`` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "map.txt").write_text("a\tb\n")
+    api.convert(f"~/{folder.name}", "~/out", "ctranslate2", vmap="~/map.txt")
+    assert contains_model(tmp_path / "out")
+    assert not (tmp_path / "~").exists()
+
+
 def test_an_existing_output(folder, tmp_path):
     api.convert(folder, tmp_path / "ct2", "ctranslate2")
     before = contents(tmp_path / "ct2")

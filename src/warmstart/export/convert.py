@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,11 @@ def convert_model(
             expected=f"1 to {MOST_BEAMS}, with --to tflite",
             found=f"{beams}, with --to {to}",
         )
-    _refuse_replacing(model, destination, [*keep, *([Path(vmap)] if vmap else [])])
     options = Options(quantize or "none", strict, requantize, report, beams)
     extras = Extras.of(model.path, copy_files, vmap)
+    folder = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
+    sources = [model.path, *(folder / file for file in model.checkpoint.files), *model.beside]
+    refuse_replacing(destination, [*sources, *keep, *extras.files.values()])
     job = _planned(model, to, options)
     layout = job.conversion.layout
     files = {name: content for name, content in job.files.items() if vmap is None or name != VMAP}
@@ -229,6 +231,9 @@ def _through_canonical(model: Model, to: str, options: Options, optimizer: Mappi
         files = target.adapt(facts).files(config, model.vocabularies, facts)
     except DialectError as error:
         raise _placed(error, model) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        what = "a file of the tokenizer that came along with the vocabulary is damaged"
+        raise VocabularyError(what, where=model.source, expected="JSON", found=error) from None
     except (OverflowError, DeprecationWarning) as error:
         raise DialectError(f"a number of the model does not fit into {to}", where=model.source, found=error) from None
     return Job(conversion, reading, files)
@@ -249,16 +254,21 @@ def _plugins(model: Model, to: str) -> list[str]:
     return FAMILIES.plugins(model.family.name, model.dialect, to) if model.family is not None else []
 
 
-def _refuse_replacing(model: Model, destination: Path, more: Sequence[Path]) -> None:
+def refuse_replacing(destination: Path, sources: Iterable[Path]) -> None:
+    """
+    Raises:
+        SourceError: ``destination`` is one of ``sources`` or contains one, or the link by which it is named.
+    """
     there = destination.resolve()
-    folder = model.checkpoint.path if model.checkpoint.path.is_dir() else model.checkpoint.path.parent
-    sources = [model.path, *(folder / f for f in model.checkpoint.files), *model.beside, *more]
     for source in sources:
-        here = source.resolve()
-        if here == there or here.is_relative_to(there):
-            raise SourceError(
-                "the destination would replace its own source", where=destination, found=source, todo="choose another"
-            )
+        for here in (source.resolve(), source.parent.resolve() / source.name):
+            if here == there or here.is_relative_to(there):
+                raise SourceError(
+                    "the destination would replace its own source",
+                    where=destination,
+                    found=source,
+                    todo="choose another",
+                )
 
 
 def _write_records(
@@ -307,4 +317,4 @@ def _losses(outcome: Outcome) -> list[dict[str, object]]:
     ]
 
 
-__all__ = ["MANIFEST", "BundleDialect", "convert_model", "dialects", "write_in_dialect"]
+__all__ = ["MANIFEST", "BundleDialect", "convert_model", "dialects", "refuse_replacing", "write_in_dialect"]

@@ -16,7 +16,7 @@ from typing import Any
 from warmstart.errors import ConfigError, Problem, WarmstartError
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.frontends.ct2_errors import in_words_of
-from warmstart.sources.uri import split_choice
+from warmstart.sources.uri import at_home, split_choice
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,28 @@ class Flag:
 
 @dataclass(frozen=True)
 class Request:
-    """What ``warmstart.api.convert`` is asked: a source, and its keyword arguments."""
+    """What ``warmstart.api.convert`` is asked: a source, and its keyword arguments.
+
+    Attributes:
+        read: files that said so, which an output must not replace.
+    """
 
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    read: tuple[Path, ...] = ()
+
+    def convert(self, output_dir: str | Path, **more: Any) -> dict[str, object]:
+        """
+        Raises:
+            WarmstartError: as ``warmstart.api.convert``.
+        """
+        from warmstart import api
+
+        if self.read:
+            from warmstart.export.convert import refuse_replacing
+
+            refuse_replacing(at_home(output_dir), self.read)
+        return api.convert(self.source, output_dir, "ctranslate2", **{**self.options, **more})
 
 
 @dataclass(frozen=True)
@@ -142,7 +160,8 @@ def _of_opennmt_tf(args: argparse.Namespace) -> Request:
     dialect = f"opennmt-tf:{said}" if said else "opennmt-tf"
     if len(files) == 1:
         _require_language_model(str(source), dialect, files[0])
-    return Request(str(source), {"from_": dialect, "vocabularies": files})
+    read = (Path(args.config),) if isinstance(args.config, str | Path) else ()
+    return Request(str(source), {"from_": dialect, "vocabularies": files}, read)
 
 
 def _require_language_model(source: str, dialect: str, file: str) -> None:
@@ -318,8 +337,6 @@ def run(command: str, arguments: Sequence[str]) -> dict[str, object]:
         WarmstartError: as ``warmstart.api.convert``.
         SystemExit: arguments that the command does not have (status 2), or ``--help``.
     """
-    from warmstart import api
-
     args = parser_of(command).parse_args(arguments)
     refused = [
         Problem(f"--{flag.name} is not followed", todo=flag.refused)
@@ -330,15 +347,7 @@ def run(command: str, arguments: Sequence[str]) -> dict[str, object]:
         raise ConfigError(f"{command}: flags that are not followed", problems=refused)
     request = CONVERTERS[command].request(args)
     try:
-        return api.convert(
-            request.source,
-            args.output_dir,
-            "ctranslate2",
-            quantize=args.quantization,
-            vmap=args.vocab_mapping,
-            force=args.force,
-            **request.options,
-        )
+        return request.convert(args.output_dir, quantize=args.quantization, vmap=args.vocab_mapping, force=args.force)
     except WarmstartError as error:
         flags = {f"--{flag.name}" for flag in (*CONVERTERS[command].flags, *COMMON) if not flag.refused}
         error.reword(lambda problem: in_words_of(command, flags, request.source, problem))
