@@ -71,7 +71,7 @@ def convert(
         digests.guess(source)  # hashed while the rest of the program is imported
         from warmstart.bundle.model import open_model
         from warmstart.export.convert import convert_model
-        from warmstart.sources.uri import place_of
+        from warmstart.sources.uri import at_home, place_of
 
         model = open_model(source, vocabularies=vocabularies, dialect=from_)
         given = (source, *vocabularies, *(file for file in (activation_scales, inputs) if file is not None))
@@ -95,8 +95,9 @@ def convert(
             verified["verification"] = require_same(found)
 
         facts = convert_model(
-            model, Path(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
-            report=report, beams=beam_size, copy_files=copy_files, vmap=vmap, progress=progress, digests=digests,
+            model, at_home(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
+            report=report, beams=beam_size, copy_files=copy_files, 
+            vmap=None if vmap is None else at_home(vmap), progress=progress, digests=digests,
             check=check if verify else None, keep=[here for name in given if (here := place_of(name)) is not None],
         )  # fmt: skip
     return {**facts, **verified}
@@ -204,5 +205,6 @@ def _lines(file: str | Path | None) -> list[str] | None:
     if file is None:
         return None
     from warmstart.data.text import read_lines
+    from warmstart.sources.uri import at_home
 
-    return list(read_lines(Path(file)))
+    return list(read_lines(at_home(file)))

@@ -12,7 +12,7 @@ from warmstart.cli.options import AS_IT_IS, Inputs, Json, Offline, Vocab, print_
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="a path or URL; of several RUN@best, ENSEMBLE@MEMBER")],
+    source: Annotated[str, typer.Argument(help="a path or URL; of several DIR@best, ENSEMBLE@MEMBER")],
     destination: Annotated[Path, typer.Argument(help="a new directory")],
     to: Annotated[
         str, typer.Option("--to", help="ctranslate2, transformers, marian, t5x …, warmstart (a bundle), safetensors …")
