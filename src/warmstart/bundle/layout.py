@@ -105,7 +105,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
         manifest = json.loads(where.read_text("utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError("the bundle's manifest cannot be read", where=where, found=error) from None
     version = manifest.get("format_version")
     if not isinstance(version, int) or version < 1:

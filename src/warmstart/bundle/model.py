@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from warmstart.bundle.layout import MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
+from warmstart.bundle.layout import LINEAGE, MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
 from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError, WarmstartError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
@@ -180,6 +180,13 @@ def _open(
         return open_run_state(redact(source), path)
     path = finished
     if (path / MANIFEST).is_file() and not (path / "model.bin").is_file():
+        if vocabularies:
+            raise ConfigError(
+                "a bundle or run brings its own vocabularies",
+                where=path,
+                found=", ".join(vocabularies),
+                todo="leave these out",
+            )
         return _open_bundle(redact(source), path)
     if (path / "config.yaml").is_file() and not any(path.glob("*.npz")):
         raise BundleError(
@@ -188,6 +195,8 @@ def _open(
             expected=f"model/{MANIFEST}",
             todo="go on with the `warmstart train` command that began it",
         )
+    if only == "warmstart":
+        raise DialectError("this is no model of warmstart", where=path, expected=f"a bundle or run, with {MANIFEST}")
     return _open_foreign(source, (path, choice), vocabularies, notes)
 
 
@@ -334,7 +343,9 @@ def _open_bundle(source: str, path: Path) -> Model:
             todo="give the bundle it was converted from",
         )
     checkpoint = open_checkpoint(path / WEIGHTS)
-    size = manifest.get("files", {}).get(WEIGHTS, {}).get("bytes")
+    files = manifest.get("files")
+    entry = files.get(WEIGHTS) if isinstance(files, Mapping) else None
+    size = entry.get("bytes") if isinstance(entry, Mapping) else None
     if size is not None and (path / WEIGHTS).stat().st_size != size:
         raise BundleError(
             "the bundle's weights are not complete",
@@ -344,11 +355,26 @@ def _open_bundle(source: str, path: Path) -> Model:
         )
     model = Model(source, path, checkpoint, family, "warmstart", config, read_vocabularies(path))
     model.reading = read_through(checkpoint, _identity_links(family, config))
-    lineage = path / "lineage.json"
-    model.lineage = json.loads(lineage.read_text("utf-8")) if lineage.is_file() else {}
+    lineage = path / LINEAGE
+    model.lineage = _object(lineage) if lineage.is_file() else {}
     model.origin = manifest.get("origin")
     check_vocabulary_sizes(model)
     return model
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in one of our own files.
+
+    Raises:
+        BundleError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError("this file cannot be read", where=path, expected="a JSON object", found=error) from None
+    return content
 
 
 def open_run_state(source: str, run: Path) -> Model:
@@ -368,9 +394,11 @@ def open_run_checkpoint(
 ) -> Model:
     """The checkpoint ``RUN/checkpoints/STEP`` of a run, finished or not, with its optimizer; ``path`` is the run's."""
     run, optimizer = folder.parent.parent, folder / "optimizer.safetensors"
-    state = json.loads((folder / "state.json").read_text("utf-8"))
+    state = _object(folder / "state.json")
     checkpoint = RunCheckpoint(
-        open_checkpoint(folder / WEIGHTS), open_checkpoint(optimizer) if optimizer.is_file() else None, state["step"]
+        open_checkpoint(folder / WEIGHTS),
+        open_checkpoint(optimizer) if optimizer.is_file() else None,
+        state.get("step"),
     )
     model = Model(str(run), run, checkpoint, family, "warmstart", config, dict(vocabularies), state=state)
     model.reading = read_through(checkpoint, _identity_links(family, config))

@@ -73,10 +73,10 @@ class EoleOptions:
     def positions(self) -> object:
         """The type of positions; that the parts say several is a problem."""
         key = "position_encoding_type"
-        kinds = {part[key] for part in self.parts.values() if key in part}
+        kinds = {repr(part[key]): part[key] for part in self.parts.values() if key in part}
         if len(kinds) > 1:
-            self.problems.append(Problem(f"{key} differs: {', '.join(sorted(map(repr, kinds)))}"))
-        return next(iter(kinds), "SinusoidalInterleaved")
+            self.problems.append(Problem(f"{key} differs: {', '.join(sorted(kinds))}"))
+        return next(iter(kinds.values()), "SinusoidalInterleaved")
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

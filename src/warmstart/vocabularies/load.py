@@ -127,6 +127,8 @@ def _read(path: Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise VocabularyError("cannot read the vocabulary", where=path, found=error.strerror or error) from error
+    except ValueError as error:  # no path at all
+        raise VocabularyError("cannot read the vocabulary", where=repr(path), found=error) from None
 
 
 def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:

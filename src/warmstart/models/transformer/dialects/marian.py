@@ -161,7 +161,9 @@ class MarianDialect(Dialect):
         paths = [Path(f) for f in files]
         if not paths:
             listed = (checkpoint.metadata.get("decoder") or {}).get("vocabs") or []
-            paths = [here / Path(str(name)) for name in listed]
+            if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+                raise VocabularyError("decoder.yml does not list vocabularies", where=here, found=f"vocabs: {listed!r}")
+            paths = [here / name for name in listed]
         if not paths:
             return {}
         if len(paths) == 1:
