@@ -351,6 +351,13 @@ def test_nothing_on_standard_input_is_an_error(place: Path) -> None:
     assert heard.stdout == ""
 
 
+def test_a_file_on_standard_input_is_not_taken_for_samples(place: Path) -> None:
+    for start in (b"RIFF", b"fLaC", b"OggS"):
+        heard = CliRunner().invoke(app, ["transcribe", "parent", "-"], input=start + bytes(16000))
+        assert isinstance(heard.exception, DataError)
+        assert "ffmpeg -i FILE -f s16le" in str(heard.exception)
+
+
 def test_adapters_are_trained_and_merged(place: Path) -> None:
     config = configuration("first", **child(mode="init"))
     lora = {"modules": ["layer_2", "layer_5"], "rank": 2, "alpha": 4.0}

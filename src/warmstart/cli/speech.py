@@ -16,6 +16,7 @@ from warmstart.frontends.coqui import ALIASES, COMMANDS
 if TYPE_CHECKING:
     from warmstart.inference.speech.transcriber import Transcriber
 
+_HEADERS = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b".snd")
 SHOWN = 100  # characters of what a stream has heard
 HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="WORD=BOOST, added to its logarithm")]
 
@@ -107,6 +108,14 @@ def _samples(file: str, rate: int) -> Iterator[Any]:
         return
     heard = False
     while data := sys.stdin.buffer.read(2 * size):
+        if not heard and data.startswith(_HEADERS):
+            raise DataError(
+                "there is a file on standard input, not samples",
+                expected=f"16-bit mono at {rate} Hz, without a header",
+                found=repr(data[:4]),
+                todo="give its name, or take the samples out, for instance: "
+                f"ffmpeg -i FILE -f s16le -ac 1 -ar {rate} - | warmstart transcribe MODEL -",
+            )
         if len(data) % 2:
             raise DataError("the recording on standard input ends in the middle of a sample", expected="16-bit mono")
         heard = True
