@@ -542,6 +542,66 @@ def test_transcribe_writes_utterances(work: Path) -> None:
         said("transcribe", f"--checkpoint_dir source {QUIET}")
 
 
+def test_transcripts_replace_neither_recordings_nor_each_other(work: Path) -> None:
+    (work / "clips").mkdir()
+    for name in ("a.wav", "a.flac", "b.wav"):
+        shutil.copy(work / "test" / "0.wav", work / "clips" / name)
+    before = {path: path.read_bytes() for path in (work / "clips").iterdir()}
+    (work / "jobs.catalog").write_text(
+        '[{"audio": "clips/b.wav", "tlog": "clips/a.wav"}, {"audio": "clips/a.wav", "tlog": "a"}]'
+    )
+    wrong = {
+        "clips/b.wav --dst clips/../clips/b.wav": "a transcript would replace a recording",
+        "jobs.catalog": "a transcript would replace a recording",
+        "clips": "two recordings have one transcript",
+    }
+    for source, error in wrong.items():
+        with pytest.raises(ConfigError, match=error):
+            said("transcribe", f"--checkpoint_dir source --force true --src {source} {QUIET}")
+    assert {path: path.read_bytes() for path in (work / "clips").iterdir()} == before
+
+
+def test_a_damaged_recording_does_not_keep_the_others_from_being_transcribed(work: Path) -> None:
+    pytest.importorskip("webrtcvad")
+    (work / "clips").mkdir()
+    for name in ("a.wav", "c.wav"):
+        shutil.copy(work / "test" / "0.wav", work / "clips" / name)
+    (work / "clips" / "b.wav").write_bytes(b"RIFF")
+    (work / "clips" / "d.wav").mkdir()
+    with pytest.raises(DataError, match="1 of 3 recordings cannot be transcribed") as caught:
+        said("transcribe", f"--checkpoint_dir source --src clips {QUIET}")
+    assert [problem.where for problem in caught.value.problems] == ["clips/b.wav"]
+    assert sorted(path.name for path in Path("clips").glob("*.tlog")) == ["a.tlog", "c.tlog"]
+
+
+def test_outputs_are_looked_at_before_a_training(work: Path) -> None:
+    """It may take days, and what it replaces may be what it was made of."""
+    (work / "mine").mkdir()
+    (work / "mine" / "notes.txt").write_text("mine")
+    (work / "old").mkdir()
+    (work / "old" / "output_graph.tflite").write_text("an export")
+    wrong = {
+        "--export_dir mine": "holds something already",
+        "--export_dir old": "holds something already",
+        "--export_dir mine --remove_export true": "would delete what is no exported model",
+        "--export_dir . --remove_export true": "would replace what lies in it",
+        "--export_dir source --remove_export true": "would replace what lies in it",
+        "--export_dir new": "would replace what lies in it",
+        "--export_dir train.csv": "would replace what lies in it",
+        "--test_files test.csv --test_output_file ./test.csv": "would replace what is read",
+        "--test_files test.csv --test_output_file mine": "is a directory",
+    }
+    arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir new"
+    for more, error in wrong.items():
+        with pytest.raises(ConfigError, match=error):
+            said("train", f"{arguments} {more}")
+        assert not (work / "new").exists()
+    with pytest.raises(ConfigError, match="would replace what is read"):
+        said("evaluate", f"--checkpoint_dir source --test_files test.csv --test_output_file test.csv {QUIET}")
+    said("export", "--checkpoint_dir source --export_dir old --remove_export true --export_tflite false")
+    assert not (work / "old" / "output_graph.tflite").exists()
+
+
 def test_an_exported_file_names_the_beams_that_were_asked_for(work: Path) -> None:
     interpreters = pytest.importorskip("ai_edge_litert.interpreter")
     for given, named in (("", 500), ("--export_beam_width 32", 32)):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.errors import ConfigError, Problem, WarmstartError, validation_problems
+from warmstart.errors import ConfigError, DataError, Problem, SourceError, WarmstartError, validation_problems
 from warmstart.frontends.coqui import COMMANDS
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags, parse
@@ -125,9 +125,16 @@ def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
     jobs = recordings(flags)
     source = _source(flags, "transcribe", remark)
     transcriber = Transcriber(open_acoustic(source, vocabularies=_vocabularies(flags)), _search(flags))
+    wrong: list[Problem] = []
     for audio, tlog in jobs:
-        write_tlog(transcriber, audio, tlog, flags)
-        out(f"{audio} -> {tlog}")
+        try:
+            write_tlog(transcriber, audio, tlog, flags)
+        except (DataError, SourceError) as error:
+            wrong.append(error.problem)
+        else:
+            out(f"{audio} -> {tlog}")
+    if wrong:
+        raise DataError(f"{len(wrong):,} of {len(jobs):,} recordings cannot be transcribed", problems=wrong)
 
 
 def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:

@@ -19,6 +19,7 @@ from warmstart.errors import ConfigError, DataError, Problem, SourceError
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.kept import OF_CHECKPOINT, kept
+from warmstart.frontends.coqui.outputs import export_problems, report_problems
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.sources.uri import local
@@ -39,6 +40,10 @@ def check(flags: Flags, command: str, *, training: bool) -> None:
         ConfigError: everything that is wrong with them.
     """
     found = list(problems(flags, training=training))
+    if training or command == "export":
+        found += export_problems(flags)
+    if training or command == "evaluate":
+        found += report_problems(flags)
     if found:
         raise ConfigError(f"warmstart stt {command}: these flags do not go", problems=found)
 

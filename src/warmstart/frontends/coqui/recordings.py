@@ -44,7 +44,9 @@ def recordings(flags: Flags) -> list[tuple[AudioSource, Path]]:
         raise ConfigError("--dst is for one recording", found=f"--src {source}", todo="leave it out")
     if source.is_dir():
         found = sorted(source.rglob("*") if flags["recursive"] else source.glob("*"))
-        jobs = [(path, path.with_suffix(".tlog")) for path in found if path.suffix.lower() in ENDINGS]
+        jobs = [
+            (path, path.with_suffix(".tlog")) for path in found if path.suffix.lower() in ENDINGS and path.is_file()
+        ]
     elif source.suffix == ".catalog":
         jobs = _catalog(source)
     else:
@@ -60,6 +62,26 @@ def recordings(flags: Flags) -> list[tuple[AudioSource, Path]]:
 
 
 def _unwritten(jobs: list[tuple[AudioSource, Path]], flags: Flags) -> list[tuple[AudioSource, Path]]:
+    """The jobs, where every transcript has a place of its own.
+
+    Raises:
+        ConfigError: transcripts are there already, would replace a recording, or each other.
+    """
+    heard = {Path(str(audio.path)).resolve(): audio for audio, _ in jobs if not is_remote(str(audio.path))}
+    first: dict[Path, AudioSource] = {}
+    clashes: list[Problem] = []
+    for audio, tlog in jobs:
+        place = tlog.resolve()
+        if place in heard:
+            clashes.append(Problem("a transcript would replace a recording", str(audio), found=str(heard[place])))
+        elif first.setdefault(place, audio) is not audio:
+            clashes.append(Problem("two recordings have one transcript", str(audio), found=f"{first[place]}: {tlog}"))
+    if clashes:
+        raise ConfigError(
+            "transcripts need names of their own",
+            todo="name them with --dst, one recording at a time, or in a .catalog file",
+            problems=clashes[:20],
+        )
     there = [] if flags["force"] else [tlog for _, tlog in jobs if tlog.exists()]
     if there:
         raise ConfigError(
