@@ -480,6 +480,36 @@ def test_one_directory_loads_saves_and_stays_readable(work: Path) -> None:
     assert (work / "both" / "best_dev-12.index").is_file()
 
 
+def test_a_run_goes_on_where_its_directories_were_moved(work: Path) -> None:
+    """The one that holds its source, too, and the one that it was loaded from."""
+    shutil.copytree(work / "source", work / "both")
+    said("train", f"{FILES} {QUIET} --checkpoint_dir both --epochs 1")
+    (work / "both").rename(work / "moved")
+    _, remarks = said("train", f"{FILES} {QUIET} --checkpoint_dir moved --epochs 1")
+    assert "what the run began with, both/source-of-run@best_dev-12, is moved/source-of-run@best_dev-12 now" in remarks
+    assert open_checkpoint("moved@last").step == 12 + 2 * 4
+    transfer(work)
+    (work / "source").rename(work / "elsewhere")
+    shutil.copytree(work / "moved", work / "other")
+    again = f"{FILES} {QUIET} --save_checkpoint_dir out --epochs 1 --load_checkpoint_dir"
+    with pytest.raises(SourceError, match="no such file or directory"):  # other bytes than those it began with
+        said("train", f"{again} other")
+    _, remarks = said("train", f"{again} elsewhere")
+    assert any(line.endswith("is elsewhere@best now") for line in remarks)
+
+
+def test_a_run_that_goes_on_says_what_it_keeps(work: Path) -> None:
+    arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 1"
+    said("train", arguments)
+    _, remarks = said("config", f"{arguments} --dropout_rate 0.3 --n_hidden 9 --alphabet source/alphabet.txt")
+    assert "--dropout_rate 0.3 is not the run's 0.05, which is taken" in remarks
+    assert "--n_hidden 9 is not the checkpoint's 6, which is taken" in remarks
+    (work / "other.txt").write_text("x\ny\n")
+    for other in ("--alphabet other.txt", "--bytes_output_mode true"):
+        with pytest.raises(ConfigError, match="the alphabet is not the checkpoint's"):
+            said("train", f"{arguments} {other}")
+
+
 def test_bytes_are_learnt_and_resumed(work: Path) -> None:
     """Once in the same directory, as the run that it holds, and once from its TensorFlow files alone."""
     new = "--bytes_output_mode true --n_hidden 8 --audio_sample_rate 8000"

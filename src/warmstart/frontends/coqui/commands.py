@@ -47,6 +47,7 @@ def _config(flags: Flags, out: Say, remark: Say) -> None:
 
 def _train(flags: Flags, out: Say, remark: Say) -> None:
     from warmstart import api
+    from warmstart.frontends.coqui.going_on import follow
     from warmstart.frontends.coqui.written import Mirror, describe, set_aside
     from warmstart.models.deepspeech.parameters import VOCABULARY
     from warmstart.reports.rehearsal import rehearsal_text
@@ -71,8 +72,11 @@ def _train(flags: Flags, out: Say, remark: Say) -> None:
     if flags["automatic_mixed_precision"]:
         remark("matrix products are computed in bfloat16; weights and checkpoints stay float32")
     progress = flags["show_progressbar"]
-    if places.starts_inside and run_in(places.save) is None:
+    stored = run_in(places.save)
+    if places.starts_inside and stored is None:
         config["start"]["source"] = set_aside(config["start"]["source"], places.save)
+    if stored is not None:
+        follow(places.save, stored, config.get("start"))
     with _written(config) as path:
         if flags["test_files"] or flags["one_shot_infer"]:  # a training of days shall not end with a wrong scorer
             alphabet = open_setting(path, (), 0.0).vocabularies[VOCABULARY]

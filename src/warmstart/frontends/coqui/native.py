@@ -18,6 +18,7 @@ from warmstart.data.speech.read import read_examples
 from warmstart.errors import ConfigError, DataError, Problem, SourceError
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags
+from warmstart.frontends.coqui.going_on import model_of, refused, start_of
 from warmstart.frontends.coqui.kept import OF_CHECKPOINT, kept
 from warmstart.frontends.coqui.outputs import export_problems, report_problems
 from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
@@ -79,10 +80,7 @@ def training_config(flags: Flags, command: str = "train") -> Training:
     if stored is None:
         started, lines = _started(flags, places, source)
     else:
-        started = {key: stored[key] for key in ("model", "vocabularies", "start") if key in stored}
-        lines = [
-            f"{places.save} holds a run, which goes on from its last checkpoint; nothing is loaded or dropped again"
-        ]
+        started, lines = _goes_on(flags, places.save, places.load, stored)
     if not flags["dev_files"]:
         lines += _without_validation(flags)
     data = _data(flags)
@@ -114,6 +112,26 @@ def run_in(save: Path) -> dict[str, Any] | None:
         return None
     loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
     return loaded
+
+
+def _goes_on(flags: Flags, save: Path, load: Path | None, stored: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Model, vocabularies and start of a run that goes on."""
+    started: dict[str, Any] = {key: stored[key] for key in ("model", "vocabularies", "start") if key in stored}
+    lines = [f"{save} holds a run, which goes on from its last checkpoint; nothing is loaded or dropped again"]
+    started["start"], line = start_of(save, stored, load)
+    lines += [line] if line else []
+    model = model_of(save)
+    if model is None or model.config is None:
+        return started, lines
+    path = flags["alphabet_config_path"]
+    if flags["bytes_output_mode"] or path:
+        given = {"type": "bytes"} if flags["bytes_output_mode"] else {"type": "alphabet", "path": path}
+        _check_alphabet(given, model, "transfer to it in another --save_checkpoint_dir")
+    return started, [
+        *lines,
+        *kept(flags, model.config),
+        *refused(flags, {"relu_clip": "relu_clip", **_DROPOUT}, model.config),
+    ]
 
 
 def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tuple[int, int, str]:
@@ -175,7 +193,10 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
     return {"model": model, "vocabularies": vocabularies, "start": start}, [*lines, *more]
 
 
-def _check_alphabet(given: Mapping[str, Any] | None, source: Model) -> None:
+_DROP = "add --drop_source_layers 1, which begins only the output layer afresh"
+
+
+def _check_alphabet(given: Mapping[str, Any] | None, source: Model, way: str = _DROP) -> None:
     """Whether the alphabet that flags name, if any, is that of a checkpoint of which nothing is dropped.
 
     Raises:
@@ -191,7 +212,7 @@ def _check_alphabet(given: Mapping[str, Any] | None, source: Model) -> None:
             "the alphabet is not the checkpoint's",
             where=source.path,
             found=difference(wanted, held),
-            todo=f"add --drop_source_layers 1, which begins only the output layer afresh, or leave out {flag}",
+            todo=f"{way}, or leave out {flag}",
         )
 
 
