@@ -532,6 +532,21 @@ def test_evaluate_reports_each_file(work: Path) -> None:
     assert len(out) == 1
 
 
+def test_an_alphabet_may_be_named_that_a_run_or_bundle_has(work: Path) -> None:
+    alphabet = "--alphabet_config_path source/alphabet.txt"
+    clip = "test/0.wav"
+    out, _ = said(
+        "train",
+        f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --epochs 1 {alphabet} "
+        f"--test_files test.csv --one_shot_infer {clip} --report_count 1 --export_dir exported --export_tflite false",
+    )
+    again = f"{QUIET} --report_count 1 --test_files test.csv --one_shot_infer {clip}"
+    assert said("evaluate", f"--checkpoint_dir out/model {again} {alphabet}")[0] == [out[-1], out[2]]
+    (work / "other.txt").write_text("x\ny\n")
+    with pytest.raises(ConfigError, match="the alphabet is not the checkpoint's"):
+        said("evaluate", f"--checkpoint_dir out/model {again} --alphabet other.txt")
+
+
 def test_evaluate_names_what_it_leaves_out(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (work / "test.csv").open("a", encoding="utf-8") as file:
         file.write("test/0.wav,0," + "abcdef" * 99 + "\n")

@@ -13,7 +13,7 @@ from warmstart.errors import ConfigError, DataError, Problem, SourceError, Warms
 from warmstart.frontends.coqui import COMMANDS
 from warmstart.frontends.coqui.auto_input import with_dataset
 from warmstart.frontends.coqui.flags import Flags, parse
-from warmstart.frontends.coqui.native import check, run_in, training_config
+from warmstart.frontends.coqui.native import check, check_alphabet, run_in, training_config
 from warmstart.frontends.coqui.places import Places, find_places
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
 
     jobs = recordings(flags)
     source = _source(flags, "transcribe", remark)
-    transcriber = Transcriber(open_acoustic(source, vocabularies=_vocabularies(flags)), _search(flags))
+    transcriber = Transcriber(open_acoustic(source, vocabularies=_vocabularies(source, flags)), _search(flags))
     wrong: list[Problem] = []
     for audio, tlog in jobs:
         try:
@@ -161,7 +161,7 @@ def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
         beta_max=flags["lm_beta_max"],
         grid=grid,
         progress=flags["show_progressbar"],
-        vocabularies=_vocabularies(flags),
+        vocabularies=_vocabularies(source, flags),
     )
     best = found.best
     out(f"Best params: lm_alpha={best.alpha:g} and lm_beta={best.beta:g} with WER={best.wer:f}, CER={best.cer:f}")
@@ -192,6 +192,9 @@ def _source(flags: Flags, command: str, remark: Say) -> str:
     assert places.source is not None
     model = open_model(places.source)
     check_outputs(flags, model)
+    if flags["alphabet_config_path"] and Path(places.source).is_dir():
+        given = {"type": "alphabet", "path": flags["alphabet_config_path"]}
+        check_alphabet(given, model, "open the model that it belongs to")
     if model.config is not None:
         for line in kept(flags, model.config):
             remark(line)
@@ -216,8 +219,10 @@ def _written(config: dict[str, Any]) -> Iterator[Path]:
         yield path
 
 
-def _vocabularies(flags: Flags) -> tuple[str, ...]:
-    return (flags["alphabet_config_path"],) if flags["alphabet_config_path"] else ()
+def _vocabularies(source: str, flags: Flags) -> tuple[str, ...]:
+    """The alphabet of a checkpoint of TensorFlow's; a run or bundle, which are directories, bring their own."""
+    path = flags["alphabet_config_path"]
+    return (path,) if path and not Path(source).is_dir() else ()
 
 
 def _test_data(flags: Flags) -> SpeechDataConfig:
@@ -255,7 +260,7 @@ def _report(source: str, flags: Flags, out: Say) -> None:
     from warmstart.inference.ctc import write_samples
     from warmstart.inference.evaluate_speech import evaluate_speech
 
-    model = open_model(source, vocabularies=_vocabularies(flags))
+    model = open_model(source, vocabularies=_vocabularies(source, flags))
     found = evaluate_speech(model, _test_data(flags), "test", _search(flags), progress=flags["show_progressbar"])
     for name, one in found.items():
         out(one.text(name, flags["report_count"]))
@@ -266,7 +271,7 @@ def _report(source: str, flags: Flags, out: Say) -> None:
 def _heard(source: str, files: Sequence[str], flags: Flags) -> list[str]:
     from warmstart import api
 
-    rows = api.transcribe(source, files, vocabularies=_vocabularies(flags), **vars(_search(flags)))
+    rows = api.transcribe(source, files, vocabularies=_vocabularies(source, flags), **vars(_search(flags)))
     wrong = [row["error"] for row in rows if "error" in row]
     if wrong:
         raise WarmstartError("a recording cannot be transcribed", found="; ".join(wrong))
@@ -278,7 +283,7 @@ def _export_model(source: str, flags: Flags, out: Say) -> None:
 
     dialect = "tflite" if flags["export_tflite"] else "onnx"
     quantize = "int8" if flags["export_quantize"] else None
-    vocabularies = _vocabularies(flags)
+    vocabularies = _vocabularies(source, flags)
     folder = Path(flags["export_dir"])
     api.convert(
         source, folder, dialect, quantize=quantize, force=flags["remove_export"] or _empty(folder),

@@ -126,7 +126,7 @@ def _goes_on(flags: Flags, save: Path, load: Path | None, stored: dict[str, Any]
     path = flags["alphabet_config_path"]
     if flags["bytes_output_mode"] or path:
         given = {"type": "bytes"} if flags["bytes_output_mode"] else {"type": "alphabet", "path": path}
-        _check_alphabet(given, model, "transfer to it in another --save_checkpoint_dir")
+        check_alphabet(given, model, "transfer to it in another --save_checkpoint_dir")
     return started, [
         *lines,
         *kept(flags, model.config),
@@ -166,7 +166,7 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
     drop = flags["drop_source_layers"]
     start: dict[str, Any] = {}
     if source is not None and not drop:
-        _check_alphabet(alphabet, source)
+        check_alphabet(alphabet, source)
     if source is not None:
         start = {"source": places.source, "mode": "transfer", "drop_last": drop}
         if drop:
@@ -196,7 +196,7 @@ def _started(flags: Flags, places: Places, source: Model | None) -> tuple[dict[s
 _DROP = "add --drop_source_layers 1, which begins only the output layer afresh"
 
 
-def _check_alphabet(given: Mapping[str, Any] | None, source: Model, way: str = _DROP) -> None:
+def check_alphabet(given: Mapping[str, Any] | None, source: Model, way: str = _DROP) -> None:
     """Whether the alphabet that flags name, if any, is that of a checkpoint of which nothing is dropped.
 
     Raises:
