@@ -459,6 +459,18 @@ def test_the_same_command_goes_on_and_drops_nothing_again(work: Path) -> None:
     assert 0 < change < 8 * 2e-3  # eight updates of Adam at 0.001, not other random numbers
 
 
+def test_a_run_that_was_stopped_goes_on_for_the_epochs_that_are_asked_for(work: Path) -> None:
+    arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out --epochs"
+    said("train", f"{arguments} 2")
+    shutil.rmtree(work / "out" / "model")  # as if it had been stopped before
+    shutil.rmtree(work / "out" / "checkpoints" / "step-00000020")
+    for epochs, steps in ((1, 20), (2, 20), (4, 28)):
+        assert configured(f"{arguments} {epochs}")["training"]["steps"] == steps
+    assert (
+        "it was stopped at step 16 of 20, and goes on to 28, as --epochs 4 says" in said("config", f"{arguments} 4")[1]
+    )
+
+
 def test_a_run_that_was_stopped_early_goes_on_when_asked_to(work: Path) -> None:
     arguments = f"{FILES} {QUIET} --load_checkpoint_dir source --save_checkpoint_dir out"
     _, remarks = said("train", f"{arguments} --epochs 9 --early_stop true --es_epochs 2 --es_min_delta 1000")
