@@ -25,6 +25,7 @@ from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyE
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.detect import open_checkpoint
 from warmstart.models import opennmt_py
+from warmstart.models.transformer.dialects.marian import MarianDialect
 
 # Of ctranslate2 4.8.5, for the files of torch_models.py; recorded and compared again by
 # tests/interop/test_interop_convert_seq2seq.py. Sinusoids are ours (last bit), norms' epsilon is the truth.
@@ -152,6 +153,8 @@ def edited(path: Path, key: str, **values: object) -> Path:
     ("values", "found"),
     [
         ({"self_attn_type": "average"}, "self_attn_type: 'average' is not supported"),
+        ({"dropout": "x"}, "the model's options are wrong"),
+        ({"dropout": [{}]}, "the model's options are wrong"),
         ({"max_relative_positions": 20}, "max_relative_positions is 20 and position_encoding True"),
         ({"max_relative_positions": -1, "position_encoding": False}, r"-1 \(rotary positions\) is not supported"),
         ({"max_relative_positions": -2, "position_encoding": False}, r"-2 \(alibi positions\) is not supported"),
@@ -184,6 +187,21 @@ def test_options_of_opennmt_py_are_understood_or_refused(values, found, tmp_path
 def test_options_of_fairseq_are_understood_or_refused(values, found, tmp_path):
     with pytest.raises(DialectError, match=found):
         open_model(edited(write_fairseq(tmp_path, "transformer"), "args", **values))
+
+
+@pytest.mark.parametrize(("layer", "marians"), [(-3, "1"), (-2, "2"), (-1, "last"), (2, "3")])
+def test_the_layer_of_alignments_may_be_counted_from_the_last(layer, marians, tmp_path):
+    """-3, with all heads, is what OpenNMT-py takes where nobody says which one is supervised (``onmt/opts.py``)."""
+    path = write_onmt(tmp_path / "model.pt", "version 1")
+    edited(path, "opt", lambda_align=0.05, alignment_layer=layer, alignment_heads=0)
+    api.convert(path, tmp_path / "out", "ctranslate2")
+    stored = open_checkpoint(tmp_path / "out/model.bin").metadata["attributes"]
+    assert (stored["decoder/alignment_layer"], stored["decoder/alignment_heads"]) == (layer, 0)
+    config = open_model(tmp_path / "out").config
+    assert config.alignment_layer == layer
+    assert MarianDialect().options(config)["transformer-guided-alignment-layer"] == marians
+    with pytest.raises(DialectError, match=r"alignment_layer -4 is none of 3 decoder layers"):
+        open_model(edited(path, "opt", alignment_layer=-4))
 
 
 def test_dictionaries_are_found_given_or_asked_for(tmp_path):
@@ -236,6 +254,13 @@ def test_tokens_that_a_task_of_fairseq_adds_to_its_dictionary(said, added, tmp_p
     for file in tmp_path.glob("dict.*.txt"):  # what the dictionary holds already is not added
         file.write_text("".join(f"{token} 1\n" for token in tokens[4 : len(tokens) - len(added) + 1]))
     assert list(open_model(path).vocabularies["source"].tokens) == tokens
+
+
+@pytest.mark.parametrize("name", ["nothere.txt", "\0"])
+def test_a_list_of_languages_that_is_not_there(name, tmp_path):
+    path = edited(write_fairseq(tmp_path, "shared"), "args", **_SEVERAL, lang_dict=name)
+    with pytest.raises(VocabularyError, match="cannot read the list of languages"):
+        open_model(path)
 
 
 def test_several_pairs_must_be_chosen_from(tmp_path):

@@ -34,7 +34,7 @@ class TransformerConfig(BaseModel):
     ``sinusoids`` names the formula (``positions.py``). ``layernorm_embedding`` normalises the sum of embeddings and
     positions. ``decoder_start`` is what the decoder is fed first: a zero embedding, a special token, or what the
     user gives; ``source_bos`` and ``source_eos`` frame the source. Decoder layer ``alignment_layer`` (-1 is the
-    last) gives word alignments by the mean of its first ``alignment_heads`` heads.
+    last, -2 the one before it) gives word alignments by the mean of its first ``alignment_heads`` heads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,7 +72,7 @@ class TransformerConfig(BaseModel):
     decoder_start: Literal["zero", "bos", "eos", "pad", "given"] = "zero"
     source_bos: bool = False
     source_eos: bool = True
-    alignment_layer: Annotated[int, Field(ge=-1)] = -1
+    alignment_layer: int = -1
     alignment_heads: Annotated[int, Field(ge=0)] = 1
     layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
     dropout: Rate = 0.1
@@ -95,7 +95,7 @@ class TransformerConfig(BaseModel):
             raise ValueError(f"sinusoidal positions need an even d_model, not {self.d_model}")
         if self.positions == "learned" and self.max_positions is None:
             raise ValueError("positions: learned needs max_positions")
-        if self.alignment_layer >= self.decoder_layers:
+        if not -self.decoder_layers <= self.alignment_layer < self.decoder_layers:
             raise ValueError(f"alignment_layer {self.alignment_layer} is none of {self.decoder_layers} decoder layers")
         if not self.normalize_keys and self.norm == "post":
             raise ValueError("normalize_keys: false concerns pre-norm models only")

@@ -348,5 +348,5 @@ def _codes_of(name: object, folder: Path) -> list[str]:
     path = folder / Path(str(name)).name
     try:
         return [code for line in path.read_text("utf-8").split("\n") if (code := line.strip())]
-    except (OSError, UnicodeDecodeError) as error:
-        raise VocabularyError("cannot read the list of languages (lang_dict)", where=path, found=error) from None
+    except (OSError, ValueError) as error:  # of which one is that it is no path at all
+        raise VocabularyError("cannot read the list of languages (lang_dict)", where=repr(path), found=error) from None

@@ -223,7 +223,7 @@ class MarianDialect(Dialect):
             "transformer-preprocess": "n" if pre else "",
             "transformer-postprocess": "da" if pre else "dan",
             "transformer-postprocess-emb": "nd" if c.layernorm_embedding else "d",
-            "transformer-guided-alignment-layer": "last" if c.alignment_layer < 0 else str(c.alignment_layer + 1),
+            "transformer-guided-alignment-layer": _alignment(c),
             "transformer-postprocess-top": "n" if pre else "",
             "transformer-train-position-embeddings": c.positions == "learned",
             "tied-embeddings": c.tied_embeddings == "target",
@@ -233,6 +233,11 @@ class MarianDialect(Dialect):
             **_MARIAN_FIXED,
             "version": version,
         }
+
+
+def _alignment(c: TransformerConfig) -> str:
+    """Marian counts decoder layers from 1."""
+    return "last" if c.alignment_layer == -1 else str(c.alignment_layer % c.decoder_layers + 1)
 
 
 def _expressible(c: TransformerConfig) -> None:

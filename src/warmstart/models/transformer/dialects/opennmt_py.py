@@ -209,10 +209,10 @@ def _ties(opt: Mapping[str, Any]) -> str:
     return {(True, True): "all", (True, False): "target", (False, True): "inputs"}.get((output, inputs), "none")
 
 
-def _dropout(opt: Mapping[str, Any]) -> dict[str, float]:
-    def first(key: str, default: float) -> float:
+def _dropout(opt: Mapping[str, Any]) -> dict[str, Any]:
+    def first(key: str, default: Any) -> Any:
         value = opt.get(key, default)
-        return float(value[0] if isinstance(value, list) and value else value or 0.0)
+        return value[0] if isinstance(value, list) and value else value or 0.0
 
     dropout = first("dropout", 0.1)
     return {"dropout": dropout, "attention_dropout": first("attention_dropout", dropout), "ffn_dropout": dropout}
