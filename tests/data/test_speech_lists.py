@@ -219,6 +219,12 @@ def test_web_dataset(tmp_path: Path) -> None:
     assert len(read_tar(noise, transcripts=False)) == 1
 
 
+def test_a_mark_of_byte_order_is_no_letter_of_a_transcript(tmp_path: Path) -> None:
+    """In byte mode it would be learnt."""
+    path = make_tar(tmp_path / "a.tar", [("a.wav", CLIPS[0]), ("a.txt", b"\xef\xbb\xbfone\r\n")])
+    assert [example.transcript for example in read_tar(path)] == ["one"]
+
+
 @pytest.mark.parametrize("ending", ["tar.gz", "tgz", "tar.zst"])
 def test_a_compressed_tar_is_decompressed_once(tmp_path: Path, ending: str) -> None:
     parts = [part for k, clip in enumerate(CLIPS) for part in ((f"{k}.wav", clip), (f"{k}.txt", b"x"))]

@@ -92,7 +92,7 @@ def _text(path: Path, member: tarfile.TarInfo, where: str, problems: list[Proble
         problems.append(Problem("a transcript is longer than a mebibyte", where))
         return None
     try:
-        return AudioSource(path, member.offset_data, member.size).read().decode("utf-8").rstrip("\r\n")
+        return AudioSource(path, member.offset_data, member.size).read().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         problems.append(Problem("a transcript is not UTF-8", where, found=str(error)))
         return None
