@@ -466,9 +466,9 @@ def test_a_run_that_was_stopped_goes_on_for_the_epochs_that_are_asked_for(work: 
     shutil.rmtree(work / "out" / "checkpoints" / "step-00000020")
     for epochs, steps in ((1, 20), (2, 20), (4, 28)):
         assert configured(f"{arguments} {epochs}")["training"]["steps"] == steps
-    assert (
-        "it was stopped at step 16 of 20, and goes on to 28, as --epochs 4 says" in said("config", f"{arguments} 4")[1]
-    )
+    fewer, more = (said("config", f"{arguments} {epochs}")[1] for epochs in (1, 4))
+    assert "it was stopped at step 16 of 20; --epochs 1 are over, and not followed" in fewer
+    assert "it was stopped at step 16 of 20, and goes on to 28, as --epochs 4 says" in more
 
 
 def test_a_run_that_was_stopped_early_goes_on_when_asked_to(work: Path) -> None:
