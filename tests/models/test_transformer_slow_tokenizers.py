@@ -92,3 +92,14 @@ def test_a_damaged_model_is_named(tmp_path):
     (folder / "sentencepiece.bpe.model").write_bytes(b"\x00no model")
     with pytest.raises(VocabularyError, match=r"sentencepiece.bpe.model is damaged"):
         open_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "pegasus"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", '{"offset": "x"}', '{"offset": 1e400}', '{"offset": 1000000000000}']
+)
+def test_settings_that_are_none(kind, content, tmp_path):
+    folder = write(tmp_path / "source", kind)
+    (folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(VocabularyError, match=r"tokenizer_config\.json is damaged"):
+        open_model(folder)
