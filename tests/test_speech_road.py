@@ -342,6 +342,10 @@ def test_lists_of_recordings_are_enough_to_evaluate_on(place: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         api.evaluate("parent", ["nowhere.csv", "nothing.csv", "first-train.csv"])
     assert [problem.where for problem in caught.value.problems] == ["nowhere.csv", "nothing.csv"]
+    listed = Path("first-train.csv").read_bytes()
+    with pytest.raises(ConfigError, match="would replace what is evaluated on"):
+        api.evaluate("parent", "first-train.csv", output=Path.cwd() / "first-train.csv")
+    assert Path("first-train.csv").read_bytes() == listed
 
 
 def test_nothing_on_standard_input_is_an_error(place: Path) -> None:

@@ -156,9 +156,11 @@ def evaluate(
 
     named = [data] if isinstance(data, str | Path) else data
     files = [file if is_remote(file) else at_home(file) for file in named]
+    if output is not None and at_home(output).resolve() in {f.resolve() for f in files if isinstance(f, Path)}:
+        raise ConfigError("the output would replace what is evaluated on", where=output, todo="choose another file")
     found = _data_to_evaluate(model, files, split)
     asked = Asked(
-        model, split, engine, vocabularies, None if output is None else Path(output), report, report_count, progress,
+        model, split, engine, vocabularies, None if output is None else at_home(output), report, report_count, progress,
         device, {key: value for key, value in search.items() if value is not None},
     )  # fmt: skip
     return kind_of(found).evaluate(found, asked)
