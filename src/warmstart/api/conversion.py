@@ -96,8 +96,8 @@ def convert(
 
         facts = convert_model(
             model, at_home(destination), to, quantize=quantize, force=force, strict=strict, requantize=requantize,
-            report=report, beams=beam_size, copy_files=copy_files, 
-            vmap=None if vmap is None else at_home(vmap), progress=progress, digests=digests,
+            report=report, beams=beam_size, copy_files=copy_files, vmap=None if vmap is None else at_home(vmap),
+            progress=progress, digests=digests,
             check=check if verify else None, keep=[here for name in given if (here := place_of(name)) is not None],
         )  # fmt: skip
     return {**facts, **verified}

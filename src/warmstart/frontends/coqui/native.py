@@ -142,16 +142,15 @@ def _more(save: Path, stored: dict[str, Any], epochs: int, per_epoch: int) -> tu
     assert newest is not None
     state, planned = read_state(newest), int(stored["training"]["steps"])
     if not _is_finished(save, state.step):
-        begun, line = (
-            int(stored["training"].get("intervals_from", 0)),
-            f"it was stopped at step {state.step} of {planned}",
-        )
+        begun = int(stored["training"].get("intervals_from", 0))
+        line = f"it was stopped at step {state.step} of {planned}"
         asked = begun + epochs * per_epoch
-        counted = begun or all(start["mode"] != "continue" for start in stored.get("start") or ())  # else of an old run
-        if asked != planned and asked > state.step and counted:
+        known = begun or all(start["mode"] != "continue" for start in stored.get("start") or ())  # else of an old run
+        if asked == planned or not known:
+            return begun, planned, line
+        if asked > state.step:
             return begun, asked, f"{line}, and goes on to {asked}, as --epochs {epochs} says"
-        passed = asked <= state.step and asked != planned and counted
-        return begun, planned, f"{line}; --epochs {epochs} are over, and not followed" if passed else line
+        return begun, planned, f"{line}; --epochs {epochs} are over, and not followed"
     line = f"it was finished, and goes on for {epochs} epoch{'s' * (epochs != 1)}"
     return state.step, state.step + epochs * per_epoch, line
 
