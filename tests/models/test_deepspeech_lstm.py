@@ -40,7 +40,7 @@ def test_rows_and_places_belong_to_each_other() -> None:
 def test_a_grid_has_the_padding_and_only_bfloat16_has_fill_rows() -> None:
     grid = Grid(LENGTHS, 7, rounded=True)
     values = torch.randn(5, 7, 2)
-    rows = values.flatten(0, 1)[torch.from_numpy(grid.place)]
+    rows = values.flatten(0, 1)[grid.windows(0)]
     assert (grid.count, len(rows)) == (35, 64)
     torch.testing.assert_close(grid.filled(rows), values)
     torch.testing.assert_close(grid.lay_out(rows), values.transpose(0, 1))

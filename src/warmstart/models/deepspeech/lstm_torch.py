@@ -86,11 +86,6 @@ class Grid:
         unit = round_number(self.count) if rounded else 1
         self.total = -(-self.count // unit) * unit
 
-    @property
-    def place(self) -> Any:
-        """int64 [R], the place b·T + t of each row (0 for fill rows)."""
-        return _time_by_time(*self.shape, self.total)
-
     def windows(self, around: int) -> Tensor:
         """See :meth:`Frames.windows`."""
         return _grid_windows(*self.shape, self.total, around).to(self._lengths.device)
@@ -127,19 +122,15 @@ class Grid:
         return self.lay_out(rows).transpose(0, 1)
 
 
-def _time_by_time(width: int, batch: int, total: int) -> Any:
-    place = np.zeros(total, np.int64)
-    place[: width * batch].reshape(width, batch)[:] = np.arange(width * batch).reshape(batch, width).T
-    return place
-
-
 def _windows(place: Any, width: int, around: int) -> Tensor:
     return torch.from_numpy(place + place // width * (2 * around))
 
 
 @lru_cache(maxsize=128)  # batches of some shape come again and again
 def _grid_windows(width: int, batch: int, total: int, around: int) -> Tensor:
-    return _windows(_time_by_time(width, batch, total), width, around)
+    place = np.zeros(total, np.int64)  # b·T + t of each row, 0 of fill rows
+    place[: width * batch].reshape(width, batch)[:] = np.arange(width * batch).reshape(batch, width).T
+    return _windows(place, width, around)
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:
