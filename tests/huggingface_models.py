@@ -17,7 +17,10 @@ from warmstart.formats.safetensors import write_safetensors
 WIDTH, INNER, DECODER_INNER, LAYERS, DECODER_LAYERS, HEADS, POSITIONS = 16, 24, 40, 2, 3, 4, 20
 PIECES = 40
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-KINDS = ("marian", "marian-untied", "marian-float16", "bart", "mbart", "mbart50", "pegasus", "m2m", "nllb")
+KINDS = (
+    "marian", "marian-untied", "marian-float16", "bart", "bart-untied", "mbart", "mbart50", "pegasus", "m2m", "nllb",
+    "nllb-untied",
+)  # fmt: skip
 
 _CLASSES = {
     "marian": ("MarianMTModel", {"scale_embedding": True, "activation_function": "swish"}),
@@ -57,7 +60,7 @@ def write(folder: Path, kind: str) -> Path:
     folder.mkdir(parents=True)
     name = kind.partition("-")[0]
     name = {"mbart50": "mbart", "m2m": "m2m_100", "nllb": "m2m_100"}.get(name, name)
-    rows = _tokenizer(folder, kind)
+    rows = _tokenizer(folder, kind if name == "marian" else kind.partition("-")[0])
     architecture, values = _CLASSES[name]
     dtype = "float16" if kind.endswith("float16") else "float32"
     config: dict[str, Any] = {
@@ -69,8 +72,8 @@ def write(folder: Path, kind: str) -> Path:
     }  # fmt: skip
     if kind == "mbart50":
         config["tokenizer_class"] = "MBart50Tokenizer"
-    if kind == "marian-untied":
-        config["share_encoder_decoder_embeddings"] = False
+    if kind.endswith("untied"):
+        config["share_encoder_decoder_embeddings" if name == "marian" else "tie_word_embeddings"] = False
     _json(folder / "config.json", config)
     _json(folder / "generation_config.json", {"max_length": 30, "num_beams": 4})
     arrays = {k: v.astype(dtype_of(dtype)) for k, v in _arrays(name, rows, kind).items()}
@@ -91,7 +94,10 @@ def _arrays(name: str, rows: int, kind: str) -> dict[str, np.ndarray]:
         arrays[f"{prefix}.weight"] = normal(*shape)
         arrays[f"{prefix}.bias"] = normal(shape[0])
 
-    tables = ["encoder.embed_tokens", "decoder.embed_tokens"] if kind == "marian-untied" else ["shared"]
+    tables = ["encoder.embed_tokens", "decoder.embed_tokens"] if kind.endswith("untied") else ["shared"]
+    if kind.endswith("untied") and name != "marian":  # as transformers 5 makes them: one more that nothing uses
+        tables.append("shared")
+        arrays["lm_head.weight"] = normal(rows, WIDTH)
     for table in tables:
         arrays[f"model.{table}.weight"] = normal(rows, WIDTH)
         if name == "marian":

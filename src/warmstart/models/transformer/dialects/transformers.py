@@ -32,6 +32,7 @@ from warmstart.vocabularies.tokens import TokenVocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 _TABLES = ("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")
+_EMBEDDINGS = ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
 _PAD = "<pad>"
 
 
@@ -52,9 +53,11 @@ class TransformersDialect(HuggingfaceDialect):
         return Loaded(checkpoint)
 
     def left_behind(self, config: Any) -> Mapping[str, str]:
+        unused = {} if config.tied_embeddings in ("all", "inputs") else {"model.shared.weight": "no side uses it"}
         return {
             "model.*.embed_positions.weights": "computed positions",
             "model.*.version": "a mark of fairseq without meaning",
+            **unused,
         }
 
     def approximations(self, config: TransformerConfig) -> Mapping[str, str]:
@@ -70,11 +73,12 @@ class TransformersDialect(HuggingfaceDialect):
         kind = KINDS[str(options.get("model_type"))]
         shared = options.get("share_encoder_decoder_embeddings", True)
         tied = bool(options.get("tie_word_embeddings", True))
+        shared = bool(shared) and (tied or not _two_tables(loaded))
         width, heads = options.whole("d_model"), options.whole("encoder_attention_heads")
         rows, positions = options.whole("vocab_size"), options.whole("max_position_embeddings", 1024)
         target_rows = options.get("decoder_vocab_size", None) or rows
         inner, decoder_inner = options.whole("encoder_ffn_dim"), options.whole("decoder_ffn_dim")
-        _legacy(options, kind, heads, int(bool(shared)))
+        _legacy(options, kind, heads)
         values = {
             "source_vocab_size": rows - kind.pad_row,
             "target_vocab_size": (rows if shared else target_rows) - kind.pad_row,
@@ -208,7 +212,7 @@ class TransformersDialect(HuggingfaceDialect):
         return files_of(config, name, KINDS[name], vocabularies, facts)
 
 
-def _legacy(options: Options, kind: Kind, heads: int, shared: int) -> None:
+def _legacy(options: Options, kind: Kind, heads: int) -> None:
     """Keys that older versions wrote beside those that say the same, and what must be as the class fixes it."""
     pre = kind.norm == "pre"
     options.expect("decoder_attention_heads", heads)
@@ -224,6 +228,14 @@ def _legacy(options: Options, kind: Kind, heads: int, shared: int) -> None:
     options.expect("hidden_size", options.values.get("d_model"))
     options.expect("do_blenderbot_90_layernorm", False)
     options.expect("extra_pos_embeddings", kind.offset, 0, 1, 2)
+
+
+def _two_tables(loaded: Loaded) -> bool:
+    """Whether the sides' tables differ, as they may in models that transformers 5 made with nothing tied."""
+    if any(name not in loaded.entries for name in _EMBEDDINGS):
+        return False
+    source, target = map(loaded.raw, _EMBEDDINGS)
+    return not np.array_equal(source, target)
 
 
 def _has_bias(loaded: Loaded) -> bool:

@@ -101,7 +101,7 @@ def _faults(c: TransformerConfig, name: str) -> list[str]:
     need(c.attention_bias and c.ffn_bias, "its linear layers have biases")
     need(kind.bias or not c.output_bias, "it has no bias of the output")
     need(c.layer_norm_epsilon == EPSILON or (kind.pad_row and c.layer_norm_epsilon == 1e-6), "epsilon is 1e-5")
-    need(c.tied_embeddings in ("all", "inputs") or kind.pad_row, "both sides share one table")
+    need(c.tied_embeddings != "target" or kind.pad_row, "its decoder shares a table with all sides or with none")
     # The row behind each vocabulary is <pad>, which has one number (MarianModel, padding_idx of both tables).
     need(c.source_vocab_size == c.target_vocab_size, "both vocabularies are of one size")
     return faults
