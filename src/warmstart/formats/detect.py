@@ -138,8 +138,8 @@ def arrive(source: str | Path) -> tuple[Path, str | None]:
         from warmstart.formats.unpacking import unpack
 
         path = unpack(path, shown=str(place) if is_remote(str(place)) else None)
-    if choice == AUTO and path.is_dir() and not find_candidates(path):
-        choice = None  # a bundle or a run: there is nothing to choose
+    if choice in (AUTO, "best") and path.is_dir() and not find_candidates(path):
+        choice = None  # a bundle or a run, whose model is its best: there is nothing to choose
     return path, choice
 
 
