@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -113,6 +114,12 @@ def test_bad_audio_is_one_error_that_names_it(tmp_path: Path, data: bytes, messa
         with pytest.raises(DataError, match=message) as caught:
             read_audio(source, RATE)
         assert caught.value.where == ("audio in memory" if isinstance(source, bytes) else str(tmp_path / "bad.flac"))
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(wav_bytes(tone(0.1)))
+    assert len(read_audio(path, RATE)) == round(0.1 * RATE)
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def test_what_cannot_be_learnt_is_left_out_and_named(tmp_path: Path) -> None:
     assert "max_seconds is 1" in lines
 
 
+def test_a_recording_is_left_out_by_row_not_by_name(tmp_path: Path) -> None:
+    path = make_csv(tmp_path, [(0.5, "ab")])
+    path.write_text(path.read_text() + "train-0.wav,1,\n")
+    split = encode_speech(read_csv(path), ALPHABET, Mfcc(), tmp_path / "cache", empty_transcripts="drop")
+    assert [example.transcript for example in split.examples] == ["ab"]
+    assert split.counts == {"without transcript": 1}
+
+
 def test_frames_needed() -> None:
     assert [frames_needed(np.array(x, np.int32)) for x in ([1], [1, 1], [1, 2, 1], [1, 1, 1, 2])] == [1, 3, 3, 6]
 

@@ -191,6 +191,20 @@ def test_damaged_sample_databases(tmp_path: Path) -> None:
             read_sdb(path)
 
 
+def test_sample_databases_that_hold_more_than_they_count(tmp_path: Path) -> None:
+    """As a writer leaves one that is stopped, or one whose number of samples is wrong."""
+    good = sdb_bytes(list(zip(CLIPS, TEXTS, strict=True)))
+    path, counts = tmp_path / "a.sdb", 16 + int.from_bytes(good[8:16], "big")
+    path.write_bytes(good[:counts] + bytes(16) + good[counts + 16 :])
+    with pytest.raises(DataError, match="never completed"):
+        read_sdb(path)
+    path.write_bytes(good[: counts + 8] + (2).to_bytes(8, "big") + good[counts + 16 :])
+    with pytest.raises(DataError, match="behind the last of its 2 samples"):
+        read_sdb(path)
+    path.write_bytes(sdb_bytes([]))
+    assert read_sdb(path) == []
+
+
 def test_sample_databases_survive_any_byte(tmp_path: Path) -> None:
     good = sdb_bytes(list(zip(CLIPS, TEXTS, strict=True)))
     random = np.random.default_rng(1)
@@ -293,6 +307,29 @@ def test_damaged_tars(tmp_path: Path) -> None:
                 example.audio.read()
         except DataError:
             pass
+
+
+def test_a_tar_that_ends_before_its_end(tmp_path: Path) -> None:
+    """``tarfile`` stops at a damaged header as at the end: the others would not be missed."""
+    clips = [(f"{k}.wav", clip) for k, clip in enumerate(CLIPS)]
+    good = make_tar(tmp_path / "a.tar", clips).read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        last = archive.getmember("2.wav")
+    path = tmp_path / "b.tar"
+    for content, message in (
+        (
+            good[: last.offset + 10] + b"\xff" + good[last.offset + 11 :],
+            f"no header of a member at byte {last.offset:,}",
+        ),
+        (good[: last.offset + 100], f"no header of a member at byte {last.offset:,}"),
+        (good + good, "more than zeros behind it"),
+        (good[: last.offset], "without the zeros that mark the end"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_tar(path, transcripts=False)
+    path.write_bytes(good[: last.offset] + bytes(tarfile.BLOCKSIZE))
+    assert len(read_tar(path, transcripts=False)) == 2
 
 
 def test_fixture_lists(fixtures: Path) -> None:

@@ -130,7 +130,7 @@ def _check_floats(samples_N: Samples, where: object) -> None:
         )
 
 
-def _opened(audio: AudioSource | Path | bytes) -> str | io.BytesIO:
+def _opened(audio: AudioSource | Path | bytes) -> bytes | io.BytesIO:
     """What libsndfile opens. Raises ``OSError``, and ``DataError`` where the file is cut off or cannot be fetched."""
     if isinstance(audio, AudioSource):
         if audio.length is not None:
@@ -148,10 +148,10 @@ def _opened(audio: AudioSource | Path | bytes) -> str | io.BytesIO:
             check_whole(lambda at, count: os.pread(opened, count, at), status.st_size, audio)
         finally:
             os.close(opened)
-    return str(audio)
+    return os.fsencode(audio)  # as bytes, whatever its name is: soundfile encodes text as UTF-8
 
 
-def _head(opened: str | io.BytesIO) -> bytes:
+def _head(opened: bytes | io.BytesIO) -> bytes:
     if isinstance(opened, io.BytesIO):
         return opened.getvalue()[:HEAD]
     with open(opened, "rb") as file:

@@ -44,6 +44,8 @@ def _read(file: BinaryIO, path: Path, total: int, transcripts: bool) -> list[Spe
     packed = _is_packed(str(columns[speech].get("mime-type")), path)
     size, count = _number(file, 8, path), _number(file, 8, path)
     end = file.tell() - 8 + size
+    if size < 8:  # of the number alone: Coqui's writer fills both in when it has written everything
+        raise _damaged(path, "its writer never completed it")
     if end > total or count > size // 4:
         raise _damaged(path, "the samples reach beyond its end")
     examples = []
@@ -63,6 +65,8 @@ def _read(file: BinaryIO, path: Path, total: int, transcripts: bool) -> list[Spe
         audio = AudioSource(path, *parts[speech], packed)
         examples.append(SpeechExample(where, audio, transcript, parts[speech][1]))
         file.seek(stop)
+    if file.tell() < end:
+        raise _damaged(path, f"{end - file.tell():,} bytes behind the last of its {count:,} samples")
     return examples
 
 

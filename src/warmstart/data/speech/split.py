@@ -166,8 +166,7 @@ def encode_speech(
         if unreadable == "error":
             problems += at_most(SHOWN, [p for example in examples if (p := _missing(example))])
         raise DataError(f"{name} cannot be used", problems=problems)
-    silent = {example.where for example in dropped}
-    spoken = [example for example in examples if example.where not in silent]
+    spoken = [example for example in examples if (example.transcript or "").strip()]
     recordings = fetched([example.audio for example in spoken])
     spoken = [e if isinstance(a, Problem) else replace(e, audio=a) for e, a in zip(spoken, recordings, strict=True)]
     store = feature_store(recordings, mfcc, cache, resample=resample, progress=progress)

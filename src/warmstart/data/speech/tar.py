@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import tarfile
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,7 @@ from warmstart.formats.unpacking import unpack
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 SHOWN = 20
+_SOMETHING = re.compile(rb"[^\0]")
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 
 
@@ -46,7 +48,7 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
                 end = member.offset_data + member.size
                 if name.is_absolute() or ".." in name.parts:
                     problems.append(Problem("a name leaves the directory", where))
-                elif not member.isreg() or member.size < 0 or end > total:
+                elif not member.isreg() or member.issparse() or member.size < 0 or end > total:
                     problems.append(Problem("this is no whole file", where))
                 elif key in (texts if extension == ".txt" else audio):
                     problems.append(Problem("there are two of this name", where))
@@ -56,6 +58,8 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
                     text = _text(stored, member, where, problems)
                     if text is not None:
                         texts[key] = text
+            if not problems:
+                _check_end(memory, archive.offset)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise DataError("this is no tar file, or a damaged one", where=path, found=error) from error
     except OSError as error:
@@ -67,6 +71,16 @@ def read_tar(path: Path, *, transcripts: bool = True) -> list[SpeechExample]:
         more = f", the first {SHOWN} are" if len(problems) > SHOWN else ""
         raise DataError(f"{path.name} has {len(problems)} bad parts{more}", where=path, problems=problems[:SHOWN])
     return [SpeechExample(f"{path}, {key}", part, texts.get(key), part.length or 0) for key, part in audio.items()]
+
+
+def _check_end(memory: mmap.mmap, at: int) -> None:
+    """Whether the last member ends at ``at``: ``tarfile`` also stops, and says nothing, where a header is damaged or
+    missing. Raises ``tarfile.TarError``."""
+    rest = _SOMETHING.search(memory, at)
+    if rest is not None:
+        raise tarfile.ReadError(f"no header of a member at byte {at:,}, but more than zeros behind it")
+    if len(memory) - at < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it ends at byte {len(memory):,}, without the zeros that mark the end")
 
 
 def _decompressed(path: Path) -> Path:
