@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import itertools
+import logging
+import lzma
 import string
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +166,7 @@ def test_kenlm_scores_as_the_definition() -> None:
             np.testing.assert_allclose(found, [reference.log_prob(ngram) for ngram in ngrams], atol=1e-5)
 
 
-def test_bare_models_take_words_or_bring_them(tmp_path: Path) -> None:
+def test_bare_models_take_words_or_bring_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("kenlm")
     arpa = open_scorer(GOLDEN / "words.arpa", LABELS, alpha=0.5)
     assert arpa.lexicon is not None
@@ -171,6 +176,8 @@ def test_bare_models_take_words_or_bring_them(tmp_path: Path) -> None:
     chosen = open_scorer(binary, LABELS, words=["two", "naïve"])
     assert chosen.lexicon is not None
     assert (list(chosen.lexicon.words(LABELS)), chosen.left_out) == (["two"], ("naïve",))
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == [f"{binary}: 1 words that the alphabet cannot spell are left out: 'naïve'"]
     with pytest.raises(VocabularyError, match="no word of the list"):
         open_scorer(binary, LABELS, words=["Ö"])
     with pytest.raises(ConfigError, match="brings its own words"):
@@ -178,6 +185,16 @@ def test_bare_models_take_words_or_bring_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         open_scorer(GOLDEN / "words.scorer", LABELS, alpha=np.nan, beta=np.inf)
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_arpa_file_brings_its_words(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    plain, path = GOLDEN / "words.arpa", tmp_path / "words.arpa.z"
+    path.write_bytes(compress(plain.read_bytes()))
+    assert language_model_module.arpa_words(path) == language_model_module.arpa_words(plain)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(FormatError, match="the language model cannot be read"):
+        language_model_module.arpa_words(path)
 
 
 def test_the_arpa_file_of_kenlms_own_tests(fixtures: Path) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from warmstart.errors import FormatError, MissingExtra
 
 OOV = -1000.0
 _KEPT = 1 << 18
+_COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by their first bytes; KenLM reads through them, too
+    b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open,
+}  # fmt: skip
 
 
 class LanguageModel(Protocol):
@@ -82,17 +89,28 @@ class KenLM:
 
 
 def arpa_words(path: Path) -> list[str] | None:
-    """Words of an ARPA file's unigrams, without ``<s>``, ``</s>`` and ``<unk>``; None where it is no ARPA text.
+    """Words of an ARPA file's unigrams, without ``<s>``, ``</s>`` and ``<unk>``; None where it is no ARPA text,
+    compressed or not.
 
     Raises:
-        FormatError: a line of the unigrams has no word.
+        FormatError: a line of the unigrams has no word, or the file cannot be read.
     """
     with path.open("rb") as file:
-        if not file.read(512).lstrip().startswith(b"\\data\\"):
-            return None
+        start = file.read(8)
+    opened = next((opens for magic, opens in _COMPRESSED.items() if start.startswith(magic)), open)
+    try:
+        with opened(path, "rb") as file:
+            if not file.read(512).lstrip().startswith(b"\\data\\"):
+                return None
+        return _unigrams(path, opened)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError("the language model cannot be read", where=path, found=str(error)) from error
+
+
+def _unigrams(path: Path, opened: Callable[..., Any]) -> list[str]:
     words: list[str] = []
     inside = False
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with opened(path, "rt", encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if line.startswith("\\"):
                 if inside:

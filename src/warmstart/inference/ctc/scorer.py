@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from warmstart.inference.ctc.labels import Labels, space_label
 from warmstart.inference.ctc.language_model import KenLM, LanguageModel, arpa_words, hint
 from warmstart.inference.ctc.lexicon import Lexicon
 from warmstart.inference.ctc.scorer_file import check_labels, is_kenlm_binary, read_package
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 1000
 
@@ -99,6 +102,10 @@ def open_scorer(
         lexicon, left = (None, []) if words is None else Lexicon.of(words, labels)
         if lexicon is None and not labels.utf8 and space_label(labels) is None:
             raise VocabularyError("a language model of words needs a space in the alphabet", where=path)
+    if left:
+        logger.warning(
+            "%s: %s words that the alphabet cannot spell are left out: %s", path, f"{len(left):,}", hint(left)
+        )
     alpha, beta = 1.0 if alpha is None else alpha, 0.0 if beta is None else beta
     return Scorer(model, alpha, beta, labels.utf8, lexicon, tuple(left), path)
 
