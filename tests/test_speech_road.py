@@ -422,6 +422,14 @@ def test_every_recording_that_can_be_read_is_transcribed(place: Path) -> None:
     assert [row["file"] for row in found if "error" in row] == ["empty.wav", "nowhere.wav"]
 
 
+def test_a_recording_is_one_line_whatever_its_name_is(place: Path) -> None:
+    names = ["two\nlines.wav", os.fsdecode(b"caf\xe9.wav")]
+    for name in names:
+        tone_speech.write_wav(Path(name), tone_speech.speak("abcd", 7))
+    heard = CliRunner().invoke(app, ["transcribe", "parent", *names])
+    assert heard.stdout == "two\\x0alines.wav\tabcd\ncaf\\udce9.wav\tabcd\n"
+
+
 def test_a_choice_without_a_configuration_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     with pytest.raises(ConfigError, match="--data FILE"):

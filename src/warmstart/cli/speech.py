@@ -67,15 +67,16 @@ def transcribe(
             typer.echo(json_text([{"file": str(AudioSource(files[0])), **heard.as_json()}]) if as_json else heard.text)
         return
     from warmstart import api
+    from warmstart.reports.text import printable
 
     found = api.transcribe(model, files, progress=True, vocabularies=vocab or (), device=device, **options)
     if as_json:
         typer.echo(json_text(found))
     for row in found:
         if "error" in row:
-            typer.echo(f"error: {row['error']}", err=True)
+            typer.echo(f"error: {printable(row['error'], keep=chr(10))}", err=True)
         elif not as_json:
-            typer.echo(row["text"] if len(files) == 1 else f"{row['file']}\t{row['text']}")
+            typer.echo(row["text"] if len(files) == 1 else f"{printable(row['file'])}\t{row['text']}")
     if any("error" in row for row in found):
         raise typer.Exit(1)
 
