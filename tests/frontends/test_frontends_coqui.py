@@ -26,6 +26,7 @@ from warmstart.frontends.coqui.auto_input import sample_size
 from warmstart.frontends.coqui.commands import run
 from warmstart.frontends.coqui.flags import FLAGS, flags_of, parse
 from warmstart.frontends.coqui.recordings import recordings
+from warmstart.inference.ctc import BeamOptions, Trial, Tuning
 from warmstart.vocabularies.alphabet import Alphabet
 
 pytest.importorskip("torch")
@@ -733,6 +734,25 @@ def test_lm_optimize_finds_weights(work: Path) -> None:
     arguments = f"--checkpoint_dir words --test_files test.csv --scorer_path {scorer} --n_trials 8 {QUIET}"
     out, _ = said("lm-optimize", arguments)
     assert out[0].startswith("Best params: lm_alpha=")
+
+
+def test_lm_optimize_searches_as_evaluate_does(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were chosen without the cut-offs would not be the best with them."""
+    asked: dict[str, Any] = {}
+
+    def tune_scorer(*_: Any, **options: Any) -> Tuning:
+        asked.update(options)
+        best = Trial(1, 2, 0.5, 0.25)
+        return Tuning((best,), best)
+
+    monkeypatch.setattr("warmstart.inference.speech.tuning.tune_scorer", tune_scorer)
+    arguments = "--checkpoint_dir source --test_files test.csv --scorer_path test.csv --export_beam_width 20"
+    _, remarks = said("lm-optimize", f"{arguments} --cutoff_prob 0.5 --cutoff_top_n 7 --n_trials 1")
+    assert asked["options"] == BeamOptions(20, 0.5, 7)
+    assert "--n_trials 1: a grid of 4 pairs, then up to 16 around the best" in remarks
+    assert asked["grid"] == 2
+    said("lm-optimize", arguments)
+    assert asked["options"] == BeamOptions(20)
 
 
 def test_the_command_line_has_them() -> None:

@@ -65,6 +65,19 @@ def test_every_option_that_cannot_be_used_is_named() -> None:
     ]
 
 
+def test_ranges_of_weights_are_looked_at_before_anything_is_heard(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("wav_filename,transcript\na.wav,one\n")
+    with pytest.raises(ConfigError) as caught:
+        api.lm_tune(tmp_path / "model", tmp_path / "a.scorer", [tmp_path / "a.csv"], alpha_max=0, beta_max=np.nan)
+    assert [problem.what.split()[0] for problem in caught.value.problems] == ["alpha_max", "beta_max"]
+
+
+def test_a_hot_word_has_one_boost() -> None:
+    heard = CliRunner().invoke(app, ["transcribe", "model", "a.wav", "--hot-word", "one=1", "--hot-word", "one=2"])
+    assert isinstance(heard.exception, ConfigError)
+    assert "--hot-word one is given twice" in str(heard.exception)
+
+
 def test_intermediate_results_change_nothing(tmp_path: Path, model: Path) -> None:
     samples = write_audio(tmp_path / "a.wav", 1.5)
     plain, asked = (Transcriber(open_acoustic(model)).stream() for _ in range(2))

@@ -108,11 +108,13 @@ def lm_tune(
         WarmstartError: the model, the scorer or the recordings cannot be opened.
     """
     from warmstart.data.speech.read import read_examples
+    from warmstart.inference.ctc import BeamOptions
     from warmstart.inference.speech.tuning import tune_scorer
 
+    options = BeamOptions(beam_size)
     examples = [example for path in data for example in read_examples(path)]
     return tune_scorer(
-        model, examples, scorer, beam_size=beam_size, alpha_max=alpha_max, beta_max=beta_max, progress=progress,
+        model, examples, scorer, options=options, alpha_max=alpha_max, beta_max=beta_max, progress=progress,
         vocabularies=vocabularies,
     )  # fmt: skip
 

@@ -129,6 +129,8 @@ def _boosts(hot_words: list[str] | tuple[str, ...]) -> dict[str, float]:
     boosts: dict[str, float] = {}
     for given in hot_words:
         word, sign, boost = given.rpartition("=")
+        if word in boosts:
+            raise ConfigError(f"--hot-word {word} is given twice")
         try:
             boosts[word] = float(boost)
         except ValueError:

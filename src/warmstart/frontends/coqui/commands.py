@@ -142,6 +142,7 @@ def _transcribe(flags: Flags, out: Say, remark: Say) -> None:
 
 
 def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
+    from warmstart.inference.ctc import BeamOptions
     from warmstart.inference.speech.tuning import tune_scorer
 
     needed = {"scorer_path": "a language model", "test_files": "recordings to choose its weights on"}
@@ -152,11 +153,13 @@ def _lm_optimize(flags: Flags, out: Say, remark: Say) -> None:
     source = _source(flags, "lm-optimize", remark)
     flags = _with_lists(flags, remark)
     grid = max(2, min(9, math.isqrt(flags["n_trials"] // 2)))
+    if "n_trials" in flags.given:
+        remark(f"--n_trials {flags['n_trials']}: a grid of {grid**2} pairs, then up to 16 around the best")
     found = tune_scorer(
         source,
         [example for split in _test_data(flags).tasks.values() for example in split.splits["test"].examples()],
         flags["scorer_path"],
-        beam_size=flags["export_beam_width"],
+        options=BeamOptions(flags["export_beam_width"], **_cutoffs(flags)),
         alpha_max=flags["lm_alpha_max"],
         beta_max=flags["lm_beta_max"],
         grid=grid,
@@ -242,17 +245,20 @@ def _test_data(flags: Flags) -> SpeechDataConfig:
 
 
 def _search(flags: Flags) -> SpeechSearch:
-    """As upstream: cut-offs count only where ``--cutoff_prob`` is below 1, weights only with a scorer."""
+    """As upstream: weights count only with a scorer."""
     from warmstart.inference.ctc import SpeechSearch
 
-    chosen: dict[str, Any] = {"beam_size": flags["export_beam_width"]}
-    if flags["cutoff_prob"] < 1:
-        chosen |= {key: flags[key] for key in ("cutoff_prob", "cutoff_top_n")}
+    chosen: dict[str, Any] = {"beam_size": flags["export_beam_width"], **_cutoffs(flags)}
     if flags["scorer_path"]:
         names = {"alpha": "lm_alpha", "beta": "lm_beta"}
         weights = {key: flags[name] for key, name in names.items() if name in flags.given}
         chosen |= {"scorer": Path(flags["scorer_path"]), **weights}
     return SpeechSearch(**chosen)
+
+
+def _cutoffs(flags: Flags) -> dict[str, Any]:
+    """As upstream: they count only where ``--cutoff_prob`` is below 1."""
+    return {key: flags[key] for key in ("cutoff_prob", "cutoff_top_n")} if flags["cutoff_prob"] < 1 else {}
 
 
 def _report(source: str, flags: Flags, out: Say) -> None:

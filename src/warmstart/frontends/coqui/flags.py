@@ -217,7 +217,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("one_shot_infer", None, "transcribe this file, too", kind=str),
     Flag("lm_alpha_max", 5, "largest --lm_alpha that lm-optimize tries", kind=float),
     Flag("lm_beta_max", 5, "largest --lm_beta that lm-optimize tries", kind=float),
-    Flag("n_trials", 2400, "pairs that lm-optimize tries"),
+    Flag("n_trials", 2400, "pairs that lm-optimize tries, about: 20 to 97"),
 )
 
 

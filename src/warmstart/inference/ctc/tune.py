@@ -63,9 +63,9 @@ def tune(
         ConfigError: ranges or counts that cannot be searched; all at once.
     """
     by = by or ("cer" if scorer.utf8 else "wer")
-    _check(utterances, alpha_max, beta_max, grid, rounds, by)
     arrays = [np.asarray(array) for array, _ in utterances]
     references = [reference for _, reference in utterances]
+    check_search(references, alpha_max, beta_max, grid, rounds, by)
     trials: dict[tuple[float, float], Trial] = {}
 
     def attempt(points: Iterable[tuple[float, float]]) -> Trial:
@@ -104,14 +104,15 @@ def _rates(references: Sequence[str], found: Sequence[str]) -> tuple[float, floa
     return words / sum(len(r.split()) for r in references), characters / sum(map(len, references))
 
 
-def _check(
-    utterances: Sequence[tuple[npt.ArrayLike, str]], alpha_max: float, beta_max: float, grid: int, rounds: int, by: str
+def check_search(
+    references: Sequence[str], alpha_max: float, beta_max: float, grid: int, rounds: int = 3, by: str = "wer"
 ) -> None:
-    empty = sum(not reference.split() for _, reference in utterances)
-    if empty or not utterances:
+    """Raises as :func:`tune` does."""
+    empty = sum(not reference.split() for reference in references)
+    if empty or not references:
         raise DataError(
             "weights are chosen on references with words",
-            found=f"{empty} of {len(utterances)} without words" if empty else "no utterances",
+            found=f"{empty} of {len(references)} without words" if empty else "no utterances",
         )
     checks = [
         (np.isfinite(alpha_max) and alpha_max > 0, "alpha_max", "above 0", alpha_max),

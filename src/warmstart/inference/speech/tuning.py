@@ -13,6 +13,7 @@ from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.split import SHOWN, at_most
 from warmstart.errors import DataError, Problem
 from warmstart.inference.ctc import BeamOptions, Trial, Tuning, open_scorer, tune
+from warmstart.inference.ctc.tune import check_search
 from warmstart.inference.speech.acoustic import Floats, open_acoustic
 from warmstart.inference.speech.transcriber import Transcriber
 from warmstart.storage.progress import Progress
@@ -23,7 +24,7 @@ def tune_scorer(
     examples: Sequence[SpeechExample],
     scorer: str | Path,
     *,
-    beam_size: int = 500,
+    options: BeamOptions,
     alpha_max: float = 5.0,
     beta_max: float = 5.0,
     grid: int = 5,
@@ -34,13 +35,13 @@ def tune_scorer(
     :func:`~warmstart.inference.ctc.tune.tune`.
 
     Raises:
+        ConfigError: ranges or counts that cannot be searched; all at once, before anything is opened.
         DataError: recordings cannot be read, or have no transcript.
         WarmstartError: the model or the scorer cannot be opened.
     """
+    check_search([example.transcript or "" for example in examples], alpha_max, beta_max, grid)
     acoustic = open_acoustic(model, vocabularies=tuple(vocabularies))
     language = open_scorer(Path(scorer), acoustic.alphabet)
-    if not examples:
-        raise DataError("there are no recordings to choose the weights on")
     mfcc = acoustic.mfcc
     with Progress("listening", len(examples), "recordings") if progress else nullcontext() as bar:
         utterances: list[tuple[Floats, str]] = []
@@ -63,7 +64,7 @@ def tune_scorer(
             utterances,
             acoustic.alphabet,
             language,
-            BeamOptions(beam_size),
+            options,
             alpha_max=alpha_max,
             beta_max=beta_max,
             grid=grid,
