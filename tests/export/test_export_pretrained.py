@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import huggingface_models
 from huggingface_models import change, rewrite
-from pretrained_models import KINDS, small_engine, write
+from pretrained_models import KINDS, WIDTH, small_engine, write
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.errors import ConfigError, DialectError, VocabularyError
@@ -88,6 +89,28 @@ def test_a_model_of_the_reference_converter_returns(kind, tmp_path):
         assert (tmp_path / "way/model.bin").read_bytes() == (tmp_path / "again/model.bin").read_bytes()
     for name in ("config.json", "vocabulary.json"):
         assert (tmp_path / "way" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize("rows", [51864, 51865])
+def test_whisper_of_the_reference_converter_is_told_what_surrounds_a_text(rows, tmp_path):
+    """Without it the library takes the rows of English models, and neither ends nor knows a task."""
+    source = write(tmp_path / "source", "whisper-plain")
+    table = "model.decoder.embed_tokens.weight"
+    rewrite(source, lambda arrays: arrays.update({table: np.resize(arrays[table], (rows, WIDTH))}))
+    change(source, vocab_size=rows)
+    api.convert(source, tmp_path / "way", "ctranslate2")
+    (tmp_path / "way/warmstart.json").unlink()
+    shutil.rmtree(tmp_path / "way/vocabularies")
+    api.convert(tmp_path / "way", tmp_path / "back", "transformers")
+    config, said = (
+        json.loads((tmp_path / "back" / name).read_text()) for name in ("config.json", "generation_config.json")
+    )
+    ids = {"bos_token_id": 8, "eos_token_id": 8, "pad_token_id": 8, "decoder_start_token_id": 9}
+    assert ids.items() <= config.items()
+    assert {**ids, "no_timestamps_token_id": 17, "prev_sot_token_id": 15}.items() <= said.items()
+    assert said["is_multilingual"] is (rows == 51865)
+    assert said.get("task_to_id") == ({"transcribe": 13, "translate": 12} if rows == 51865 else None)
+    assert ("lang_to_id" in said) is (rows == 51865)  # or English models would be asked for the language
 
 
 def write_table(folder: Path) -> None:

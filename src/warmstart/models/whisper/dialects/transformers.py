@@ -52,6 +52,10 @@ _IGNORED = {
     "num_hidden_layers": "encoder_layers again",
 }
 _END = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+_IDS = {f"{role}_token_id": "<|endoftext|>" for role in ("bos", "eos", "pad")}
+_IDS["decoder_start_token_id"] = "<|startoftranscript|>"
+_PROMPT = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
+_MULTILINGUAL = 51865  # rows from which on OpenAI's own code and CTranslate2's engine take a model for multilingual
 _TABLE = "model.decoder.embed_tokens.weight"
 _LANGUAGE = re.compile(r"<\|[a-z]{2,3}\|>")
 _ATTENTIONS = {"encoder": {"self_attn": "self_attention"}}
@@ -136,12 +140,16 @@ class TransformersDialect(PretrainedDialect):
         values |= {key: getattr(config, ours) for ours, (key, _) in _KEYS.items()}
         if not kept:
             values |= {"architectures": ["WhisperForConditionalGeneration"], "activation_function": "gelu"}
+            values |= _rows(vocabulary, _IDS)
         implied: dict[str, Any] = {**dict(_KEYS.values()), "tie_word_embeddings": True}
         values = {k: v for k, v in values.items() if not kept or k in kept or implied.get(k) != v}
         files = {CONFIG: updated(vocabulary, CONFIG, {**values, **dtype_key(kept, facts)})}
         files |= beside(vocabulary, (CONFIG,))
         if not self._says(config, vocabulary):
-            files[GENERATION] = updated(vocabulary, GENERATION, _decoding(config, vocabulary))
+            decoding = _decoding(config, vocabulary)
+            if not object_of(vocabulary, GENERATION):
+                decoding = _prompted(decoding, config, vocabulary, kept)
+            files[GENERATION] = updated(vocabulary, GENERATION, decoding)
         if not any(name in files for name in TOKENIZER_FILES):
             files |= _table(vocabulary)
         return files
@@ -186,6 +194,25 @@ def _decoding(config: WhisperConfig, vocabulary: Vocabulary) -> dict[str, Any]:
         "lang_to_id": {vocabulary.tokens[row]: row for row in config.lang_ids},
         "alignment_heads": _pairs(config),
     }
+
+
+def _rows(vocabulary: Vocabulary, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Key → the row of its token, of those that there are."""
+    return {key: vocabulary.index[token] for key, token in keys.items() if token in vocabulary.index}
+
+
+def _prompted(
+    decoding: Mapping[str, Any], config: WhisperConfig, vocabulary: Vocabulary, kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``decoding`` and the tokens around a text, of which the library's own defaults are English models'. Rows that
+    config.json (``kept``) names stand; English models are not asked which language they hear."""
+    said = {**decoding, **_rows(vocabulary, {**_IDS, **_PROMPT}), **{key: kept[key] for key in _IDS if key in kept}}
+    if config.vocab_size < _MULTILINGUAL:
+        languages = said.pop("lang_to_id")
+        kept_apart = {} if list(languages.values()) == _languages(vocabulary) else {"lang_to_id": languages}
+        return {**said, **kept_apart, "is_multilingual": False}
+    tasks = _rows(vocabulary, {task: f"<|{task}|>" for task in ("transcribe", "translate")})
+    return {**said, "is_multilingual": True, "task_to_id": tasks}
 
 
 def _table(vocabulary: Vocabulary) -> dict[str, bytes]:
