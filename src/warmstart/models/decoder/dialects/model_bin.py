@@ -76,7 +76,7 @@ class _Reader:
             "output_bias": "decoder/projection/bias" in e,
             "scale_embeddings": bool(self.stored.attribute("decoder/scale_embeddings", 1)),
             "logit_softcap": self.stored.attribute("decoder/final_logit_softcapping"),
-            "query_scale": self.stored.attribute(f"{first}/queries_scale"),
+            "query_scale": _scale(self.stored.attribute(f"{first}/queries_scale")),
             "tied_output": self._tied(),
             "packing": self._packing(),
             **self._norms(), **self._positions(head_dim),
@@ -233,6 +233,12 @@ class _Reader:
             self._expect(False, f"{name} is missing")
             return ()
         return tuple(float(v) for v in np.asarray(self.stored.read(name), np.float64))
+
+
+def _scale(value: float | None) -> float | None:
+    """1/√n of a whole n, where that rounds to the float32 ``value``: configurations say n."""
+    whole = round(value**-2) if value and math.isfinite(value) else 0
+    return whole**-0.5 if whole > 0 and np.float32(whole**-0.5) == value else value
 
 
 def _decimal(value: float) -> float:
