@@ -89,6 +89,50 @@ def test_without_our_records_a_model_returns_as_the_first_architecture_that_is_a
         }
 
 
+@pytest.mark.parametrize("scalar", [8, 144, 168])
+def test_a_scale_of_scores_returns_as_the_number_that_it_is_the_root_of(scalar, tmp_path):
+    write(tmp_path / "source", "gemma3", query_pre_attn_scalar=scalar, head_dim=8)
+    api.convert(tmp_path / "source", tmp_path / "ct2", "ctranslate2")
+    (tmp_path / "ct2/warmstart.json").unlink()
+    api.convert(tmp_path / "ct2", tmp_path / "back", "transformers")
+    assert json.loads((tmp_path / "back/config.json").read_text())["query_pre_attn_scalar"] == scalar
+
+
+def test_the_engine_scales_by_lengths_only_where_the_model_does(tmp_path):
+    """It multiplies sines and cosines by a factor of their quotient, of whatever kind the positions are."""
+    source = write(tmp_path / "source", "phi3", max_position_embeddings=4096, original_max_position_embeddings=64)
+    api.convert(source, tmp_path / "out", "ctranslate2")
+    assert "decoder/layer_0/self_attention/max_position_embeddings" not in open_checkpoint(tmp_path / "out").entries
+    api.convert(tmp_path / "out", tmp_path / "back", "transformers")
+    assert (tmp_path / "back/config.json").read_bytes() == (source / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("llama-llama3", {}, 1024),
+        ("llama-llama3", {"original_max_position_embeddings": ...}, 77),
+        ("phi3-long", {"original_max_position_embeddings": 48}, 32),
+    ],
+)
+def test_the_length_before_stretching_is_found_as_transformers_does(kind, values, expected, tmp_path):
+    source = write(tmp_path / "source", kind)
+    config = json.loads((source / "config.json").read_text())
+    rope = {k: v for k, v in {**config["rope_parameters"], **values}.items() if v is not ...}
+    config |= {"max_position_embeddings": 77, "rope_parameters": rope}
+    (source / "config.json").write_text(json.dumps(config))
+    assert open_model(source).config.original_max_positions == expected
+
+
+def test_a_factor_of_long_rope_that_the_engine_does_not_compute_is_named(tmp_path):
+    rope = {"rope_type": "longrope", "long_factor": [1.5, 2.0], "short_factor": [1.0, 1.25], "rope_theta": 10000.0}
+    values = {"max_position_embeddings": 4096, "original_max_position_embeddings": 4096}
+    for factor, lost in ((1.0, set()), (2.0, {"rotary_scaling.attention_factor"})):
+        source = write(tmp_path / f"{factor}", "phi3-long", rope_parameters={**rope, "factor": factor}, **values)
+        facts = api.convert(source, tmp_path / f"{factor}-out", "ctranslate2")
+        assert set(facts["ledger"]["lossy"]) == lost
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
 def test_tables_say_what_they_read(architecture):
     """Every architecture's defaults are read, written from the settings alone, and read again alike."""
@@ -110,6 +154,7 @@ def test_tables_say_what_they_read(architecture):
         ("llama", {"num_key_value_heads": 3}, "4 heads do not share 3 keys"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: True is not supported"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: 0.5 is not supported"),
         ("gpt2", {"n_layer": "two"}, "not positive whole numbers"),
         ("gptj", {"rotary_dim": 3}, "rotary_dim 3 is odd"),
         ("phi", {"qk_layernorm": True}, "qk_layernorm: True is not supported"),

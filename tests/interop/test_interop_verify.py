@@ -139,6 +139,8 @@ def long_rope(folder: Path, longest: int, original: int, **more: float) -> Path:
         (64, 32, {}, {"original_max_positions"}),
         (5000, 2048, {}, {"rotary_scaling.attention_factor"}),
         (4096, 2048, {"attention_factor": 1.5}, {"rotary_scaling.attention_factor"}),
+        (4096, 2048, {"factor": 4.0}, {"rotary_scaling.attention_factor"}),
+        (8192, 2048, {"rope_type": "default"}, set()),
     ],
 )
 def test_long_rope_is_exact_or_named(longest: int, original: int, more: dict, lost: set, tmp_path: Path) -> None:

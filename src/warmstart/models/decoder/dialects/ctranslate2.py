@@ -136,7 +136,8 @@ def _long_rope(c: DecoderConfig, scaling: RotaryScaling) -> dict[str, str]:
         )
     if original > 1:
         computed = math.sqrt(1 + math.log(max(1, longest // original)) / math.log(original))
-        exact = math.sqrt(1 + math.log(max(1.0, longest / original)) / math.log(original))
+        ratio = scaling.factor or longest / original
+        exact = math.sqrt(1 + math.log(max(1.0, ratio)) / math.log(original))
         meant = scaling.attention_factor or exact
         if not math.isclose(computed, meant, rel_tol=1e-6):
             lost["rotary_scaling.attention_factor"] = f"the engine computes {computed:.6g}, and the model {meant:.6g}"
@@ -290,7 +291,8 @@ def _attention(c: DecoderConfig, i: int) -> Iterator[tuple[str, Any]]:
         both = c.architecture in _SAYS_LENGTHS or kind == "long"
         if c.original_max_positions and (both or (kind == "llama3" and not local)):
             yield "original_max_position_embeddings", np.int32(c.original_max_positions)
-        if c.max_positions and both:
+        # By their quotient the engine scales every angle's sine and cosine, stretched or not.
+        if c.max_positions and both and (kind == "long" or c.max_positions < 2 * (c.original_max_positions or 1)):
             yield "max_position_embeddings", np.int32(c.max_positions)
         if c.rotary_scaling is not None and not local:
             yield from _scaling(c.rotary_scaling)

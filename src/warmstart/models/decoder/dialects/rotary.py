@@ -43,7 +43,7 @@ class Rotary:
             options.problem("rope_parameters is not an object", found=repr(given))
             given = {}
         base = options.get(self.base, self.default_base)
-        part = options.get(self.part, self.default_part) if self.part else 1.0
+        part = options.get(self.part, self.default_part) if self.part else None
         return one(options, given, head_dim, base, part)
 
     def write(self, c: DecoderConfig) -> dict[str, Any]:
@@ -57,8 +57,12 @@ class Rotary:
 
 
 def one(options: Options, given: Mapping[str, Any], head_dim: int, base: Any, part: Any) -> dict[str, Any]:
-    """The settings of one ``rope_parameters``; ``base`` and ``part`` where it does not say them."""
-    base, part = given.get("rope_theta", base), given.get("partial_rotary_factor", part)
+    """The settings of one ``rope_parameters``; ``base`` and ``part`` where it does not say them. Without a ``part`` the
+    library rotates whole heads, whatever is said."""
+    base, said = given.get("rope_theta", base), given.get("partial_rotary_factor", 1.0 if part is None else part)
+    if part is None and said != 1.0:
+        options.problem(f"partial_rotary_factor: {said!r} is not supported", expected="1.0, as this class computes")
+    part = 1.0 if part is None else said
     for what, value in (("rope_theta", base), ("partial_rotary_factor", part)):
         if not isinstance(value, int | float) or value <= 0:
             options.problem(f"{what} is not a positive number", found=repr(value))
@@ -80,6 +84,9 @@ def one(options: Options, given: Mapping[str, Any], head_dim: int, base: Any, pa
         found["rotary_scaling"] = RotaryScaling.model_validate({"kind": KINDS[kind], **values})
     except ValidationError as error:
         options.problems += validation_problems(error, "rope_parameters: ")
+    if kind != "linear":  # transformers' `standardize_rope_params`
+        first = (options.values.get(_FIRST), given.get(_FIRST), options.values.get("max_position_embeddings"))
+        found["original_max_positions"] = next((length for length in first if length is not None), None)
     return found
 
 

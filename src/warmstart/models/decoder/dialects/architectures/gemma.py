@@ -118,8 +118,8 @@ def _gemma3(options: Options, values: Values) -> Values:
     full, local = given.get("full_attention"), given.get("sliding_attention")
     full = full or options.get("rope_scaling", None) or {}
     base, other = options.get("rope_theta", 1e6), options.get("rope_local_base_freq", 1e4)
-    found = one(options, full, values["head_dim"], base, 1.0)
-    near = one(options, local or {}, values["head_dim"], other, 1.0)
+    found = one(options, full, values["head_dim"], base, None)
+    near = one(options, local or {}, values["head_dim"], other, None)
     if near.get("rotary_scaling") is not None:
         options.problem("rotary positions of layers with a window are scaled, which is not supported")
     rest = _gemma2(options, values)
