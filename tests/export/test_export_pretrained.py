@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import decoder_models
 import huggingface_models
+import t5_models
 from huggingface_models import change, rewrite
 from pretrained_models import KINDS, WIDTH, small_engine, write
 from warmstart import api
@@ -163,6 +165,31 @@ def test_what_a_decoder_is_told_must_make_sense(values, tmp_path):
     (folder / "generation_config.json").write_text(json.dumps({**generation, **values}))
     with pytest.raises(DialectError, match="options are wrong"):
         open_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["bert", "whisper", "wav2vec2", "llama", "t5"])
+def test_a_tokenizer_that_lies_elsewhere_is_given_by_its_table(kind, tmp_path):
+    """With what lies beside it; the bytes are those of one directory."""
+    makers = {"llama": decoder_models.write, "t5": t5_models.write}
+    source = makers.get(kind, write)(tmp_path / "source", kind)
+    api.convert(source, tmp_path / "whole", "ctranslate2")
+    (tmp_path / "apart").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
+        if (source / name).is_file():
+            (source / name).rename(tmp_path / "apart" / name)
+    table = next(tmp_path / "apart" / n for n in ("tokenizer.json", "vocab.json") if (tmp_path / "apart" / n).is_file())
+    api.convert(source, tmp_path / "out", "ctranslate2", vocabularies=[str(table)])
+    written = ("model.bin", "config.json", "vocabulary.json", "shared_vocabulary.json")
+    whole, out = (
+        {name: (tmp_path / folder / name).read_bytes() for name in written if (tmp_path / folder / name).is_file()}
+        for folder in ("whole", "out")
+    )
+    assert len(whole) == 3
+    assert out == whole
+    record = json.loads((tmp_path / "out/conversion.json").read_text())
+    assert {file.name for file in (tmp_path / "apart").iterdir()} <= {
+        file["name"] for file in record["source"]["files"]
+    }
 
 
 def test_all_problems_are_told_at_once(tmp_path):

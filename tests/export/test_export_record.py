@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def test_every_file_that_was_read_is_there_with_its_digest(folder, tmp_path):
         files = {file["name"]: file["sha256"] for file in record(tmp_path / name)["source"]["files"]}
         assert set(files) == {f.name for f in folder.iterdir()}
         assert all(digest == sha256((folder / f).read_bytes()).hexdigest() for f, digest in files.items())
+
+
+def test_names_that_are_no_utf8(folder, tmp_path):
+    source, out, back = (tmp_path / os.fsdecode(name) for name in (b"\xffin", b"\xffout", b"\xffback"))
+    folder.rename(source)
+    api.convert(source, out, "ctranslate2")
+    api.convert(out, back, "warmstart")
+    assert record(out)["source"]["name"] == source.name
+    assert record(back)["source"]["name"] == out.name
 
 
 def test_what_was_asked(folder, tmp_path):

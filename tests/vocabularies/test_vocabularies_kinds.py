@@ -136,6 +136,14 @@ def test_marian_json_is_read_too() -> None:
     assert vocabulary.tokens == ("</s>", "<unk>", "😀")
 
 
+def test_a_tokenizer_of_transformers_is_named_and_not_shown() -> None:
+    """Its tokens are a hundred thousand, none of which has a row as Marian writes them."""
+    content = {"version": "1.0", "added_tokens": [], "model": {"vocab": {"a": 0}}}
+    with pytest.raises(VocabularyError, match="a tokenizer of transformers") as error:
+        parse_vocabulary(json.dumps(content).encode())
+    assert not error.value.problems
+
+
 def test_marian_text_is_cut_at_spaces_only() -> None:
     vocabulary = MarianVocabulary(["</s>", "<unk>", "a\u00a0b", "c"])
     assert vocabulary.encode(" a\u00a0b  c d ") == [2, 3, 1]

@@ -53,7 +53,7 @@ def write_bundle(
         entries = storages(family, config)
         write_safetensors(temporary / WEIGHTS, entries, arrays, {"format": "warmstart"})
         write_vocabularies(temporary, vocabularies)
-        (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_record(temporary / LINEAGE, lineage)
         write_manifest(temporary, family, config)
 
 
@@ -83,7 +83,12 @@ def write_manifest(directory: Path, family: Family, config: BaseModel, *, hashed
         **more,
         "files": files,
     }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_record(directory / MANIFEST, manifest)
+
+
+def write_record(path: Path, record: object) -> None:
+    """JSON; what of a file's name is not UTF-8 becomes an escape, as which it is read again."""
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
 
 
 def storages(family: Family, config: BaseModel) -> list[Entry]:

@@ -57,7 +57,12 @@ class Model:
     @property
     def beside(self) -> list[Path]:
         """Files it was read from, but for the checkpoint's own."""
-        return [*(v.path for v in self.vocabularies.values() if v.path is not None), *self.inputs]
+        vocabularies = self.vocabularies.values()
+        return [
+            *(v.path for v in vocabularies if v.path is not None),
+            *(path for v in vocabularies for path in v.beside),
+            *self.inputs,
+        ]
 
     def require(self) -> tuple[Family, BaseModel, Reading]:
         """Family, configuration and canonical reading.

@@ -20,6 +20,7 @@ from warmstart.bundle.layout import (
     describe_files,
     files_of,
     write_manifest,
+    write_record,
     write_vocabularies,
 )
 from warmstart.bundle.layout import MANIFEST as BUNDLE
@@ -294,7 +295,7 @@ def _write_records(
         record["remarks"] = model.remarks
     if plugins := _plugins(model, to):
         record["plugins"] = plugins
-    (directory / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    write_record(directory / MANIFEST, record)
     family, config = model.family, model.config
     if family is None or not isinstance(config, BaseModel):
         return
@@ -302,7 +303,7 @@ def _write_records(
     origin = model.origin or model.dialect
     if to == "warmstart":
         write_vocabularies(directory, model.vocabularies)
-        (directory / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_record(directory / LINEAGE, lineage)
         write_manifest(directory, family, config, origin=origin)
     elif to == "ctranslate2":
         write_vocabularies(directory, model.vocabularies)

@@ -25,6 +25,7 @@ TOKENIZER_FILES = (
     *("merges.txt", "vocab.txt", "target_vocab.json", "source.spm", "target.spm", "sentencepiece.bpe.model"),
     *("spiece.model", "sentencepiece.model", "tokenizer.model", "chat_template.jinja", "normalizer.json"),
 )
+TABLES = ("tokenizer.json", "vocab.json", "vocab.txt")
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 # Keys of config.json (shell patterns) that say nothing of what the arrays mean, and why.
@@ -280,6 +281,15 @@ class Loaded(View):
                 todo=f'say "dtype": "{array.dtype.name}" in {CONFIG}',
             )
         return cast
+
+
+def tokenizer_at(files: Sequence[str]) -> list[Path]:
+    """The files of a tokenizer whose table is the one of ``files``; none if that is no table of ``transformers``."""
+    if len(files) != 1 or Path(files[0]).name not in TABLES:
+        return []
+    table = Path(files[0])
+    beside = (table.with_name(name) for name in TOKENIZER_FILES if name not in TABLES)
+    return [table, *(path for path in beside if path.is_file())]
 
 
 def activation_of(options: Options, key: str, default: str) -> str:

@@ -94,9 +94,9 @@ def _table(files: Mapping[str, bytes], where: object, prefer: Sequence[str]) -> 
     raise VocabularyError(
         "no table of tokens lies beside the model",
         where=where,
-        expected="tokenizer.json or vocab.json",
+        expected="tokenizer.json, vocab.json or vocab.txt",
         found=", ".join(sorted(files)) or "no file of a tokenizer",
-        todo="save the tokenizer once with today's transformers (`save_pretrained`), which writes tokenizer.json",
+        todo="give --vocab tokenizer.json, or lay it there: today's transformers (`save_pretrained`) writes it",
     )
 
 

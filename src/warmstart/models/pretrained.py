@@ -27,6 +27,7 @@ from warmstart.models.huggingface import (
     Options,
     folder_of,
     json_file,
+    tokenizer_at,
 )
 from warmstart.spec.mapping import Rule, rule
 from warmstart.vocabularies.load import load_vocabulary
@@ -69,11 +70,18 @@ class PretrainedDialect(HuggingfaceDialect):
         return name
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
-        if files:
+        loaded = self.view(checkpoint)
+        given = tokenizer_at(files)
+        if given:
+            tokenizer = {path.name: path.read_bytes() for path in given}
+            loaded = View(loaded, metadata={**loaded.metadata, "tokenizer": tokenizer})
+        elif files:
             if len(files) != 1:
                 raise VocabularyError("this model has one vocabulary", found=len(files))
             return {SIDE: load_vocabulary(Path(files[0]))}
-        return {SIDE: self.vocabulary(self.view(checkpoint))}
+        vocabulary = self.vocabulary(loaded)
+        vocabulary.beside = given
+        return {SIDE: vocabulary}
 
     @abstractmethod
     def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:

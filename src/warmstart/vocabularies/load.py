@@ -162,6 +162,8 @@ def parse_vocabulary(data: bytes, where: object = None) -> Vocabulary:
                     found=content["kind"],
                 )
             return CharacterVocabulary.from_json(content, where)
+        if isinstance(content, dict) and isinstance(content.get("model"), dict):
+            raise VocabularyError("this is a tokenizer of transformers, not a vocabulary of this model", where=where)
     if Path(str(where)).suffix.lower() in PLAIN:  # as Marian tells them apart
         return MarianVocabulary.parse_plain(text, where)
     return MarianVocabulary.parse(text, where)

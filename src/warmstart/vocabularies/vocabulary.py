@@ -19,6 +19,7 @@ class Vocabulary(ABC):
 
     kind: str
     path: Path | None = None  # the file it was read from
+    beside: Sequence[Path] = ()  # further ones
     tokens: tuple[str, ...]
     eos_id: int
     unk_id: int | None

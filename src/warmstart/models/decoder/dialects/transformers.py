@@ -17,7 +17,15 @@ from warmstart.models.decoder.dialects.packing import read_packing, write_packin
 from warmstart.models.decoder.dialects.tokenizers import numbered, read_vocabulary
 from warmstart.models.decoder.parameters import Module, modules
 from warmstart.models.family import Facts
-from warmstart.models.huggingface import CONFIG, HuggingfaceDialect, Loaded, Options, folder_of, json_file
+from warmstart.models.huggingface import (
+    CONFIG,
+    HuggingfaceDialect,
+    Loaded,
+    Options,
+    folder_of,
+    json_file,
+    tokenizer_at,
+)
 from warmstart.spec.lossy import ExtraRows
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.op import Op
@@ -44,10 +52,12 @@ class TransformersDialect(HuggingfaceDialect):
         return read(_BY_NAME[values["model_type"]], values, where)
 
     def read_vocabularies(self, checkpoint: Checkpoint, files: Sequence[str] = ()) -> dict[str, Vocabulary]:
-        if files:
-            return {"text": load_vocabulary(Path(files[-1]))}
         loaded = self._loaded(checkpoint)
-        config, tokenizer = self.read_config(loaded), dict(loaded.metadata["tokenizer"])
+        given = tokenizer_at(files)
+        if files and not given:
+            return {"text": load_vocabulary(Path(files[-1]))}
+        config = self.read_config(loaded)
+        tokenizer = {path.name: path.read_bytes() for path in given} or dict(loaded.metadata["tokenizer"])
         architecture = _BY_NAME[loaded.metadata["config"]["model_type"]]
         if not tokenizer:
             return {}
@@ -56,7 +66,9 @@ class TransformersDialect(HuggingfaceDialect):
         vocabulary = read_vocabulary(tokenizer, where, architecture.name, config.vocab_size, architecture.padding)
         kept = {**tokenizer, generation.name: generation.read_bytes()} if generation.is_file() else tokenizer
         special = {"eos": numbered(loaded.metadata["config"], vocabulary.tokens, "eos"), **vocabulary.special}
-        return {"text": SubwordVocabulary(vocabulary.tokens, special, kept)}
+        found = SubwordVocabulary(vocabulary.tokens, special, kept)
+        found.beside = given
+        return {"text": found}
 
     def _loaded(self, checkpoint: Checkpoint) -> Checkpoint:
         return self.view(checkpoint)

@@ -21,6 +21,7 @@ from warmstart.models.huggingface import (
     Loaded,
     Options,
     json_file,
+    tokenizer_at,
 )
 from warmstart.models.huggingface_tokenizer import read_tokenizer
 from warmstart.models.t5.config import T5Config
@@ -131,15 +132,18 @@ class TransformersDialect(HuggingfaceDialect):
         config, where = loaded.metadata["config"], loaded.path.parent
         size = config.get("vocab_size")
         rows = size if isinstance(size, int) else 0  # which read_config reports
-        if files:
+        given = tokenizer_at(files)
+        if files and not given:
             return vocabulary_of([Path(file) for file in files], rows, where)
-        kept = dict(loaded.metadata["tokenizer"])
+        kept = {path.name: path.read_bytes() for path in given} or dict(loaded.metadata["tokenizer"])
         vocabulary = _vocabulary(kept, config, rows, where)
         for name in (CONFIG, GENERATION):
             if (where / name).is_file():
                 kept[name] = (where / name).read_bytes()
-        return {VOCABULARY: TokenVocabulary(vocabulary.tokens, _token(vocabulary.eos_id, vocabulary), _token(
-            vocabulary.unk_id, vocabulary), bos=vocabulary.pad, pad=vocabulary.pad, files=kept)}  # fmt: skip
+        found = TokenVocabulary(vocabulary.tokens, _token(vocabulary.eos_id, vocabulary), _token(
+            vocabulary.unk_id, vocabulary), bos=vocabulary.pad, pad=vocabulary.pad, files=kept)  # fmt: skip
+        found.beside = given
+        return {VOCABULARY: found}
 
     # what is written
 
