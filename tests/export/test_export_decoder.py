@@ -267,6 +267,12 @@ EVERY_CONFIGURATION = {
         ("llama", {"max_sequence_length": 2048, "unsloth_fixed": True}),  # Vicuna
         ("neox", {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0, "custom_pipelines": {}}),  # 20B, Dolly
         ("bloom", {"n_embed": 16}),
+        ("gpt2", {"apply_query_key_layer_scaling": True, "normalize_attention_scores": True}),  # GPT-SW3
+        ("mistral", {"attention_bias": False}),
+        ("gemma2", {"sliding_window_size": 4096}),  # 9B and 27B
+        ("phi3", {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False}),  # Phi-4-mini
+        ("falcon-40b", {"ff_factor": 4}),  # Falcon 2
+        ("opt", {"learned_embeddings": True, "scale_embeddings": False}),
         ("mpt", {"attn_config": {"alibi": True, "attn_impl": "torch", "attn_pdrop": 0, "model_type": ""}}),
     ],
 )
@@ -284,6 +290,9 @@ def test_what_published_configurations_say_and_nothing_computes_with(kind, value
         ("llama", {"tie_encoder_decoder": True}, "tie_encoder_decoder: True is not supported"),
         ("opt", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config: .* is not supported"),
         ("llama", {"rope_interleaved": True}, "rope_interleaved: True is not supported"),
+        ("mistral", {"attention_bias": True}, "attention_bias: True is not supported"),
+        ("phi3", {"full_attn_mod": 2}, "full_attn_mod: 2 is not supported"),
+        ("opt", {"scale_embeddings": True}, "scale_embeddings: True is not supported"),
         ("bloom", {"n_embed": 32}, "n_embed: 32 is not an option that is known here"),
         ("mpt", {"attn_config": {"rope": True}}, "attn_config.rope: True is not an option that is known here"),
     ],

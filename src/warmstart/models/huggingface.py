@@ -99,6 +99,7 @@ SWITCHED_OFF: dict[str, tuple[object, ...]] = {
     "is_decoder": (False, None),
     "tie_encoder_decoder": (False, None),
     "quantization_config": (None,),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "lm_head_bias"), (False, None)),
 }
 _NOTHING = object()
 

@@ -101,7 +101,7 @@ GEMMA2 = Architecture(
     keys=(*llama_keys(256000, 2304, 26, 8, 4, 9216, 256, tied=True, longest=8192), *_SOFTCAPS),
     always={**_GEMMA, "norm_place": "both"},
     expect={"use_bidirectional_attention": (None, False)},
-    ignored=(*IGNORED, "cache_implementation"),
+    ignored=(*IGNORED, "cache_implementation", "sliding_window_size"),
     rotary=Rotary(),
     more=_gemma2,
     back=_gemma2_back,

@@ -67,7 +67,10 @@ GPT2 = Architecture(
     ),
     always={"positions": "learned"},
     expect={"scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
-    ignored=(*IGNORED, *SUMMARY, "n_ctx", "reorder_and_upcast_attn", "n_special", "predict_special_tokens"),
+    ignored=(
+        *(*IGNORED, *SUMMARY, "n_ctx", "reorder_and_upcast_attn", "n_special", "predict_special_tokens"),
+        *("apply_query_key_layer_scaling", "normalize_attention_scores"),
+    ),
     more=_score_scale,
     back=_score_scale_back,
     fused={"attn.c_attn": Fused(QKV, joined_transposed)},
