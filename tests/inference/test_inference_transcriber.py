@@ -248,6 +248,8 @@ def test_the_command_prints_text_json_and_subtitles(tmp_path: Path, model: Path)
     assert two.stdout.splitlines()[0] == f"{tmp_path / 'a.wav'}\t{row['text']}"
     as_json = run.invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--json"])
     assert json.loads(as_json.stdout) == [row]
+    assert "".join(one["character"] for one in row["characters"]) == row["text"]
+    assert all(0 <= one["start"] < one["end"] <= row["seconds"] + 1 for one in row["words"] + row["characters"])
     streamed = run.invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--stream"])
     assert streamed.stdout == one.stdout
     subtitles = run.invoke(app, ["transcribe", str(model), str(tmp_path / "a.wav"), "--srt"])

@@ -31,7 +31,7 @@ def transcribe(
     hot_words: HotWords = None,
     flashlight: Annotated[bool, typer.Option("--flashlight", help="search by flashlight-text: faster")] = False,
     stream: Annotated[bool, typer.Option("--stream", help="one file as it comes, showing what is heard")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON with the times of words and characters")] = False,
     as_srt: Annotated[bool, typer.Option("--srt", help="print subtitles")] = False,
     device: Device = "cpu",
     vocab: Annotated[list[str] | None, typer.Option("--vocab", help="the alphabet's file")] = None,
@@ -62,7 +62,7 @@ def transcribe(
         else:
             heard = transcriber.file(AudioSource(files[0]))
         if as_srt:
-            typer.echo(srt(heard.words), nl=False)
+            typer.echo(srt(heard.words, heard.characters), nl=False)
         else:
             typer.echo(json_text([{"file": str(AudioSource(files[0])), **heard.as_json()}]) if as_json else heard.text)
         return

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from warmstart.data.speech.audio import audio_blocks
 from warmstart.data.speech.example import AudioSource
 from warmstart.errors import WarmstartError
-from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, words
+from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, characters, words
 from warmstart.inference.speech.acoustic import Acoustic, Floats
 from warmstart.models.deepspeech.mfcc import MfccStream
 
@@ -36,12 +36,16 @@ class Heard:
     text: str
     confidence: float
     words: tuple[Timed, ...]
+    characters: tuple[Timed, ...]
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
         """For programs; times to the millisecond."""
-        timed = [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in self.words]
-        return {"text": self.text, "confidence": self.confidence, "seconds": round(self.seconds, 3), "words": timed}
+        timed = {
+            f"{kind}s": [{kind: one.text, "start": round(one.start, 3), "end": round(one.end, 3)} for one in some]
+            for kind, some in (("word", self.words), ("character", self.characters))
+        }
+        return {"text": self.text, "confidence": self.confidence, "seconds": round(self.seconds, 3), **timed}
 
 
 class Transcriber:
@@ -103,10 +107,9 @@ class Transcriber:
             yield at, log_probs
 
     def heard(self, transcript: Transcript, seconds: float) -> Heard:
-        """``transcript`` with the times of its words."""
-        step = self.acoustic.mfcc.step_ms / 1000
-        timed = words(transcript, self.acoustic.alphabet, step)
-        return Heard(transcript.text, transcript.confidence, tuple(timed), seconds)
+        """``transcript`` with the times of its words and characters."""
+        of = transcript, self.acoustic.alphabet, self.acoustic.mfcc.step_ms / 1000
+        return Heard(transcript.text, transcript.confidence, tuple(words(*of)), tuple(characters(*of)), seconds)
 
     def _features(self, recording: AudioSource | Path) -> tuple[Floats, float]:
         """Features of a file, and how many seconds it lasts."""
