@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from warmstart.models.layers.attention import attend
 from warmstart.models.layers.dropout import Noise, add_dropout, dropout, keep_probability
 from warmstart.models.layers.linear import linear
 from warmstart.models.layers.rows import Rows, round_number
+from warmstart.models.layers.seeds import Seed
 
 LENGTHS, OTHERS = torch.tensor([3, 1, 4]), torch.tensor([2, 5, 1])
 HEADS, WIDTH = 2, 3
@@ -241,6 +245,18 @@ def test_masks_are_a_function_of_torchs_seed_and_move_on() -> None:
     assert all(torch.equal(a.kept((9, 11), 0.5), b.kept((9, 11), 0.5)) for _ in range(3))
     torch.manual_seed(7)
     assert not torch.equal(Noise().kept((99,), 0.5), Noise().kept((99,), 0.5))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_seeds_are_numpys(dtype: type[np.unsignedinteger[Any]]) -> None:
+    edges = [0, 1, 2**32 - 1, 2**32, 2**63 - 2, 2**64 - 1]
+    numbers = random.Random(1)
+    for entropy in [*edges, *(numbers.getrandbits(64) for _ in range(500))]:
+        for count in (1, 3, 11):
+            expected = np.random.SeedSequence(entropy).generate_state(count, dtype)
+            found = Seed(entropy).generate_state(count, dtype)
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_what_is_kept_changes_the_rate_of_impossible_rates_only() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from warmstart.models.layers.device import has_own_functions
+from warmstart.models.layers.seeds import Seed
 
 LEVELS = 1 << 16
 
@@ -28,7 +29,8 @@ class Noise:
     """
 
     def __init__(self) -> None:
-        self._bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
+        seed: Any = Seed(int(torch.randint(2**63 - 1, ())))  # numpy's stubs know its own class only
+        self._bits = np.random.SFC64(seed)
 
     def kept(self, shape: Sequence[int], rate: float) -> Tensor:
         """uint8 of ``shape``: 1 with probability :func:`keep_probability`, else 0."""
