@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from warmstart.models.deepspeech import lstm_torch, whole_torch
 from warmstart.models.deepspeech.clipped_torch import clipped
@@ -203,3 +204,49 @@ def test_bfloat16_of_the_whole_network_is_near_float32(units: int) -> None:
     assert not torch.equal(found[0], exact[0])
     for value, expected in zip(found, exact, strict=True):
         assert (value - expected).norm() < 0.05 * expected.norm()
+
+
+class Scaled(nn.Module):
+    """An adapted weight: what the layer has is computed from what is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.scale
+
+
+def test_adapted_weights_get_gradients_without_autograd_too() -> None:
+    model = model_of(8)
+    for layer in (model.layer_2, model.lstm, model.layer_6):
+        parametrize.register_parametrization(layer, "weight", Scaled())
+    exact = copy.deepcopy(model).double()
+    features = torch.randn(5, 7, 4)
+    found = gradients(model, features, LENGTHS)
+    for value, expected in zip(found, gradients(exact, features.double(), LENGTHS), strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_without_autograd_are_tensors_as_any() -> None:
+    """They add up, may be changed in place, and are their owner's for good."""
+    model = model_of(8, **{f"dropout_{n}": 0.0 for n in (1, 2, 3, 5)})
+    features, lengths = torch.randn(2, 7, 4), torch.tensor([7, 7])
+
+    def learn() -> list[torch.Tensor]:
+        whole = model.whole(features, lengths)
+        assert whole is not None
+        whole.backward(torch.ones_like(whole.logits))
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    first = learn()
+    once = [gradient.clone() for gradient in first]
+    assert not any(gradient.is_inference() or gradient.requires_grad for gradient in first)
+    for gradient, value in zip(learn(), once, strict=True):
+        torch.testing.assert_close(gradient, 2 * value)
+    model.zero_grad()
+    for gradient in first:
+        gradient.fill_(7.0)
+    for gradient, value in zip(learn(), once, strict=True):
+        assert torch.equal(gradient, value)
+    assert all((gradient == 7.0).all() for gradient in first)

@@ -59,16 +59,20 @@ def _whole(model: nn.Module, batch: SpeechBatch) -> Whole | None:
 
 def _without_autograd(whole: Whole, batch: SpeechBatch) -> Loss:
     """What autograd makes of ``ctc_losses``, by the functions that it calls."""
-    log_probs, labels = torch.log_softmax(whole.logits, -1), torch.from_numpy(batch.labels)
-    lengths, blank = (batch.feature_lengths.tolist(), batch.label_lengths.tolist()), log_probs.shape[-1] - 1
-    losses, alphas = torch._ctc_loss(log_probs, labels, *lengths, blank)
+    labels = torch.from_numpy(batch.labels)
+    lengths, blank = (batch.feature_lengths.tolist(), batch.label_lengths.tolist()), whole.logits.shape[-1] - 1
+    with torch.inference_mode():
+        log_probs = torch.log_softmax(whole.logits, -1)
+        losses, alphas = torch._ctc_loss(log_probs, labels, *lengths, blank)
+        loss = losses.sum()
 
     def backward(divisor: float) -> None:
-        slopes = torch.full_like(losses, 1.0 / divisor)
-        found = torch.ops.aten._ctc_loss_backward.default(
-            slopes, log_probs, labels, *lengths, losses, alphas, blank, False
-        )
-        whole.backward(torch._log_softmax_backward_data(found, log_probs, -1, found.dtype))
+        with torch.inference_mode():
+            slopes = torch.full_like(losses, 1.0 / divisor)
+            found = torch.ops.aten._ctc_loss_backward.default(
+                slopes, log_probs, labels, *lengths, losses, alphas, blank, False
+            )
+            gradient = torch._log_softmax_backward_data(found, log_probs, -1, found.dtype)
+        whole.backward(gradient)
 
-    loss = losses.sum()
     return Loss(loss, loss, len(losses), losses, backward)

@@ -12,8 +12,8 @@ from torch import Tensor
 from warmstart.models.layers.dropout import Noise, keep_probability
 from warmstart.models.layers.linear import product
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-"""Of a layer's input, weight and bias; None where there is no need."""
+Gradients = tuple[Tensor | None, Tensor | None]
+"""Of a layer's weight and bias; None where there is no need."""
 
 
 class Layer(NamedTuple):
@@ -42,20 +42,23 @@ class Layer(NamedTuple):
             if factor != 1.0:
                 y.mul_(factor)
         if kept is not None:
-            y[: len(kept)].mul_(kept)
+            rows = kept.shape[0]
+            (y if rows == y.shape[0] else y[:rows]).mul_(kept)
         return cls(x, own, y, limit, factor)
 
-    def gradients(self, gradient: Tensor, dtype: torch.dtype, needed: tuple[bool, bool, bool]) -> Gradients:
-        """Of the input, and in ``dtype`` of weight and bias, where the result has ``gradient``."""
-        back = torch.ops.aten.hardtanh_backward.default(gradient, self.y, 0.0, self.limit)
-        if self.factor != 1.0:
-            back.mul_(self.factor)
-        needs_x, needs_weight, needs_bias = needed
-        return (
-            torch.mm(back, self.weight) if needs_x else None,
-            torch.mm(back.t(), self.x).to(dtype) if needs_weight else None,
-            back.sum(0).to(dtype) if needs_bias else None,
-        )
+    def slopes(self, gradient: Tensor) -> Tensor:
+        """The gradient of x·Wᵀ + b, where the result has ``gradient``."""
+        slopes: Tensor = torch.ops.aten.hardtanh_backward.default(gradient, self.y, 0.0, self.limit)
+        return slopes if self.factor == 1.0 else slopes.mul_(self.factor)
+
+
+def of_parameters(slopes: Tensor, x: Tensor, dtype: torch.dtype, needed: Sequence[bool]) -> Gradients:
+    """In ``dtype``, where x·Wᵀ + b has the gradient ``slopes``."""
+    needs_weight, needs_bias = needed
+    return (
+        torch.mm(slopes.t(), x).to(dtype) if needs_weight else None,
+        slopes.sum(0).to(dtype) if needs_bias else None,
+    )
 
 
 def draw(noise: Noise, count: int, units: int, rates: Sequence[float]) -> Sequence[Tensor | None]:
@@ -90,4 +93,6 @@ class _Clipped(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer = Layer(*ctx.saved_tensors, *ctx.rest)
-        return (*layer.gradients(gradient, ctx.dtype, ctx.needs_input_grad[:3]), None, None, None)
+        slopes, (needs_x, *needed) = layer.slopes(gradient), ctx.needs_input_grad[:3]
+        back = torch.mm(slopes, layer.weight) if needs_x else None
+        return (back, *of_parameters(slopes, layer.x, ctx.dtype, needed), None, None, None)

@@ -130,7 +130,8 @@ def _windows(place: Any, width: int, around: int) -> Tensor:
 def _grid_windows(width: int, batch: int, total: int, around: int) -> Tensor:
     place = np.zeros(total, np.int64)  # b·T + t of each row, 0 of fill rows
     place[: width * batch].reshape(width, batch)[:] = np.arange(width * batch).reshape(batch, width).T
-    return _windows(place, width, around)
+    with torch.inference_mode(False):  # they are for every mode
+        return _windows(place, width, around)
 
 
 def recur(x: Tensor, weight: Tensor, bias: Tensor, frames: Frames) -> Tensor:

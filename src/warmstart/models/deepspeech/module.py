@@ -123,7 +123,9 @@ class DeepSpeech(nn.Module):
             return None
         grid = Grid(lengths, width, rounded=dtype == torch.bfloat16)
         with context:
-            return Whole(self, self._windows(features, grid, None, dtype), grid, Noise())
+            with torch.inference_mode():
+                x = self._windows(features, grid, None, dtype)
+            return Whole(self, x, grid)
 
     def _computing(self, features: Tensor) -> tuple[torch.dtype, AbstractContextManager[object]]:
         """The type in which much is multiplied, and the context for it: our own functions choose for themselves."""

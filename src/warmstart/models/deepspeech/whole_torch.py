@@ -1,6 +1,7 @@
 """DeepSpeech without autograd, for trainings on a CPU whose batches or networks are small.
 
-There all that autograd does around each function takes as long as the functions. The LSTM is oneDNN's, by the two
+There all that autograd does around each function takes as long as the functions, so most is computed in torch's
+inference mode; but not the gradients of parameters, which are tensors as any. The LSTM is oneDNN's, by the two
 functions that ``torch.lstm`` and its gradient call.
 
 Shape letters: B utterances, T frames, N = B·T, R rows of a :class:`~warmstart.models.deepspeech.lstm_torch.Grid`,
@@ -10,12 +11,13 @@ H units, A labels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from warmstart.models.deepspeech.clipped_torch import Layer, draw
+from warmstart.models.deepspeech.clipped_torch import Gradients, Layer, draw, of_parameters
 from warmstart.models.deepspeech.lstm_torch import LOW_FROM, Grid
 from warmstart.models.deepspeech.parameters import GATES
 from warmstart.models.layers.dropout import Noise
@@ -39,6 +41,12 @@ def has_low_recurrence(units: int) -> bool:
     return GATES * units**2 < LOW_FROM and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+@lru_cache(maxsize=128)
+def _zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """For reading only: the same ones every time."""
+    return torch.zeros(shape, dtype=dtype)
+
+
 class _Recurrence(NamedTuple):
     """An LSTM's outputs, and what its gradients are computed from.
 
@@ -56,23 +64,22 @@ class _Recurrence(NamedTuple):
     def of(cls, x: Tensor, weight: Tensor, bias: Tensor) -> _Recurrence:
         """Of ``x`` [T, B, H], with parameters as the model has them."""
         batch, units = x.shape[1:]
-        both = x.new_empty(2, len(weight), units).copy_(weight.view(-1, 2, units).transpose(0, 1))
-        weights = (*both.unbind(), bias, torch.zeros_like(bias))
-        before = (x.new_zeros(batch, units), bias.new_zeros(batch, units))
+        both = weight.view(-1, 2, units).transpose(0, 1).to(x.dtype).contiguous()
+        weights = (*both.unbind(), bias, _zeros(len(bias), dtype=bias.dtype))
+        before = (_zeros(batch, units, dtype=x.dtype), _zeros(batch, units, dtype=bias.dtype))
+        arguments: Any = (x, *weights, *before, False, [], _LSTM, units, 1, True, False, False, True)
         with torch.enable_grad():  # without it there is no workspace
-            y, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer.default(
-                x, *weights, *before, False, [], _LSTM, units, 1, True, False, False, True
-            )
+            y, h, c, workspace = torch.mkldnn_rnn_layer(*arguments)
         return cls(x, weights, before, y, (h, c), workspace)
 
-    def gradients(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Float32, of input, weight and bias, where the outputs have ``gradient`` [T, B, H]."""
+    def slopes(self, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Float32, of the input, both weights and the bias, where the outputs have ``gradient`` [T, B, H]."""
         x, weights, before, y, after, workspace = self
         states = (*before, y, *after, gradient.to(x.dtype), *before)  # nothing depends on the last state: zeros
-        dx, of_input, of_said, dbias, *_ = torch.ops.aten.mkldnn_rnn_layer_backward.default(
+        found: tuple[Tensor, ...] = torch.ops.aten.mkldnn_rnn_layer_backward.default(
             x, *weights, *states, False, _LSTM, x.shape[-1], 1, True, True, False, [], False, workspace
         )
-        return dx, torch.cat([of_input, of_said], 1), dbias
+        return found[:4]
 
 
 class Whole:
@@ -85,14 +92,14 @@ class Whole:
         logits: float32 [T, B, A]; behind the end of an utterance they mean nothing.
     """
 
-    def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid, noise: Noise) -> None:
+    def __init__(self, model: DeepSpeech, x: Tensor, grid: Grid) -> None:
         c = model.config
         layers = (model.layer_1, model.layer_2, model.layer_3, model.lstm, model.layer_5, model.layer_6)
         self._parameters = [(layer.weight, layer.bias) for layer in layers]
         self._grid, self._steps = grid, list[Layer | _Recurrence]()
         rates = (c.dropout_1, c.dropout_2, c.dropout_3, c.dropout_5)
-        kept = draw(noise, grid.count, c.n_hidden, rates)
-        with torch.no_grad():
+        with torch.inference_mode():
+            kept = draw(Noise(), grid.count, c.n_hidden, rates)
             self._forward(x, c.relu_clip, zip(rates, kept, strict=True))
 
     def _forward(self, x: Tensor, clip: float, dropped: Iterator[tuple[float, Tensor | None]]) -> None:
@@ -102,7 +109,7 @@ class Whole:
             if number == _BELOW:
                 is_low = low != weight.dtype and has_low_recurrence(weight.shape[1])
                 x = grid.lay_out(x).to(low if is_low else weight.dtype)
-                recurrence = _Recurrence.of(x, *(parameter.detach() for parameter in own))
+                recurrence = _Recurrence.of(x, *own)
                 self._steps.append(recurrence)
                 x = recurrence.y.flatten(0, 1)
             else:
@@ -117,22 +124,39 @@ class Whole:
     def backward(self, gradient: Tensor) -> None:
         """Add to the gradients of parameters that are not frozen, where the logits have ``gradient`` [T, B, A], which
         is zero behind the end of an utterance."""
-        grid, (weight, bias), gradient = self._grid, self._parameters[-1], gradient.flatten(0, 1)
-        _add(torch.mm(gradient.t(), self._last), weight)
-        _add(gradient.sum(0), bias)
         needed = [(w.requires_grad, b.requires_grad) for w, b in self._parameters]
-        lowest = next(number for number, pair in enumerate(needed) if any(pair))
-        back: Any = torch.mm(gradient, weight)
-        for number in reversed(range(lowest, len(self._steps))):  # all below is frozen
+        lowest = next(number for number, pair in enumerate(needed) if any(pair))  # all below is frozen
+        with torch.inference_mode():
+            slopes = self._slopes(gradient.flatten(0, 1), lowest)
+        for number, found in slopes.items():  # outside of that mode: gradients may be changed wherever they are
+            parameters = self._parameters[number]
+            own: Gradients
+            if number == _BELOW:
+                *weights, bias = found
+                own = torch.cat(weights, 1), bias.clone()
+            else:
+                x, of_sum = found
+                own = of_parameters(of_sum, x, parameters[0].dtype, needed[number])
+            for value, parameter in zip(own, parameters, strict=True):
+                _add(value, parameter)
+
+    def _slopes(self, gradient: Tensor, lowest: int) -> dict[int, tuple[Tensor, ...]]:
+        """What the gradients of the parameters of layers from ``lowest`` on are computed from: of the LSTM both
+        weights' and the bias's, of others x and that of x·Wᵀ + b."""
+        last = len(self._steps)
+        slopes: dict[int, tuple[Tensor, ...]] = {last: (self._last, gradient)}
+        back = torch.mm(gradient, self._parameters[last][0])
+        for number in reversed(range(lowest, last)):
             step = self._steps[number]
             if isinstance(step, Layer):
-                rows = grid.rows(back, step.y.dtype)
-                back, *own = step.gradients(rows, weight.dtype, (number > lowest, *needed[number]))
+                of_sum = step.slopes(self._grid.rows(back, step.y.dtype))
+                slopes[number] = step.x, of_sum
+                if number > lowest:
+                    back = torch.mm(of_sum, step.weight)
             else:
-                back, *own = step.gradients(grid.lay_out(back))
-                back = back.flatten(0, 1)
-            for found, parameter in zip(own, self._parameters[number], strict=True):
-                _add(found, parameter)
+                back, *own = step.slopes(self._grid.lay_out(back))
+                slopes[number], back = tuple(own), back.flatten(0, 1)
+        return slopes
 
 
 def _add(gradient: Tensor | None, parameter: Tensor) -> None:
