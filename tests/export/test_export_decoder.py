@@ -16,7 +16,7 @@ from decoder_models import write
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.converters import OpenAIGPT2Converter, TransformersConverter
-from warmstart.errors import ConfigError, DialectError, FormatError, VocabularyError
+from warmstart.errors import ConfigError, CorruptCheckpoint, DialectError, FormatError, VocabularyError
 from warmstart.export.quantize import QUANTIZATIONS
 from warmstart.formats.checkpoint import Entry
 from warmstart.formats.detect import open_checkpoint
@@ -96,6 +96,32 @@ def test_a_scale_of_scores_returns_as_the_number_that_it_is_the_root_of(scalar, 
     (tmp_path / "ct2/warmstart.json").unlink()
     api.convert(tmp_path / "ct2", tmp_path / "back", "transformers")
     assert json.loads((tmp_path / "back/config.json").read_text())["query_pre_attn_scalar"] == scalar
+
+
+ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
+LLAMA3 = {
+    "rope_theta": 1e6, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kinds", "rope"),
+    [
+        (["sliding_attention"] * 7, {"full_attention": {**ROPE, "rope_theta": 1e6}, "sliding_attention": ROPE}),
+        (["full_attention"] * 7, {"full_attention": {**ROPE, "rope_theta": 1e6}, "sliding_attention": ROPE}),
+        (["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+         {"full_attention": LLAMA3, "sliding_attention": ROPE}),
+        (["sliding_attention", "full_attention"] * 3 + ["full_attention"],
+         {"full_attention": ROPE, "sliding_attention": ROPE}),
+    ],
+)  # fmt: skip
+def test_gemma_3_returns_with_the_positions_of_each_layer(kinds, rope, tmp_path):
+    write(tmp_path / "source", "gemma3", layer_types=kinds, rope_parameters=rope)
+    for name, source in (("ct2", "source"), ("back", "ct2"), ("again", "back")):
+        api.convert(tmp_path / source, tmp_path / name, "transformers" if name == "back" else "ctranslate2")
+        (tmp_path / name / "warmstart.json").unlink(missing_ok=True)
+    assert (tmp_path / "again/model.bin").read_bytes() == (tmp_path / "ct2/model.bin").read_bytes()
 
 
 def test_the_engine_scales_by_lengths_only_where_the_model_does(tmp_path):
@@ -347,6 +373,21 @@ def rewrite(folder: Path, change) -> None:
     entries = [Entry(name, value.shape, value.dtype.name) for name, value in arrays.items()]
     write_safetensors(folder / "new", entries, arrays.values(), {"format": "pt"})
     (folder / "new").replace(folder / "model.safetensors")
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path):
+    source = write(tmp_path / "source", "llama")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (source / "tokenizer.json").write_text(pointer)
+    with pytest.raises(VocabularyError, match="a git-lfs pointer"):
+        open_model(source)
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (source / "model.safetensors").rename(source / shards[0])
+    (source / shards[1]).write_text(pointer)
+    index = {"a": shards[0], "b": shards[1]}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(CorruptCheckpoint, match=f"{shards[1]} is a git-lfs pointer"):
+        open_model(source)
 
 
 def test_names_without_the_prefix_and_buffers_of_older_versions(tmp_path):

@@ -186,8 +186,13 @@ class _Reader:
             "positions": "rotary", "rotary_dim": (rotary or head_dim), "max_positions": longest, **self._windows(),
             "rotary_scaling": self._scaling(),
             "rotary_pairs": bool(self.stored.attribute(f"{own}/rotary_interleave", 1)),
-            "original_max_positions": self.stored.attribute(f"{own}/original_max_position_embeddings"),
+            "original_max_positions": self._first("original_max_position_embeddings"),
         }  # fmt: skip
+
+    def _first(self, name: str) -> Any:
+        """What the first layer says that says it: those with a window may have other positions."""
+        values = (self.stored.attribute(f"decoder/layer_{i}/self_attention/{name}") for i in range(self.layers))
+        return next((value for value in values if value is not None), None)
 
     def _windows(self) -> dict[str, Any]:
         """Layers differ in window and base: those that attend to all have the base, the others the local one."""

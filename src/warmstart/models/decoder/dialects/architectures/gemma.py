@@ -122,9 +122,12 @@ def _gemma3(options: Options, values: Values) -> Values:
     near = one(options, local or {}, values["head_dim"], other, None)
     if near.get("rotary_scaling") is not None:
         options.problem("rotary positions of layers with a window are scaled, which is not supported")
-    rest = _gemma2(options, values)
-    rest.pop("local_rotary_base", None)
-    return {**rest, **found, "local_rotary_base": near.get("rotary_base")}
+    alike = near.get("rotary_base") == found.get("rotary_base") and found.get("rotary_scaling") is None
+    return {
+        **_gemma2(options, values),
+        **found,
+        "local_rotary_base": None if alike else near.get("rotary_base"),
+    }
 
 
 def _gemma3_back(c: DecoderConfig) -> Values:
