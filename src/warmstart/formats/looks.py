@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from warmstart.formats import pickle_looks
-from warmstart.formats.mapped import head
+from warmstart.formats.mapped import POINTER, head
 from warmstart.formats.steps import unfinished
 from warmstart.formats.zipped import NotZip, directory
 
@@ -47,7 +47,7 @@ def _directory(path: Path) -> tuple[str, str]:
 
 
 def _by_magic(path: Path, start: bytes) -> tuple[str, str] | None:
-    if start.startswith(b"version https://git-lfs"):
+    if start.startswith(POINTER):
         return "a git-lfs pointer, not the file itself", "run git lfs pull, or download the file itself"
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip(path)

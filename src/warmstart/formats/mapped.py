@@ -36,6 +36,9 @@ class Writable(Protocol):
     def write(self, data: Any, /) -> int: ...
 
 
+POINTER = b"version https://git-lfs"  # what stands in place of a large file until `git lfs pull`
+
+
 def head(path: Path, count: int) -> bytes:
     """The first ``count`` bytes, or all there are; none of what is not a file."""
     if not path.is_file():

@@ -13,7 +13,7 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
-from warmstart.formats.mapped import head
+from warmstart.formats.mapped import POINTER, head
 
 MAX_INDEX = 64 * 2**20  # bytes
 
@@ -132,6 +132,8 @@ def _find(path: Path, places: Mapping[str, str]) -> dict[str, Path]:
                 found=repr(name),
                 todo="copy the file itself there",
             )
+        elif head(file, len(POINTER)) == POINTER:
+            missing.append(Problem(f"{name} is a git-lfs pointer, not the file itself", todo="run git lfs pull"))
         files[name] = file
     if missing:
         raise _corrupt(

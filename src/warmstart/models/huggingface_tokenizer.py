@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from warmstart.errors import VocabularyError
+from warmstart.formats.mapped import POINTER
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NO_TOKEN = ("word_delimiter_token",)  # wav2vec 2.0's, which stands in its table or for a space
@@ -121,7 +122,9 @@ def _json(files: Mapping[str, bytes], name: str, where: object) -> dict[str, Any
     try:
         content = json.loads(files[name].decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"{name} is damaged", where=where, expected="JSON", found=error) from None
+        pointer = files[name].startswith(POINTER)
+        found, todo = ("a git-lfs pointer", "run git lfs pull") if pointer else (error, None)
+        raise VocabularyError(f"{name} is damaged", where=where, expected="JSON", found=found, todo=todo) from None
     if not isinstance(content, dict):
         raise VocabularyError(f"{name} does not hold a JSON object", where=where, found=type(content).__name__)
     return content
