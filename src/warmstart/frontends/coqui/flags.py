@@ -153,7 +153,7 @@ FLAGS: tuple[Flag, ...] = (
         "export_zip",
         False,
         "package the exported model with its scorer",
-        refused="leave it out: a bundle (`warmstart convert --to bundle`) holds the alphabet and is one directory",
+        refused="leave it out: a bundle (`warmstart convert --to warmstart`) holds the alphabet and is one directory",
     ),
     Flag(
         "export_file_name",

@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from warmstart.bundle.model import Model
 from warmstart.errors import ConfigError, DialectError
@@ -23,6 +25,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # what a probability of TensorFlow Lite can be
 _PIECES = 5  # of random sound, at most
+_LARGEST = 1.0  # of the spread in int8: activations are rounded, too (docs/decisions/0080)
 _FRAMES = 16  # of a piece, where neither side asks for a number
 
 
@@ -79,30 +82,37 @@ def verify_speech(
     seed: int = 0,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """As :func:`warmstart.inference.verify.verify_models`, on random features.
+    """As :func:`warmstart.inference.verify.verify_models`, on noise.
 
     Raises:
         ConfigError: there are ``lines``.
-        DialectError: the two hear features of different widths.
+        DialectError: the two hear different features.
         VocabularyError: their labels differ.
     """
     if lines is not None:
         raise ConfigError("inputs are lines of text, and this model hears sound", todo="leave out --inputs")
     require_one_vocabulary(names, sides)
-    widths = [side.acoustic.mfcc.n_input for side in sides]
-    if widths[0] != widths[1]:
-        raise DialectError(
-            "the two models hear different features", where=names[1], expected=widths[0], found=widths[1]
-        )
-    judge = judge_alone([side.quantization for side in sides], tolerance)
+    mfcc, other = (side.acoustic.mfcc for side in sides)
+    if mfcc != other:
+        raise DialectError("the two models hear different features", where=names[1], expected=mfcc, found=other)
+    kinds = [side.quantization for side in sides]
+    judge = judge_alone(kinds, tolerance)
+    if narrowest(set(kinds)) == "int8":
+        judge = replace(judge, parts=(_LARGEST, judge.parts[1]))
     generator = np.random.default_rng(seed)
     each = math.lcm(*(side.acoustic.frames or 1 for side in sides))
     each = _FRAMES if each == 1 else each
-    shapes = [(each * int(generator.integers(1, _PIECES, endpoint=True)), widths[0]) for _ in range(count or SOUNDS)]
-    inputs = [{"features": generator.standard_normal(shape).astype(np.float32)} for shape in shapes]
+    lengths = [each * int(generator.integers(1, _PIECES, endpoint=True)) for _ in range(count or SOUNDS)]
+    inputs = [{"features": mfcc(_noise(generator, mfcc.window + (frames - 1) * mfcc.step))} for frames in lengths]
     facts = array_facts(sides, compare_arrays(*sides, inputs, judge), len(inputs), "random")
     given = "spread" if tolerance is None else "given"
     return facts | {"a": names[0], "b": names[1], "tolerance_from": given}
+
+
+def _noise(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """(count,) samples, faint or loud: features that no sound has make int8 differ by more than any recording does."""
+    loudness = 10.0 ** generator.uniform(-3, -0.5)
+    return np.clip(loudness * generator.standard_normal(count), -1, 1).astype(np.float32)
 
 
 def _quantization(folder: Path) -> str:
