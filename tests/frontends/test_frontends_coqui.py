@@ -161,6 +161,21 @@ def test_everything_that_a_command_lacks_is_said_at_once(
 # --- what they stand for -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_checkpoint_that_is_asked_for_is_somewhere(work: Path, which: str) -> None:
+    """A training that should have started from one did not, and took as long."""
+    arguments = f"{FILES} --alphabet_config_path source/alphabet.txt --save_checkpoint_dir out"
+    with pytest.raises(ConfigError, match=f"--load_train {which} does not say where the checkpoint is"):
+        said("config", f"{arguments} --load_train {which}")
+    assert "start" not in configured(arguments)
+
+
+def test_any_rate_below_zero_is_the_first(work: Path) -> None:
+    arguments = f"{FILES} --alphabet_config_path source/alphabet.txt --save_checkpoint_dir out --dropout_rate 0.25"
+    model = configured(f"{arguments} --dropout_rate2 -0.5 --dropout_rate6 -2 --dropout_rate3 0.125")["model"]
+    assert [model[f"dropout_{k}"] for k in (1, 2, 3, 5)] == [0.25, 0.25, 0.125, 0.25]
+
+
 def test_wrong_values_are_named_all_at_once(work: Path) -> None:
     with pytest.raises(ConfigError) as error:
         said(

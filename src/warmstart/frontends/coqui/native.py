@@ -21,7 +21,7 @@ from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.going_on import model_of, refused, start_of
 from warmstart.frontends.coqui.kept import OF_CHECKPOINT, kept
 from warmstart.frontends.coqui.outputs import export_problems, report_problems
-from warmstart.frontends.coqui.places import Places, find_alphabet, find_places, problems
+from warmstart.frontends.coqui.places import STATE_FILES, Places, find_alphabet, find_places, problems
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.sources.uri import local
 from warmstart.vocabularies.alphabet import Alphabet
@@ -72,6 +72,11 @@ def training_config(flags: Flags, command: str = "train") -> Training:
     places = find_places(flags, training=True)
     assert places.save is not None
     stored = run_in(places.save)
+    if stored is None and places.load is None and flags["load_train"] in STATE_FILES:
+        raise ConfigError(
+            f"--load_train {flags['load_train']} does not say where the checkpoint is",
+            todo="give --load_checkpoint_dir or --checkpoint_dir; --load_train init begins afresh",
+        )
     keeps_alphabet = stored is not None or (places.source is not None and not flags["drop_source_layers"])
     flags, split = with_dataset(flags, alphabet=not keeps_alphabet)
     count = _recordings(flags)

@@ -156,7 +156,7 @@ def problems(flags: Flags, *, training: bool) -> Iterator[Problem]:
         if not holds(flags[key]):
             yield Problem(f"--{key} is out of range", expected=expected, found=f"{flags[key]:g}")
     for key in ("dropout_rate", "dropout_rate2", "dropout_rate3", "dropout_rate6"):
-        if not 0 <= flags[key] < 1 and (key == "dropout_rate" or flags[key] != -1):
+        if not (0 <= flags[key] < 1 or (flags[key] < 0 and key != "dropout_rate")):
             yield Problem(f"--{key} is no share", expected="0 ≤ rate < 1", found=flags[key])
 
 
