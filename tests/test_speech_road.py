@@ -422,6 +422,25 @@ def test_every_recording_that_can_be_read_is_transcribed(place: Path) -> None:
     assert [row["file"] for row in found if "error" in row] == ["empty.wav", "nowhere.wav"]
 
 
+def test_other_noise_is_another_task(place: Path) -> None:
+    """The updates that follow would not be those of a run that was not stopped."""
+    tone_speech.write_wav(Path("noise.wav"), tone_speech.speak("dcba", 1))
+    Path("noise.csv").write_text("wav_filename\nnoise.wav\n")
+    config = configuration("first", run="noisy")
+    config["data"] = {**config["data"], "augment": ["overlay[source=noise.csv]"]}
+    train(config, steps=2)
+    train(config, steps=3)
+    state = Path("noisy/checkpoints/step-00000003/state.json")
+    saved = json.loads(state.read_text())
+    before, mark, _ = saved["task_fingerprint"].partition("+overlay:")
+    assert mark
+    tone_speech.write_wav(Path("noise.wav"), tone_speech.speak("dcba", 2))
+    with pytest.raises(TrainingError, match="begun with another task"):
+        train(config, steps=4)
+    state.write_text(json.dumps({**saved, "task_fingerprint": before}))  # as earlier versions wrote it
+    train(config, steps=4)
+
+
 def test_a_recording_is_one_line_whatever_its_name_is(place: Path) -> None:
     names = ["two\nlines.wav", os.fsdecode(b"caf\xe9.wav")]
     for name in names:

@@ -24,11 +24,11 @@ def require_steps(step: int, config: TrainingConfig) -> None:
 
 
 def check_resumption(latest: Path, saved: State, config: TrainingConfig, seed: int, task: str) -> None:
-    """Refuse another seed or task before anything is changed."""
+    """Refuse another seed or task before anything is changed. Of a task earlier versions wrote down less."""
     if saved.step > config.steps or (saved.step == config.steps and saved.settled(config)):
         require_steps(saved.step, config)
     for name, was, now in (("seed", saved.seed, seed), ("task", saved.task_fingerprint, task)):
-        if was != now:
+        if was != now and not (name == "task" and str(now).startswith(f"{was}+")):
             raise TrainingError(
                 f"this run was begun with another {name}",
                 where=latest,

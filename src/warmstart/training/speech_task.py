@@ -140,12 +140,15 @@ def speech_workload(job: Job, *, write: bool = True, progress: bool = True) -> S
     evaluation = SpeechEvaluation(
         validation, job.vocabularies["text"], data.batch_frames(mfcc), data.batch_size, job.training.samples
     )
+    stream = data.stream(splits, job.seed)
+    fingerprints = [f"{name}:{split.fingerprint[:16]}" for name, split in splits.items()]
+    fingerprints += [f"{step.name}:{taken}" for step in data.augmentations.steps if (taken := step.fingerprint())]
     return SpeechWorkload(
-        data.stream(splits, job.seed),
+        stream,
         CTC(job.training, mfcc.step_ms / 1000),
         evaluation,
         list(splits),
-        "+".join(f"{name}:{split.fingerprint[:16]}" for name, split in splits.items()),
+        "+".join(fingerprints),
         [f"{name}: {line}" for name, split in splits.items() for line in split.describe()],
     )
 

@@ -78,7 +78,7 @@ def feature_store(
     ``progress`` is called with 1 after each. Raises ``StorageError`` where the cache cannot be written.
     """
     threads = processors()
-    digests = tuple(in_order(_digest, recordings, threads, AHEAD * threads))
+    digests = tuple(in_order(digest, recordings, threads, AHEAD * threads))
     settings = {"version": VERSION, "resample": resample, **asdict(mfcc)}
     key = hashlib.sha256(json.dumps([settings, digests], sort_keys=True).encode()).hexdigest()[:32]
     path = folder / key
@@ -151,17 +151,18 @@ def _open(path: Path, digests: tuple[str, ...], width: int) -> FeatureStore | No
     return FeatureStore(frames.astype(np.int64), values, digests, faults)
 
 
-def _digest(recording: AudioSource | Problem) -> str:
+def digest(recording: AudioSource | Problem) -> str:
+    """SHA-256 (hex) of the recording's bytes, or what keeps them from being read."""
     if isinstance(recording, Problem):
         return f"unreadable: {recording.what} {recording.found}"
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     left = recording.length
     try:
         with recording.file().open("rb") as file:
             file.seek(recording.offset)
             while chunk := file.read(CHUNK if left is None else min(CHUNK, left)):
-                digest.update(chunk)
+                sha256.update(chunk)
                 left = None if left is None else left - len(chunk)
     except OSError as error:
         return f"unreadable: {error.strerror or error}"
-    return digest.hexdigest()
+    return sha256.hexdigest()

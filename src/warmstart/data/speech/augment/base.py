@@ -51,6 +51,10 @@ class Augmentation(ABC):
     def apply(self, values: Values, moment: Moment) -> Values:
         """New values; the given ones stay as they are."""
 
+    def fingerprint(self) -> str:
+        """A hash of the files that it takes from, if it takes from any."""
+        return ""
+
     def problems(self, mfcc: Mfcc) -> list[Problem]:
         """What of that which it needs cannot be used; asked before a training."""
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from warmstart.data.speech.audio import audio_blocks, libraries
 from warmstart.data.speech.augment.base import Augmentation, Moment, Values, fitted, normalized, peak_dbfs, ratio
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
+from warmstart.data.speech.cache import digest
 from warmstart.data.speech.example import AudioSource, SpeechExample
 from warmstart.data.speech.fetched import fetched
 from warmstart.data.speech.read import read_examples
@@ -62,6 +64,9 @@ class Overlay(Augmentation):
         if not found and not sound:
             found.append(Problem("there is nothing to overlay", str(self.source)))
         return found
+
+    def fingerprint(self) -> str:
+        return sha256("".join(digest(example.audio) for example in self.recordings).encode()).hexdigest()[:16]
 
     def apply(self, values: Values, moment: Moment) -> Values:
         layers = self.layers.count(moment.clock, moment.random)
