@@ -9,6 +9,7 @@ import sys
 import textwrap
 import tracemalloc
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,17 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.wav")
     path.write_bytes(wav_bytes(tone(0.1)))
     assert len(read_audio(path, RATE)) == round(0.1 * RATE)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_pipes(tmp_path: Path, kind: str) -> None:
+    data = wav_bytes(tone(0.1), format=kind, subtype="VORBIS" if kind == "OGG" else "PCM_16")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit((tmp_path / "pipe").write_bytes, data)
+        samples = read_audio(tmp_path / "pipe", RATE)
+        writing.result()
+    np.testing.assert_array_equal(samples, read_audio(data, RATE))
 
 
 def test_missing_files_and_directories(tmp_path: Path) -> None:

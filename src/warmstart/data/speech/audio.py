@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from errno import EISDIR
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR, S_ISFIFO, S_ISREG
 from typing import Any
 
 import numpy as np
@@ -142,7 +142,9 @@ def _opened(audio: AudioSource | Path | bytes) -> bytes | io.BytesIO:
     status = os.stat(audio)
     if S_ISDIR(status.st_mode):
         raise IsADirectoryError(EISDIR, "a directory, not a file", str(audio))
-    if S_ISREG(status.st_mode):  # a pipe can be read once only
+    if S_ISFIFO(status.st_mode):  # can be read once only, and libsndfile goes back in all but wav
+        return _in_memory(Path(audio).read_bytes(), audio)
+    if S_ISREG(status.st_mode):
         opened = os.open(audio, os.O_RDONLY)
         try:
             check_whole(lambda at, count: os.pread(opened, count, at), status.st_size, audio)

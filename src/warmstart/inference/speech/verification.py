@@ -112,7 +112,8 @@ def verify_speech(
 def _noise(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
     """(count,) samples, faint or loud: features that no sound has make int8 differ by more than any recording does."""
     loudness = 10.0 ** generator.uniform(-3, -0.5)
-    return np.clip(loudness * generator.standard_normal(count), -1, 1).astype(np.float32)
+    samples: NDArray[np.float32] = (loudness * generator.standard_normal(count)).clip(-1, 1).astype(np.float32)
+    return samples
 
 
 def _quantization(folder: Path) -> str:
