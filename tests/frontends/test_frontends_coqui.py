@@ -613,6 +613,10 @@ def test_transcribe_writes_utterances(work: Path) -> None:
     assert json.loads((work / "made" / "long.tlog").read_text("utf-8")) == rows
     with pytest.raises(SourceError, match="nothing says what to transcribe"):
         said("transcribe", f"--checkpoint_dir source {QUIET}")
+    coqui_models.trained(work / "fast", coqui_models.config(sample_rate=24000))  # which the detector does not hear
+    said("transcribe", f"--checkpoint_dir fast --src long.wav --force true {QUIET}")
+    others = json.loads((work / "long.tlog").read_text("utf-8"))
+    assert [row["start"] for row in others] == pytest.approx([row["start"] for row in rows], abs=60)
 
 
 def test_transcripts_replace_neither_recordings_nor_each_other(work: Path) -> None:

@@ -20,6 +20,7 @@ from warmstart.sources.uri import is_remote
 from warmstart.storage import atomic
 
 ENDINGS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+DETECTED = (8_000, 16_000, 32_000, 48_000)  # rates that WebRTC's detector hears
 FRAME_MS, FRAMES, SHARE = 30, 10, 0.9  # of Coqui's ``vad_split``: 300 ms that are nine tenths speech, or silence
 
 
@@ -110,8 +111,14 @@ def write_tlog(transcriber: Transcriber, audio: AudioSource, tlog: Path, flags: 
         MissingExtra: webrtcvad is not installed.
     """
     mfcc = transcriber.acoustic.mfcc
-    samples = read_audio(audio, mfcc.sample_rate)
-    spans = list(utterances(samples, mfcc.sample_rate, flags["vad_aggressiveness"]))
+    samples, rate = read_audio(audio, mfcc.sample_rate), mfcc.sample_rate
+    if rate not in DETECTED:
+        rate = DETECTED[-1]
+    sound = samples if rate == mfcc.sample_rate else read_audio(audio, rate)
+    spans = [
+        (first * mfcc.sample_rate // rate, min(end * mfcc.sample_rate // rate, len(samples)))
+        for first, end in utterances(sound, rate, flags["vad_aggressiveness"])
+    ]
     rows: list[dict[str, Any]] = []
     for first in range(0, len(spans), flags["batch_size"]):
         some = spans[first : first + flags["batch_size"]]
