@@ -194,7 +194,7 @@ def test_wrong_values_are_named_all_at_once(work: Path) -> None:
     "wrong",
     ["--learning_rate nan", "--learning_rate 0", "--beta1 1", "--beta2 -0.1", "--epsilon inf", "--relu_clip 0",
      "--es_min_delta -1", "--plateau_reduction 3", "--n_hidden 0", "--cutoff_prob nan", "--cutoff_top_n 0",
-     "--dropout_rate nan", "--dropout_rate2 -2", "--lm_alpha_max 0", "--lm_beta nan"],
+     "--dropout_rate nan", "--dropout_rate2 1", "--lm_alpha_max 0", "--lm_beta nan"],
 )  # fmt: skip
 def test_numbers_out_of_range_are_said_by_their_flag(wrong: str, work: Path) -> None:
     """Not as keys of a configuration, in a file that is gone."""

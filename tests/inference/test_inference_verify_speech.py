@@ -38,10 +38,11 @@ def test_an_export_is_compared_with_its_model(to: str, quantize: str | None, tmp
     assert not api.verify(tmp_path / "other", tmp_path / "out")["same"]
 
 
+@pytest.mark.parametrize("name", ["coqui-digits-en", "coqui-bytes-en"])
 @pytest.mark.parametrize("to", ["onnx", "tflite"])
-def test_a_trained_model_in_int8_is_the_same(fixtures: Path, to: str, tmp_path: Path) -> None:
+def test_a_trained_model_in_int8_is_the_same(fixtures: Path, to: str, name: str, tmp_path: Path) -> None:
     """What is rounded is measured on sound: random features took its activations where no recording does."""
-    model = fixtures / "fixtures/coqui-digits-en"
+    model = fixtures / "fixtures" / name
     api.convert(f"{model}@best", tmp_path / "out", to, quantize="int8")
     for seed in range(4):
         assert api.verify(f"{model}@best", tmp_path / "out", seed=seed)["same"]

@@ -25,7 +25,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 
 _LEAST = float(np.log(np.finfo(np.float32).tiny))  # what a probability of TensorFlow Lite can be
 _PIECES = 5  # of random sound, at most
-_LARGEST = 1.0  # of the spread in int8: activations are rounded, too (docs/decisions/0080)
+_LARGEST, _MEAN = 3.0, 0.08  # of the spread in int8; the mean where activations are rounded, too (decision 0080)
 _FRAMES = 16  # of a piece, where neither side asks for a number
 
 
@@ -97,8 +97,9 @@ def verify_speech(
         raise DialectError("the two models hear different features", where=names[1], expected=mfcc, found=other)
     kinds = [side.quantization for side in sides]
     judge = judge_alone(kinds, tolerance)
-    if narrowest(set(kinds)) == "int8":
-        judge = replace(judge, parts=(_LARGEST, judge.parts[1]))
+    if "int8" in kinds:
+        rounds_all = any((side.engine, side.quantization) == ("litert", "int8") for side in sides)
+        judge = replace(judge, parts=(_LARGEST, _MEAN if rounds_all else judge.parts[1]))
     generator = np.random.default_rng(seed)
     each = math.lcm(*(side.acoustic.frames or 1 for side in sides))
     each = _FRAMES if each == 1 else each
