@@ -19,7 +19,7 @@ import tone_speech
 from warmstart import api
 from warmstart.bundle.model import open_model
 from warmstart.cli.verbs import app
-from warmstart.errors import ConfigError, DataError, SourceError, WarmstartError
+from warmstart.errors import ConfigError, DataError, SourceError, StorageError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
 from warmstart.frontends import coqui
 from warmstart.frontends.coqui.auto_input import sample_size
@@ -615,6 +615,8 @@ def test_transcribe_writes_utterances(work: Path) -> None:
         said("transcribe", f"--checkpoint_dir source {QUIET}")
     coqui_models.trained(work / "fast", coqui_models.config(sample_rate=24000))  # which the detector does not hear
     said("transcribe", f"--checkpoint_dir fast --src long.wav --force true {QUIET}")
+    with pytest.raises(StorageError, match="cannot be written"):
+        said("transcribe", f"--checkpoint_dir source --src long.wav --dst test.csv/a.tlog {QUIET}")
     others = json.loads((work / "long.tlog").read_text("utf-8"))
     assert [row["start"] for row in others] == pytest.approx([row["start"] for row in rows], abs=60)
 

@@ -64,6 +64,14 @@ def test_two_exports_and_their_files(tmp_path: Path) -> None:
     assert facts["largest"] > 0
 
 
+def test_an_export_is_not_evaluated(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    api.convert(tmp_path / "model", tmp_path / "onnx", "onnx")
+    (tmp_path / "a.csv").write_text("wav_filename,transcript\na.wav,a\n")
+    with pytest.raises(ConfigError, match="an exported model is not evaluated"):
+        api.evaluate(tmp_path / "onnx", tmp_path / "a.csv")
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     write_model(tmp_path / "letters", alphabet=Alphabet(" gfedcba"))

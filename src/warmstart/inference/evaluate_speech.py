@@ -16,12 +16,12 @@ from warmstart.bundle.model import Model, open_model
 from warmstart.data.speech.batches import SpeechBatch, sequential_speech
 from warmstart.data.speech.config import SpeechDataConfig
 from warmstart.data.speech.split import SpeechSplit
-from warmstart.errors import DataError
+from warmstart.errors import ConfigError, DataError
 from warmstart.inference.asked import Asked, require_none
 from warmstart.inference.ctc import Report, SpeechSearch, error_report, write_samples
 from warmstart.inference.load import load_module
 from warmstart.inference.recognition import Decode, Floats, recognise
-from warmstart.inference.speech.acoustic import alphabet_of
+from warmstart.inference.speech.acoustic import alphabet_of, exported
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.vocabularies.alphabet import Alphabet
@@ -39,6 +39,12 @@ def evaluate(data: SpeechDataConfig, asked: Asked) -> dict[str, dict[str, float]
     require_none("evaluating speech", {"engine": asked.engine})
     from warmstart.inference.device import choose_device
 
+    if exported(asked.model) is not None:
+        raise ConfigError(
+            "an exported model is not evaluated",
+            where=asked.model,
+            todo="evaluate what it was exported from: `warmstart verify` compares the two, `transcribe` runs both",
+        )
     device = choose_device(asked.device, "--device")
     model = open_model(asked.model, vocabularies=asked.vocabularies)
     search = SpeechSearch.of(asked.search or {})

@@ -126,7 +126,6 @@ def write_tlog(transcriber: Transcriber, audio: AudioSource, tlog: Path, flags: 
         for (a, b), transcript in zip(some, heard, strict=True):
             start, end = (round(1000 * at / mfcc.sample_rate) for at in (a, b))
             rows.append({"start": start, "end": end, "transcript": transcript.text})
-    tlog.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(tlog, json.dumps(rows, ensure_ascii=False))
 
 
