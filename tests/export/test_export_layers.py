@@ -50,6 +50,13 @@ def test_names_are_attributes(filled):
         tree[0]
 
 
+def test_what_numpy_cannot_read_is_named():
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2, requires_grad=True)):
+        with pytest.raises(ConfigError, match="no array of numbers"):
+            Layer().weight = tensor
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [

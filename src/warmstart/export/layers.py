@@ -50,10 +50,7 @@ class Layer:
         there = self._parts.get(name)
         if isinstance(there, Layer) and not isinstance(value, Layer) and next(there.arrays(), None) is not None:
             raise ConfigError(f"{name} has parts already, and cannot be an array too", found=next(there.arrays())[0])
-        part = value if isinstance(value, Layer) else np.asarray(value)
-        if isinstance(part, np.ndarray) and part.dtype.kind in "OSU":
-            raise ConfigError("this is no array of numbers", where=name, found=type(value).__name__)
-        self._parts[name] = part
+        self._parts[name] = value if isinstance(value, Layer) else _array(name, value)
 
     def __getitem__(self, index: int) -> Layer:
         parent, name = self._numbered(index)
@@ -95,6 +92,17 @@ class Layer:
                 part = getattr(part, step)
             setattr(part, last, array)
         return root
+
+
+def _array(name: str, value: Any) -> Array:
+    found: object = type(value).__name__
+    try:
+        array: Array = np.asarray(value)
+        if array.dtype.kind not in "OSU":
+            return array
+    except (TypeError, ValueError, RuntimeError) as error:  # of torch: bfloat16, or what wants a gradient
+        found = error
+    raise ConfigError("this is no array of numbers", where=name, found=found, todo="give what numpy can read")
 
 
 class Filled(Checkpoint):
