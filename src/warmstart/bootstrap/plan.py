@@ -3,10 +3,11 @@ of every source where it goes. Pure data from headers; nothing is loaded that th
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 from warmstart.bootstrap.start import Answers
+from warmstart.lean import dataclass
 
 Action = Literal["load", "load rows", "resize", "initialise"]
 

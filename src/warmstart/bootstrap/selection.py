@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warmstart.bootstrap.plan import Leftover, Row, SlotRow
 from warmstart.bootstrap.start import StartConfig
 from warmstart.errors import Problem
+from warmstart.lean import dataclass
 from warmstart.models.family import Parameter
 from warmstart.spec.templates import matches, problem_with_rename, rename
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from warmstart.errors import Problem
+from warmstart.lean import dataclass
 from warmstart.sources.config import Source
 
 Mode = Literal["use", "continue", "init", "transfer"]

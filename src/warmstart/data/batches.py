@@ -6,13 +6,13 @@ Shapes: B rows of a batch, S and T the longest source and target among them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.data.index import EncodedSplit
 from warmstart.data.plan import Ints, MixedBatches, Position, cut
+from warmstart.lean import dataclass
 
 Tokens = NDArray[np.int32]
 

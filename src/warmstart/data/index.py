@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from warmstart.data.task import Example, Feature, Task
 from warmstart.errors import DataError, Problem
+from warmstart.lean import dataclass
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 SHOWN = 10

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Generic, Self, TypeVar
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from warmstart.data.ahead import in_order
 from warmstart.data.permutation import derive_key, mix, permute
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 
 Ints = NDArray[np.int64]
 BatchT = TypeVar("BatchT")

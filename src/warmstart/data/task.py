@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from warmstart.data.text import ParallelFiles, read_parallel
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]

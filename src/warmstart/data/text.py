@@ -6,12 +6,12 @@ import gzip
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 from warmstart.sources.uri import local
 
 CHUNK = 1 << 20

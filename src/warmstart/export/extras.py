@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from warmstart.errors import ConfigError, Problem, SourceError, VocabularyError
+from warmstart.lean import dataclass
 
 VMAP = "vmap.txt"
 

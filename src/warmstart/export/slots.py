@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from warmstart.formats.checkpoint import Array
+from warmstart.lean import dataclass
 from warmstart.spec.mapping import Link, Reading
 from warmstart.spec.op import Op, Shape, SlotLost
 

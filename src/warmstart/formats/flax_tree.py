@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Protocol
 
 from warmstart.errors import FormatError
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, Checkpoint, Entry, SlotEntry
+from warmstart.lean import dataclass
 
 Key = tuple[str, ...]
 _SLOTS = {"m": "m", "v": "v", "v_row": "v_row", "v_col": "v_col", "grad_ema": "m", "grad_sq_ema": "v"}

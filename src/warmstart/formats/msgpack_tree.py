@@ -11,13 +11,13 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, dtype_of, itemsize
 from warmstart.formats.mapped import valid_shape, view
+from warmstart.lean import dataclass
 
 MAX_DEPTH = 64
 MAX_NODES = 300_000  # T5X's largest model has some 10,000

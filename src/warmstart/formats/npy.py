@@ -9,13 +9,13 @@ import io
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, itemsize
 from warmstart.formats.mapped import head, map_file, valid_shape, view
+from warmstart.lean import dataclass
 from warmstart.storage.atomic import atomic_file
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from warmstart.formats.isolated import Isolated, checked_shape
 from warmstart.formats.mapped import head, map_file
 from warmstart.formats.msgpack_tree import DTYPES, Leaf, looks_like_map, read_leaf, walk
 from warmstart.formats.steps import step_candidates, step_of, unfinished
+from warmstart.lean import dataclass
 
 FORMAT = "orbax"
 TREE, SUMMARY, DATABASE, OLD_TREE = "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "checkpoint"

@@ -7,13 +7,14 @@ functions of this file, chosen by a name that is compared as text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from warmstart.formats.checkpoint import Array
 from warmstart.formats.mapped import valid_shape
+from warmstart.lean import dataclass
 
 MAX_KEY = 64  # items of a tuple that is a key, with those inside it
 MAX_NAME = 1000

@@ -8,7 +8,6 @@ flattens them, without the leading ``optimizer``: ``target/encoder/layers_0/atte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from warmstart.formats.mapped import head, map_file
 from warmstart.formats.msgpack_tree import Leaf, looks_like_map, read_leaf, walk
 from warmstart.formats.steps import step_candidates, unfinished
 from warmstart.formats.zarr import Layout, ZarrArray, below, inside, layout_of, parse_layout, read_json
+from warmstart.lean import dataclass
 
 FORMAT = "t5x"
 VERSION = 3

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from warmstart.formats.checkpoint import SlotEntry
 from warmstart.formats.pickled import Described
 from warmstart.formats.torch_names import Leaf, Names
 from warmstart.formats.torch_tensors import Tensor, readable
+from warmstart.lean import dataclass
 
 SLOTS = {"exp_avg": "m", "exp_avg_sq": "v", "variance": "v"}
 # Adafactor's means, of fairseq and transformers, then of torch: the axis that was averaged away

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import valid_shape
 from warmstart.formats.pickled import PLAIN, Described, Named, PickledArray, Refused
+from warmstart.lean import dataclass
 
 MAX_EXPANSION = 1100  # elements shown for one that is stored (stride 0); as for deflated arrays
 _NUMBERS = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.errors import ConfigError, FormatError, Problem
 from warmstart.formats import npz, safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import head, map_file, valid_shape, view
 from warmstart.formats.msgpack_tree import DTYPES
+from warmstart.lean import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

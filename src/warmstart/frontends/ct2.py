@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem, WarmstartError
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.frontends.ct2_errors import in_words_of
+from warmstart.lean import dataclass
 from warmstart.sources.uri import at_home, split_choice
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

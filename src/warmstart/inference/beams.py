@@ -5,7 +5,6 @@ Source of the rules: marian-dev ``src/translator/{beam_search.cpp,history.h}``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from warmstart.errors import WarmstartError
 from warmstart.inference.batches import runs
+from warmstart.lean import dataclass
 
 Array = NDArray[Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from warmstart.errors import DialectError
 from warmstart.inference.sides import Answer, ArraySide, Given
 from warmstart.inference.tolerance import Judge
+from warmstart.lean import dataclass
 
 
 @dataclass

@@ -6,7 +6,7 @@ Shape letters: B utterances, T frames, A labels with the blank (the last), L lab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from warmstart.data.speech.batches import SpeechBatch
 from warmstart.inference.ctc.labels import collapse
 from warmstart.inference.device import move
+from warmstart.lean import dataclass
 
 Floats = NDArray[np.float32]
 Decode = Callable[[Floats], Sequence[int]]

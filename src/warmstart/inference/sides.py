@@ -7,7 +7,6 @@ own around them, which is a part of what is compared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from warmstart.bundle.model import Model
 from warmstart.errors import DialectError, MissingExtra
+from warmstart.lean import dataclass
 from warmstart.models.model_bin import specification_of
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.family import TransformerFamily

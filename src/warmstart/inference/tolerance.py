@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from warmstart.bundle.model import Model
 from warmstart.formats.model_bin import Variable, read_header
 from warmstart.inference.sides import Side, kind_of, narrowest
+from warmstart.lean import dataclass
 
 MEAN = 0.1  # of a tolerance that a person gives
 LARGEST_MOVE, MEAN_MOVE = 8.0, 2.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from warmstart.errors import (
 from warmstart.formats.detect import arrive
 from warmstart.inference.load import load_module
 from warmstart.inference.search import SearchConfig, translate_ids
+from warmstart.lean import dataclass
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from warmstart.errors import VocabularyError
 from warmstart.formats.mapped import POINTER
+from warmstart.lean import dataclass
 
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NO_TOKEN = ("word_delimiter_token",)  # wav2vec 2.0's, which stands in its table or for a space

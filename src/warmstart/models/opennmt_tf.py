@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.checks import layers_of
 from warmstart.models.family import Dialect
 from warmstart.models.huggingface import folder_of

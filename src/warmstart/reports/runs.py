@@ -8,13 +8,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from warmstart.errors import ConfigError, SourceError, WarmstartError
 from warmstart.formats.detect import open_checkpoint
+from warmstart.lean import dataclass
 from warmstart.reports.text import readable_size
 from warmstart.storage.atomic import storage_error
 from warmstart.storage.locks import holder

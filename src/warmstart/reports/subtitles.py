@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from warmstart.lean import dataclass
 
 PAUSE = 0.8  # seconds without a word that begin a new subtitle
 SECONDS = 6.0  # that one lasts, at most

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 from typing import Generic, TypeVar
 
+from warmstart.lean import dataclass
 from warmstart.reports.text import printable
 
 Item = TypeVar("Item")

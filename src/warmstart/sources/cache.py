@@ -23,13 +23,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from warmstart.errors import SourceError, StorageError
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 from warmstart.sources.download import write_note
 from warmstart.storage.atomic import storage_error

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from warmstart.lean import dataclass
 
 AUTO = "auto"  # the best, or the last where none is the best
 ROLES = ("best", "last", "final")

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TypeVar
 
 from warmstart.errors import SourceError
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 from warmstart.sources.cache import Cache, Record, key_of, missing_offline
 from warmstart.sources.choice import Wanted

@@ -11,12 +11,12 @@ import json
 import os
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from warmstart.errors import SourceError
+from warmstart.lean import dataclass
 from warmstart.sources.http import HttpTransport
 from warmstart.sources.transport import Passing, RemoteFile, Stream, Unreachable
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from warmstart.errors import SourceError
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 from warmstart.sources.cache import Record, key_of, tree_of
 from warmstart.sources.choice import AUTO, Wanted, state_files, wanted

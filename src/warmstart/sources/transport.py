@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from warmstart.errors import SourceError
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

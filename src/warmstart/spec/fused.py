@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from warmstart.lean import dataclass
 from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 _ROWS = 1024

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
+from warmstart.lean import dataclass
 from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from warmstart.errors import Problem, TrainingError
 from warmstart.formats.checkpoint import Array
+from warmstart.lean import dataclass
 from warmstart.training.average import MovingAverage
 from warmstart.training.clipping import clip_gradients
 from warmstart.training.config import TrainingConfig

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from warmstart.errors import ConfigError, Problem, validation_problems
+from warmstart.lean import dataclass
 from warmstart.training.config import Patience
 from warmstart.training.methods import Marian, OfSource
 from warmstart.training.patience import Watch

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from warmstart.data.plan import Position
+from warmstart.lean import dataclass
 from warmstart.storage.progress import Progress
 from warmstart.training.config import TrainingConfig
 from warmstart.training.terms import BatchStream, Evaluate

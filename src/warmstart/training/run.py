@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from warmstart.data.plan import Position
 from warmstart.errors import TrainingError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.safetensors import write_safetensors
+from warmstart.lean import dataclass
 from warmstart.memory import keep_freed_memory
 from warmstart.models.family import Family
 from warmstart.sources.uri import shown

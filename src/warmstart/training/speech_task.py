@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import ConfigError, Problem
 from warmstart.inference.recognition import recognise
 from warmstart.inference.search import SearchConfig
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.storage.progress import Progress
 from warmstart.training.config import TrainingConfig

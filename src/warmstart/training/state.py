@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +31,7 @@ from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.detect import open_checkpoint
 from warmstart.formats.safetensors import write_safetensors
 from warmstart.inference.device import device_name
+from warmstart.lean import dataclass
 from warmstart.storage import atomic
 from warmstart.training.config import TrainingConfig
 from warmstart.training.precision import cpu_flags

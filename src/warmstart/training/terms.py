@@ -6,12 +6,13 @@ The loop does not look into batches: one is whatever the objective of its kind o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
 from warmstart.data.plan import Position
+from warmstart.lean import dataclass
 from warmstart.storage.records import Record
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from warmstart.data.batches import Batch, BatchPlan
 from warmstart.data.config import DataConfig
 from warmstart.data.index import EncodedSplit, Offsets, Rows
 from warmstart.data.task import Task
+from warmstart.lean import dataclass
 from warmstart.training.distillation import Teacher, distilled_split, open_teachers
 from warmstart.training.evaluation import Evaluation, describe_batch
 from warmstart.training.objective import CrossEntropy

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from warmstart.bootstrap.plan import Plan
 from warmstart.bundle.model import Model
 from warmstart.errors import DataError, Problem
 from warmstart.inference.search import SearchConfig
+from warmstart.lean import dataclass
 from warmstart.models.family import Family
 from warmstart.sources.uri import is_remote, local
 from warmstart.training.config import TrainingConfig

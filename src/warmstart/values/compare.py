@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from warmstart.bundle.model import Model
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.mapped import forget
+from warmstart.lean import dataclass
 from warmstart.spec.mapping import Reading
 from warmstart.values.difference import difference
 from warmstart.values.names import matching

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from warmstart.formats.checkpoint import Array
+from warmstart.lean import dataclass
 from warmstart.values.statistics import CHUNK, chunks
 
 

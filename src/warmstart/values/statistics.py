@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from warmstart.formats.checkpoint import Array
+from warmstart.lean import dataclass
 
 CHUNK = 1 << 17  # elements in memory at a time, as float64: 1 MiB
 

@@ -6,7 +6,6 @@ Shapes: B rows of a batch, T frames of the longest, K coefficients of a frame, L
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from warmstart.data.permutation import derive_key, permute
 from warmstart.data.plan import BatchStream, Ints, MixedBatches, Position, cut
 from warmstart.data.speech.split import SpeechSplit
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]

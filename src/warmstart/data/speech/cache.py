@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from warmstart.data.ahead import in_order, processors
 from warmstart.data.speech.audio import audio_blocks
 from warmstart.data.speech.example import AudioSource
 from warmstart.errors import DataError, Problem, StorageError
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.sources.cache import default_root
 from warmstart.storage.atomic import new_directory

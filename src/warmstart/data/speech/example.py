@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from warmstart.errors import DataError, SourceError
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 from warmstart.sources.transport import Unreachable
 from warmstart.sources.uri import is_remote, resolve

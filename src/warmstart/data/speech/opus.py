@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 
 RATES = (8_000, 12_000, 16_000, 24_000, 48_000)
 GRANULES = 48_000  # Ogg counts samples at this rate, whatever the file's

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,6 +21,7 @@ from warmstart.data.speech.example import SpeechExample
 from warmstart.data.speech.example import unreadable as unreadable_audio
 from warmstart.data.speech.fetched import fetched
 from warmstart.errors import DataError, Problem
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.sources.uri import is_remote
 from warmstart.vocabularies.alphabet import described

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 
 Read = Callable[[int, int], bytes]
 """(offset, count) to the bytes that are there."""

@@ -8,7 +8,7 @@ Definitions: TensorFlow, core/protobuf/tensor_bundle.proto, core/framework/{type
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from warmstart.errors import CorruptCheckpoint, FormatError
@@ -17,6 +17,7 @@ from warmstart.formats.mapped import head, map_file, valid_shape
 from warmstart.formats.tensorflow.protobuf import Malformed, fields, message, number
 from warmstart.formats.tensorflow.slices import Piece, Slice, check_cover, slice_key
 from warmstart.formats.tensorflow.sstable import MAGIC, read_table
+from warmstart.lean import dataclass
 
 DTYPES = {
     1: "float32",

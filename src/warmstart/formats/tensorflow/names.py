@@ -16,11 +16,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warmstart.formats.checkpoint import SlotEntry
 from warmstart.formats.tensorflow.index import OPAQUE, Tensor
 from warmstart.formats.tensorflow.protobuf import fields, message
+from warmstart.lean import dataclass
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"

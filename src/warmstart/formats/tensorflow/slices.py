@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from warmstart.formats.tensorflow.protobuf import Malformed
+from warmstart.lean import dataclass
 
 _ESCAPED = {0: b"\0\xff", 255: b"\xff\0"}
 

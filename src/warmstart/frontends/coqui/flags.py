@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import ConfigError, Problem
+from warmstart.lean import dataclass
 
 Value = str | int | float | bool | list[str] | None
 

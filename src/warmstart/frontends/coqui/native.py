@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from warmstart.frontends.coqui.going_on import model_of, refused, start_of
 from warmstart.frontends.coqui.kept import OF_CHECKPOINT, kept
 from warmstart.frontends.coqui.outputs import export_problems, report_problems
 from warmstart.frontends.coqui.places import STATE_FILES, Places, find_alphabet, find_places, problems
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.parameters import VOCABULARY
 from warmstart.sources.uri import local
 from warmstart.vocabularies.alphabet import Alphabet

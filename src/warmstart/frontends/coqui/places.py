@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.data.speech.read import read_examples
 from warmstart.errors import ConfigError, Problem
 from warmstart.frontends.coqui.flags import Flags
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET
 from warmstart.sources.uri import is_remote
 from warmstart.vocabularies.alphabet import Alphabet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from warmstart.export.convert import write_in_dialect
 from warmstart.formats.tensorflow import write_state
 from warmstart.frontends.coqui.flags import Flags
 from warmstart.frontends.coqui.places import STATE_FILES
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.dialects.checkpoint import ALPHABET, folder_of
 from warmstart.models.deepspeech.dialects.flags import NAME
 from warmstart.storage import atomic

@@ -9,7 +9,6 @@ Shapes: K prefixes are alive, A labels with the blank, N ways to go on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from warmstart.inference.ctc.options import BeamOptions, check_hot_words
 from warmstart.inference.ctc.scorer import Scorer
 from warmstart.inference.ctc.transcript import Transcript
 from warmstart.inference.ctc.units import Units, character_length
+from warmstart.lean import dataclass
 
 _SURE = math.log(0.999)  # before a frame whose blank is less likely nothing begins
 _FLOOR = math.log(np.finfo(np.float32).tiny)  # what Coqui adds to every probability

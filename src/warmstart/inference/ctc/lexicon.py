@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from warmstart.errors import VocabularyError
 from warmstart.inference.ctc.labels import Labels, space_label
+from warmstart.lean import dataclass
 
 Ints = npt.NDArray[np.int64]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from warmstart.errors import ConfigError, Problem
 from warmstart.inference.ctc.labels import Labels
 from warmstart.inference.ctc.lexicon import spell
 from warmstart.inference.ctc.scorer import Scorer
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

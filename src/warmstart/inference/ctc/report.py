@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from warmstart.data.metrics import edit_distance
 from warmstart.errors import DataError, Problem
+from warmstart.lean import dataclass
 from warmstart.storage.atomic import write_text
 
 LINE = "-" * 80

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from warmstart.inference.ctc.labels import Labels, space_label
 from warmstart.inference.ctc.language_model import KenLM, LanguageModel, arpa_words, hint
 from warmstart.inference.ctc.lexicon import Lexicon
 from warmstart.inference.ctc.scorer_file import check_labels, is_kenlm_binary, read_package
+from warmstart.lean import dataclass
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from warmstart.errors import CorruptCheckpoint, FormatError, VocabularyError
 from warmstart.inference.ctc.labels import Labels, space_label
 from warmstart.inference.ctc.lexicon import Ints, Lexicon
+from warmstart.lean import dataclass
 from warmstart.storage.atomic import atomic_file
 
 Bytes = npt.NDArray[np.uint8]

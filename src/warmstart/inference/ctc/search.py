@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from warmstart.inference.ctc.greedy import GreedyStream
 from warmstart.inference.ctc.labels import Labels
 from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import open_scorer
+from warmstart.lean import dataclass
 
 WIDTH = 500  # Coqui's evaluation, where a language model is given
 

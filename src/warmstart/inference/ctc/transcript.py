@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from warmstart.inference.ctc.labels import Labels, begins_character, space_label
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

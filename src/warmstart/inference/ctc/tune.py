@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +14,7 @@ from warmstart.inference.ctc.beam import decode_beam
 from warmstart.inference.ctc.labels import Labels
 from warmstart.inference.ctc.options import BeamOptions
 from warmstart.inference.ctc.scorer import Scorer
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ than a minute, and a stream hears what the whole recording would have.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from warmstart.data.speech.example import AudioSource
 from warmstart.errors import WarmstartError
 from warmstart.inference.ctc import SpeechSearch, Timed, Transcript, characters, words
 from warmstart.inference.speech.acoustic import Acoustic, Floats
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import MfccStream
 
 PIECE = 512  # frames that go through the model at once

@@ -6,10 +6,10 @@ They are made from :func:`modules`, which the dialects' tables go through as wel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
+from warmstart.lean import dataclass
 from warmstart.models.decoder.config import DecoderConfig, Packing
 from warmstart.models.family import PACKED, Parameter
 

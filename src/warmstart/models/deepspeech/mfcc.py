@@ -7,7 +7,6 @@ Source: tensorflow/core/kernels/{spectrogram,mfcc,mfcc_mel_filterbank,mfcc_dct}.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.errors import ConfigError
+from warmstart.lean import dataclass
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -5,13 +5,13 @@ A power is never negative: what noise would make so is zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from warmstart.data.speech.augment.base import Augmentation, Domain, Moment, Values
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
+from warmstart.lean import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

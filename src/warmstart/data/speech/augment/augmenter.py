@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 from numpy.random import Generator, Philox
@@ -15,6 +15,7 @@ from warmstart.data.speech.augment.parse import parse_augmentations
 from warmstart.data.speech.augment.ranges import Numbers
 from warmstart.data.speech.split import SpeechSplit, frames_needed
 from warmstart.errors import DataError
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 SHOWN = 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from warmstart.errors import Problem
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 Values = NDArray[np.float32]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from warmstart.data.speech.augment.base import Augmentation, Moment, Values, fit
 from warmstart.data.speech.augment.ranges import Wholes
 from warmstart.data.speech.opus import RATES
 from warmstart.errors import MissingExtra, Problem
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 FRAME_MS = 60

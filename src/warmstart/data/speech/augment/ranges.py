@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Self
 
 from numpy.random import Generator
+
+from warmstart.lean import dataclass
 
 FORMS = "v, v~r, a:b or a:b~r"
 

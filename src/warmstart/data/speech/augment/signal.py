@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from warmstart.data.speech.example import AudioSource, SpeechExample
 from warmstart.data.speech.fetched import fetched
 from warmstart.data.speech.read import read_examples
 from warmstart.errors import DataError, Problem, SourceError
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.mfcc import Mfcc
 
 SHOWN = 20

@@ -5,7 +5,6 @@ Shapes: T frames, F frequencies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from warmstart.data.speech.augment.base import Augmentation, Domain, Moment, Values
 from warmstart.data.speech.augment.ranges import Numbers, Wholes
+from warmstart.lean import dataclass
 
 Floats = NDArray[np.float64]
 

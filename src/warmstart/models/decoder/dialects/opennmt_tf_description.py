@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import Problem
+from warmstart.lean import dataclass
 from warmstart.models.opennmt_tf import ACTIVATIONS, DESCRIPTION, arguments, calls_in, last_name, literal
 
 # Arguments of LanguageModel and SelfAttentionDecoder in their order. Source: OpenNMT-tf 2.32,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects.beside import config_file
 from warmstart.models.deepspeech.parameters import DENSE, GATES

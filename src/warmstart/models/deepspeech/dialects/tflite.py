@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects.beside import alphabet_of, config_file
 from warmstart.models.deepspeech.mfcc import CHANNELS, LOWEST_HZ, Mfcc

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import ACTIVATIONS, CONFIG, TOKENIZER_FILES, activation_of, folder_of

@@ -8,11 +8,11 @@ scaled in the computation: the initialiser did it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Facts
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.dialects.google import (

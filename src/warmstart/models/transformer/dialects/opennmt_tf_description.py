@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from warmstart.errors import Problem
+from warmstart.lean import dataclass
 from warmstart.models.opennmt_tf import DESCRIPTION, arguments, calls_in, last_name, literal
 
 # Models of the catalogue → heads, and layers where they are not 6. Source: OpenNMT-tf 2.32,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from warmstart.errors import DialectError, Problem
+from warmstart.lean import dataclass
 from warmstart.models.transformer.config import TransformerConfig
 
 EPSILON = 1e-5  # of every layer norm of these classes; no key of config.json says another

@@ -7,9 +7,10 @@ vocabulary those of CTranslate2 4.8.5 (``converters/transformers.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from warmstart.lean import dataclass
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.rotary import Rotary
 from warmstart.models.decoder.dialects.tokenizers import Padding
