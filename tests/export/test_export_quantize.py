@@ -11,7 +11,7 @@ from marian_models import OPTIONS, arrays, write
 from warmstart import api
 from warmstart.errors import ConfigError, FormatError
 from warmstart.export import layouts, plan, quantize
-from warmstart.export.quantize import Encoder, Storage, storage_of
+from warmstart.export.quantize import Encoder, Loss, Storage, storage_of
 from warmstart.formats.checkpoint import Entry
 
 
@@ -93,9 +93,9 @@ def test_losses_are_measured():
         (Storage("int16", "whole"), 0.003),
         (Storage("float16"), 0.002),
     ):
-        loss = encoded(w, storage).loss()
+        loss = Loss.of(encoded(w, storage).sums)
         assert 0 < loss.relative < loss.largest < largest
-    assert encoded(w, Storage("float32")).loss().largest == 0
+    assert Loss.of(encoded(w, Storage("float32")).sums).largest == 0
 
 
 def test_what_is_stored_as_what():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from marian_models import OPTIONS, arrays, write
@@ -144,21 +147,80 @@ def test_a_full_disk_at_some_point(seed, folder, tmp_path, monkeypatch):
         file = opened(path, mode, *args, **kwargs)
         return Full(file) if "w" in mode or "x" in mode else file
 
+    def put(handle, data, at, own=os.pwrite):
+        nonlocal spent
+        spent += memoryview(data).nbytes
+        if spent > budget:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return own(handle, data, at)
+
     monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(os, "pwrite", put)
     with pytest.raises(StorageError, match="No space left on device"):
         api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8", force=True)
     monkeypatch.undo()
     assert contents(tmp_path) == before
 
 
-def test_killed_at_some_point(tmp_path):
+def command(folder, output):
+    """A process of its own, which shares its work among processes."""
+    return [sys.executable, "-m", "warmstart", "convert", folder, output, "--to", "ctranslate2", "--quantize", "int8"]
+
+
+def test_processes_write_what_threads_write(tmp_path):
+    folder = write(tmp_path / "marian", BIG, arrays(BIG))
+    api.convert(folder, tmp_path / "threads", "ctranslate2", quantize="int8")
+    subprocess.run(command(folder, tmp_path / "processes"), check=True, capture_output=True)
+    assert contents(tmp_path / "processes") == contents(tmp_path / "threads")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.95])
+def test_processes_on_a_full_disk(part, tmp_path):
+    folder = write(tmp_path / "marian", BIG, arrays(BIG))
+    api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8")
+    before = contents(tmp_path)
+    room = int(part * len(before["ct2/model.bin"]))
+    result = subprocess.run(
+        [*command(folder, tmp_path / "ct2"), "--force"], check=False, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )  # fmt: skip
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+    assert "File too large" in result.stderr
+    assert contents(tmp_path) == before
+
+
+def test_processes_name_the_array_that_cannot_be_stored(tmp_path):
+    values = arrays(BIG)
+    for name in ("encoder_l2_ffn_W1", "decoder_l3_self_Wq"):
+        values[name] = values[name].copy()
+        values[name][3, 5] = np.nan
+    folder = write(tmp_path / "marian", BIG, values)
+    said = set()
+    for _ in range(4):
+        result = subprocess.run(command(folder, tmp_path / "ct2"), check=False, capture_output=True, text=True)
+        assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+        assert [file.name for file in tmp_path.iterdir()] == ["marian"]
+        said.add(result.stderr.partition("error: ")[2])
+    (text,) = said
+    assert "encoder/layer_1/ffn/linear_0/weight" in text
+    assert "NaN" in text
+
+
+CLAIM = "from warmstart.storage import crew; crew.claim(); "
+
+
+@pytest.mark.parametrize("first", ["", CLAIM], ids=["threads", "processes"])
+def test_killed_at_some_point(first, tmp_path):
     folder = write(tmp_path / "marian", BIG, arrays(BIG))
     api.convert(folder, tmp_path / "ct2", "ctranslate2")
     before = contents(tmp_path / "ct2")
     api.convert(folder, tmp_path / "whole", "ctranslate2", quantize="int8")
     after = contents(tmp_path / "whole")
-    code = "import sys; from warmstart import api; print('on', flush=True); " + (
-        "api.convert(sys.argv[1], sys.argv[2], 'ctranslate2', quantize='int8', force=True)"
+    code = (
+        "import sys; from warmstart import api; "
+        + first
+        + "print('on', flush=True); "
+        + ("api.convert(sys.argv[1], sys.argv[2], 'ctranslate2', quantize='int8', force=True)")
     )
     rng, killed = random.Random(0), 0
     for _ in range(6):

@@ -109,8 +109,12 @@ def run_converter(command: str, *arguments: str) -> None:
 
 
 def convert_lightly() -> None:
-    """Settings of a process that converts: numpy multiplies nothing, so that it needs no threads of its own; and the
-    thread that hashes the source must not wait 5 ms each time it comes back to Python."""
+    """Settings of a process that converts: numpy multiplies nothing, so that it needs no threads of its own, without
+    which it can be forked; where it is not, the thread that hashes the source must not wait 5 ms each time it comes
+    back to Python."""
+    from warmstart.storage import crew
+
+    crew.claim()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.setswitchinterval(0.0005)
     gc.set_threshold(500_000)

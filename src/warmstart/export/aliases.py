@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from warmstart.spec.mapping import Reading
 NEVER = ("rotary_scaling_long_factor", "rotary_scaling_short_factor")  # read by name
 _SAMPLES = 13
 _SMALL = 2**14  # elements that are read whole rather than sampled
+_SHORT = 2**13  # bytes that are kept rather than their digest
 _BLOCK = 2**20
 
 
@@ -83,10 +83,17 @@ def _probe(row: Row, by_source: bool, reading: Reading) -> bytes:
 
 def _sample(array: Array) -> bytes:
     if array.size <= _SMALL:
-        return sha256(np.ascontiguousarray(array).tobytes()).digest()
+        content: bytes = array.tobytes()
+        return content if len(content) <= _SHORT else _digest(content)
     taken: bytes = array.flat[[k * (array.size - 1) // (_SAMPLES - 1) for k in range(_SAMPLES)]].tobytes()
     forget(array)
     return taken
+
+
+def _digest(content: bytes) -> bytes:
+    from hashlib import sha256
+
+    return sha256(content).digest()
 
 
 def _equal(rows: Iterable[Row], reading: Reading) -> dict[str, str]:

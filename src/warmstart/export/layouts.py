@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from heapq import merge
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from warmstart.errors import FormatError, Problem
 from warmstart.export.as_it_is import FORMATS
-from warmstart.export.onnx import write_onnx
 from warmstart.export.plan import Conversion
 from warmstart.export.slots import SlotRow, factored
-from warmstart.export.tflite import write_tflite
 from warmstart.formats import safetensors, torch_write
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.formats.model_bin import TYPES, write_ctranslate2
+from warmstart.formats.placed import Fill
 from warmstart.formats.writers import NUMPYS_OWN, writer_for
+from warmstart.lean import dataclass
 
 LIMIT = 2**32 - 1  # bytes of one array of a model.bin
 
@@ -41,12 +41,14 @@ class Layout:
     """``write(directory, conversion, written, arrays)`` stores ``arrays``, one for each entry in order.
 
     Attributes:
+        placed: whether ``write`` also takes what puts arrays into their places.
         aliases: whether equal arrays are stored once under several names; else each is stored.
         dtypes: what the layout holds.
     """
 
-    write: Callable[[Path, Conversion, Written, Iterable[Array]], None]
+    write: Callable[[Path, Conversion, Written, Any], None]
     dtypes: tuple[str, ...]
+    placed: bool = False
     aliases: bool = False
     limit: int | None = None
 
@@ -85,7 +87,7 @@ def entries_of(conversion: Conversion, aliases: Mapping[str, str]) -> Written:
     return Written(tuple(sorted(entries, key=lambda e: e.name)), aliases)
 
 
-def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+def _model_bin(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array] | Fill) -> None:
     assert conversion.specification is not None
     path, specification = directory / "model.bin", conversion.specification
     write_ctranslate2(path, *specification, written.entries, arrays, written.aliases)
@@ -97,7 +99,7 @@ def _model_npz(directory: Path, conversion: Conversion, written: Written, arrays
     write_marian(directory / "model.npz", conversion.header[CONFIG], _named(written, arrays))
 
 
-def _safetensors(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+def _safetensors(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array] | Fill) -> None:
     safetensors.write_safetensors(directory / "model.safetensors", written.entries, arrays, dict(conversion.header))
 
 
@@ -129,6 +131,8 @@ def _tensorflow(directory: Path, conversion: Conversion, written: Written, array
 
 
 def _onnx(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    from warmstart.export.onnx import write_onnx
+
     graph = json.loads(conversion.header["graph"])
     write_onnx(directory, graph, _named(written, arrays), int8=conversion.options.quantization == "int8")
 
@@ -151,6 +155,8 @@ def _tensorflow_saver(directory: Path, conversion: Conversion, written: Written,
 
 
 def _tflite(directory: Path, conversion: Conversion, written: Written, arrays: Iterable[Array]) -> None:
+    from warmstart.export.tflite import write_tflite
+
     graph = json.loads(conversion.header["graph"])
     write_tflite(directory, graph, _named(written, arrays), int8=conversion.options.quantization == "int8")
 
@@ -171,9 +177,9 @@ _SAFETENSORS = (
 )  # fmt: skip
 
 LAYOUTS: dict[str, Layout] = {
-    "model.bin": Layout(_model_bin, TYPES, aliases=True, limit=LIMIT),
+    "model.bin": Layout(_model_bin, TYPES, placed=True, aliases=True, limit=LIMIT),
     "model.npz": Layout(_model_npz, ("float32", "float16", "bfloat16")),
-    "model.safetensors": Layout(_safetensors, _SAFETENSORS),
+    "model.safetensors": Layout(_safetensors, _SAFETENSORS, placed=True),
     "safetensors": Layout(_as_it_is, tuple(safetensors.DTYPES.values())),
     "npz": Layout(_as_it_is, tuple(NUMPYS_OWN)),
     "torch": Layout(_as_it_is, tuple(torch_write.DTYPES)),

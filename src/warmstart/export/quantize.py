@@ -6,7 +6,7 @@ Source of the arithmetic: CTranslate2 4.8.5, ``specs/model_spec.py``.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from warmstart.errors import ConfigError, FormatError
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.formats.checkpoint import Array, dtype_of
+from warmstart.lean import dataclass
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _OTHERS = {"int16": "float32", **{q: q.removeprefix("int8_") for q in QUANTIZATIONS if "float" in q}}
@@ -25,6 +26,7 @@ _KEPT = threading.local()
 _SHORT = 16  # elements of numpy's buffer: it fills longer ones with a row's scale, which costs more than multiplying
 
 Scale = Literal["none", "rows", "whole"]
+Sums = tuple[float, float, float]  # largest difference, and sums of squares: of differences, and of what was there
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Loss:
 
     largest: float = 0.0
     relative: float = 0.0
+
+    @classmethod
+    def of(cls, parts: Sequence[Sums]) -> Loss:
+        """Of an array, by the sums of its parts."""
+        error, total = (sum(part[k] for part in parts) for k in (1, 2))
+        return cls(max((part[0] for part in parts), default=0.0), float(np.sqrt(error / total)) if total else 0.0)
 
 
 def storage_of(dtype: str, rank: int, quantizable: bool, quantization: str) -> Storage:
@@ -68,7 +76,8 @@ def already_quantized(dtype: str, quantizable: bool, quantization: str) -> bool:
 class Encoder:
     """Encodes one array block of rows by block of rows; blocks may be encoded by several threads at once.
 
-    ``values`` and ``scale`` (None where there is none) are what is stored, complete once every block was encoded.
+    ``values`` and ``scale`` (None where there is none) are what is stored, complete once every block was encoded;
+    ``sums`` say of each block what was lost, if ``report`` asked for it.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...], storage: Storage, *, report: bool = False) -> None:
@@ -76,7 +85,7 @@ class Encoder:
         self.values: Array = np.empty(shape, dtype_of(storage.dtype))
         rows = {"rows": shape[:1], "whole": (), "none": None}[storage.scale]
         self.scale: Array | None = None if rows is None else np.empty(rows, np.float32)
-        self._sums: list[tuple[float, float, float]] = []
+        self.sums: list[Sums] = []
         if storage.scale == "rows" and len(shape) < 2:
             raise FormatError("only matrices are stored as 8-bit rows", where=name, found=f"shape {list(shape)}")
 
@@ -158,14 +167,7 @@ class Encoder:
         wide = np.asarray(array, np.float64)
         difference = np.asarray(stored(), np.float64) - wide
         largest = float(np.max(np.abs(difference), initial=0.0))
-        self._sums.append((largest, float(np.vdot(difference, difference)), float(np.vdot(wide, wide))))
-
-    def loss(self) -> Loss:
-        """What was lost, if ``report`` asked for it."""
-        if not self._sums:
-            return Loss()
-        error, total = (sum(s[k] for s in self._sums) for k in (1, 2))
-        return Loss(max(s[0] for s in self._sums), float(np.sqrt(error / total)) if total else 0.0)
+        self.sums.append((largest, float(np.vdot(difference, difference)), float(np.vdot(wide, wide))))
 
     def _not_finite(self) -> FormatError:
         return not_finite(self.name, self.storage.dtype)

@@ -1,37 +1,44 @@
-"""A conversion carried out: one target array after another, read, computed and written at the same time.
+"""A conversion carried out: every target array read, computed and written, at the same time as others.
 
-Threads compute (numpy releases the lock); large arrays are encoded in blocks of rows. What is under way at once is
-bounded in bytes, so that memory grows with the largest array and not with the model.
+Where the layout says beforehand at which byte each array lies, workers put parts of them into their places; else one
+array after another goes to the writer. What is under way at once is bounded in bytes, so that memory grows with the
+largest array and not with the model.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from warmstart.errors import DialectError, Problem
+from warmstart.errors import DialectError, FormatError, Problem
 from warmstart.export.aliases import find_aliases, same_bytes
 from warmstart.export.layouts import LAYOUTS, check, entries_of
 from warmstart.export.plan import Conversion, Row
-from warmstart.export.quantize import FLOATS, Encoder, Loss, not_finite
+from warmstart.export.quantize import FLOATS, Encoder, Loss, Sums, not_finite
 from warmstart.export.slots import compute_slot
 from warmstart.formats.checkpoint import Array, dtype_of
-from warmstart.formats.mapped import PutAside, forget, is_mapped
+from warmstart.formats.mapped import Place, PutAside, forget, is_mapped, write_array
+from warmstart.lean import dataclass
 from warmstart.spec.mapping import Link, Reading
 from warmstart.spec.op import ShapeMismatch
+from warmstart.storage.crew import may_fork, processors, share
+from warmstart.storage.flushing import Flushing
 from warmstart.storage.progress import Progress
 
-_BLOCK = 2**19  # elements that one thread encodes at a time: with fewer, threads wait more than they work
-_LARGE = 2**21  # elements from which an array is encoded in blocks
-_SMALL = 2**16  # elements below which to hand an array to another thread costs more than to encode it
-_UNDER_WAY = 2**25  # bytes of arrays that are computed ahead of the writer
+_BLOCK = 2**18  # elements that are encoded at a time: what lies beside each other in a core's cache
+_LARGE = 2**20  # elements of an array that a worker takes at a time, where it has twice as many
+_SMALL = 2**16  # elements of arrays that are not worth a worker's asking for each
+_UNDER_WAY = 2**25  # bytes of arrays that are computed at once, unless a single one is larger
+_WORTH = 2**22  # bytes from which processes are worth their beginning
 
 
 @dataclass
@@ -39,11 +46,18 @@ class Outcome:
     """What a conversion did: aliases, and the loss of each stored array where a report was asked for."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
-    losses: dict[str, tuple[str, Loss]] = field(default_factory=dict)
+    losses: Mapping[str, tuple[str, Loss]] = field(default_factory=dict)
 
 
-def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *, progress: bool = False) -> Outcome:
-    """Write the arrays of ``conversion`` into ``directory``.
+def run_conversion(
+    conversion: Conversion,
+    reading: Reading,
+    directory: Path,
+    *,
+    progress: bool = False,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Write the arrays of ``conversion`` into ``directory``; ``meanwhile`` writes what else belongs there.
 
     Raises:
         DialectError: arrays of the source that should follow from others do not.
@@ -52,122 +66,223 @@ def run_conversion(conversion: Conversion, reading: Reading, directory: Path, *,
     """
     layout = LAYOUTS[conversion.layout]
     check(conversion, entries_of(conversion, {}))
-    aside = reading.putting_aside(PutAside(directory))
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool, aside:
-        _compare(reading, pool)
+    with reading.putting_aside(PutAside(directory)):
+        _compare(reading)
         aliases = find_aliases(conversion, reading) if layout.aliases else {}
-        outcome = Outcome(aliases)
         rows = [row for row in conversion.rows if row.name not in aliases]
         with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
-            work = _Work(conversion, reading, pool, outcome, bar if progress else None)
+            work = _Work(conversion, reading, rows, bar if progress else None)
             written = replace(entries_of(conversion, aliases), state=lambda row: compute_slot(row, reading))
-            layout.write(directory, conversion, written, work.arrays(rows))
-    return outcome
+            if layout.placed and hasattr(os, "pwrite"):
+                layout.write(directory, conversion, written, partial(work.fill, meanwhile=meanwhile))
+            else:
+                meanwhile()
+                layout.write(directory, conversion, written, work.arrays())
+    return Outcome(aliases, work.losses())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The array of ``row``, or its rows from ``start`` until ``stop``, which are read unchecked: a part without rows
+    stands for the check of the whole array."""
+
+    row: Row
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        row = self.row
+        return math.prod(row.shape) if self.stop is None else (self.stop - self.start) * math.prod(row.shape[1:])
+
+    @property
+    def stored(self) -> int:
+        """Bytes that are written."""
+        return self.size * dtype_of(self.row.storage.dtype).itemsize
+
+    @property
+    def cost(self) -> int:
+        """Bytes that are held meanwhile: what it is computed from, and what is written."""
+        return self.size * dtype_of(self.row.dtype).itemsize + self.stored
 
 
 class _Work:
     """Rows on their way from the source to the writer."""
 
-    def __init__(
-        self, conversion: Conversion, reading: Reading, pool: ThreadPoolExecutor, outcome: Outcome, bar: Progress | None
-    ) -> None:
-        self._options, self._reading, self._pool = conversion.options, reading, pool
-        self._outcome, self._bar = outcome, bar
+    def __init__(self, conversion: Conversion, reading: Reading, rows: Sequence[Row], bar: Progress | None) -> None:
+        self._options, self._reading, self._rows, self._bar = conversion.options, reading, rows, bar
+        self._sums: dict[str, list[Sums]] = {row.name: [] for row in rows}
 
-    def arrays(self, rows: list[Row]) -> Iterator[Array]:
+    def losses(self) -> dict[str, tuple[str, Loss]]:
+        """What was lost, by the name of the array, if a report was asked for."""
+        if not self._options.report:
+            return {}
+        return {row.name: (row.storage.dtype, Loss.of(self._sums[row.name])) for row in self._rows}
+
+    def fill(self, file: Flushing, places: Mapping[str, int], *, meanwhile: Callable[[], None]) -> None:
+        """Put every array, and its scale, into its place."""
+        tasks, handle, budget = self._tasks(), file.fileno(), _Budget(_UNDER_WAY)
+        costs = [sum(part.cost for part in task) for task in tasks]
+
+        def work(number: int) -> None:
+            with budget.of(costs[number]):
+                for part in tasks[number]:
+                    self._put(part, handle, places)
+
+        counted = 0
+
+        def done(number: int) -> None:
+            nonlocal counted
+            self._written(sum(part.stored for task in tasks[counted : number + 1] for part in task), file)
+            counted = max(counted, number + 1)
+
+        # Processes know nothing of each other's memory, and leave nothing but what is in the file.
+        apart = self._reading.checkpoint.mapped and max(costs, default=0) <= _UNDER_WAY and not self._options.report
+        share(len(tasks), work, done, meanwhile=meanwhile, forked=apart and sum(costs) >= _WORTH and may_fork())
+        done(len(tasks) - 1)
+
+    def _tasks(self) -> list[list[_Part]]:
+        """What a worker does at a time: a part of an array, an array, or several small ones."""
+        parts: list[_Part] = []
+        checks: list[_Part] = []
+        whole: list[_Part] = []
+        small: list[list[_Part]] = []
+        room = 0
+        for row in self._rows:
+            size = math.prod(row.shape)
+            if size >= 2 * _LARGE and row.storage.scale != "whole" and is_mapped(row.compute(self._reading.peek)):
+                step = max(1, _LARGE * row.shape[0] // size)
+                checks.append(_Part(row, 0, 0))
+                parts += (_Part(row, k, min(k + step, row.shape[0])) for k in range(0, row.shape[0], step))
+            elif size >= _SMALL:
+                whole.append(_Part(row))
+            else:
+                if size > room:
+                    small.append([])
+                    room = _SMALL
+                small[-1].append(_Part(row))
+                room -= size
+        whole.sort(key=lambda part: -part.cost)
+        return [*([part] for part in (*checks, *parts, *whole)), *small]
+
+    def _put(self, part: _Part, handle: int, places: Mapping[str, int]) -> None:
+        row = part.row
+        if part.stop == 0:
+            forget(row.compute(self._reading.raw))
+            return
+        array, used = self._computed(row) if part.stop is None else (row.compute(self._reading.peek), [])
+        if array.shape != row.shape:
+            raise FormatError("an array is not as announced", where=row.name, expected=row.shape, found=array.shape)
+        if part.stop is not None:
+            array = array[part.start : part.stop]
+        width = row.nbytes // max(1, math.prod(row.shape[:1]))
+        values = Place(handle, places[row.name] + part.start * width)
+        if self._as_it_is(row, array):
+            write_array(values, array)
+        else:
+            scales: list[Array] = []
+            largest = _largest(array) if row.storage.scale == "whole" else None
+            for _, block in _blocks(array) if array.ndim else [(0, array)]:
+                encoder = self._encoded(row, block, largest)
+                write_array(values, encoder.values)
+                scales += [] if encoder.scale is None else [encoder.scale]
+                forget(block)
+            if scales:
+                place = Place(handle, places[f"{row.name}_scale"] + 4 * part.start)
+                write_array(place, np.concatenate(scales) if row.storage.scale == "rows" else scales[0])
+        if not is_mapped(array):
+            for source in used:
+                forget(source)
+
+    def _written(self, count: int, file: Flushing | None = None) -> None:
+        if file is not None:
+            file.written(count)
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def arrays(self) -> Iterator[Array]:
         """What is stored, in the order of the rows; scales follow their weight."""
-        ahead: deque[tuple[Row, Future[Encoder] | None]] = deque()
-        waiting, under_way = iter(rows), 0
-        upcoming = next(waiting, None)
-        while upcoming is not None or ahead:
-            while upcoming is not None and (not ahead or under_way + _cost(upcoming) <= _UNDER_WAY):
-                size = math.prod(upcoming.shape)
-                if size < _SMALL:
-                    ahead.append((upcoming, None))
-                elif size >= _LARGE:
-                    if ahead:
-                        break
-                    ahead.append((upcoming, _done(self._in_blocks(upcoming))))
-                else:
-                    ahead.append((upcoming, self._pool.submit(self._whole, upcoming)))
-                under_way += _cost(upcoming)
-                upcoming = next(waiting, None)
-            row, future = ahead.popleft()
-            encoder = self._whole(row) if future is None else future.result()
-            under_way -= _cost(row)
-            yield encoder.values
-            if encoder.scale is not None:
-                yield encoder.scale
-            if self._options.report:
-                self._outcome.losses[row.name] = (row.storage.dtype, encoder.loss())
-            if self._bar is not None:
-                self._bar.update(row.nbytes)
+        from concurrent.futures import Future, ThreadPoolExecutor
 
-    def _encoder(self, row: Row) -> Encoder:
-        return Encoder(row.name, row.shape, row.storage, report=self._options.report)
+        ahead: deque[tuple[Row, Future[Encoder] | None]] = deque()
+        waiting, under_way = iter(self._rows), 0
+        upcoming = next(waiting, None)
+        with ThreadPoolExecutor(processors()) as pool:
+            while upcoming is not None or ahead:
+                while upcoming is not None and (not ahead or under_way + _Part(upcoming).cost <= _UNDER_WAY):
+                    small = math.prod(upcoming.shape) < _SMALL
+                    ahead.append((upcoming, None if small else pool.submit(self._whole, upcoming)))
+                    under_way += _Part(upcoming).cost
+                    upcoming = next(waiting, None)
+                row, future = ahead.popleft()
+                encoder = self._whole(row) if future is None else future.result()
+                under_way -= _Part(row).cost
+                yield encoder.values
+                if encoder.scale is not None:
+                    yield encoder.scale
+                self._written(row.nbytes)
 
     def _whole(self, row: Row) -> Encoder:
-        array, used, stored = self._computed(row)
-        if stored is not None:
-            return stored
-        encoder = self._encoder(row)
+        array, used = self._computed(row)
+        if self._as_it_is(row, array) and array.flags.c_contiguous:
+            encoder = Encoder.of_stored(row.name, array)
+        else:
+            encoder = self._encoded(row, array, _largest(array) if row.storage.scale == "whole" else None)
+        for source in () if encoder.values is array and is_mapped(array) else used:
+            forget(source)
+        return encoder
+
+    def _computed(self, row: Row) -> tuple[Array, list[Array]]:
+        """The array of ``row``, and what was read for it."""
+        used: list[Array] = []
+        return row.compute(lambda name: self._reading.raw(name, used)), used
+
+    def _as_it_is(self, row: Row, array: Array) -> bool:
+        """Whether the elements of ``array`` are what is stored."""
+        if array.dtype.name != row.storage.dtype:
+            return False
+        if self._options.quantization != "none":
+            require_finite(row.name, array)
+        return row.storage.scale == "none"
+
+    def _encoded(self, row: Row, array: Array, largest: float | None) -> Encoder:
+        encoder = Encoder(row.name, array.shape, row.storage, report=self._options.report)
+        if largest is not None:
+            encoder.set_largest(largest)
         if array.ndim == 0:
             encoder.cast(array, encoder.values)
-            return encoder
-        if row.storage.scale == "whole":
-            encoder.set_largest(_largest(array))
-        for start, block in _blocks(array):
-            encoder.block(block, start)
-        for source in used:
-            forget(source)
+        else:
+            for start, block in _blocks(array):
+                encoder.block(block, start)
+        self._sums[row.name] += encoder.sums
         return encoder
 
-    def _in_blocks(self, row: Row) -> Encoder:
-        array, used, stored = self._computed(row)
-        if stored is not None:
-            return stored
-        encoder = self._encoder(row)
-        if row.storage.scale == "whole":
-            encoder.set_largest(max(self._pool.map(lambda part: _largest(part[1]), _blocks(array))))
 
-        def work(part: tuple[int, Array]) -> None:
-            encoder.block(part[1], part[0])
-            forget(part[1])
+class _Budget:
+    """Bytes that threads may hold at once; a piece of work that wants more than all of them is done alone."""
 
-        for _ in self._pool.map(work, _blocks(array)):
-            pass
-        for source in used:
-            forget(source)
-        return encoder
+    def __init__(self, most: int) -> None:
+        self._most, self._used, self._changed = most, 0, threading.Condition()
 
-    def _computed(self, row: Row) -> tuple[Array, list[Array], Encoder | None]:
-        """The array of ``row``, what was read for it, and the end of the work where the array's own bytes are what is
-        stored: the writer takes them from the source's mapped file."""
-        used: list[Array] = []
-        array = row.compute(lambda name: self._reading.raw(name, used))
-        if self._options.quantization != "none" and array.dtype.name == row.storage.dtype:
-            require_finite(row.name, array)
-        if row.storage.scale != "none" or array.dtype.name != row.storage.dtype or not array.flags.c_contiguous:
-            return array, used, None
-        for source in () if is_mapped(array) else used:
-            forget(source)
-        return array, used, Encoder.of_stored(row.name, array)
-
-
-def _done(encoder: Encoder) -> Future[Encoder]:
-    future: Future[Encoder] = Future()
-    future.set_result(encoder)
-    return future
-
-
-def _cost(row: Row) -> int:
-    """Bytes that are held while ``row`` is under way: what it is computed from, and what is stored."""
-    return math.prod(row.shape) * dtype_of(row.dtype).itemsize + row.nbytes
+    @contextmanager
+    def of(self, count: int) -> Iterator[None]:
+        """Hold ``count`` bytes, as soon as they are there."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + count <= self._most)
+            self._used += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= count
+                self._changed.notify_all()
 
 
 def _blocks(array: Array) -> Iterator[tuple[int, Array]]:
+    """Rows of ``array``, and the number of the first: as many as are encoded at a time."""
     step = max(1, _BLOCK // max(1, array[:1].size))
-    for start in range(0, len(array), step):
+    for start in range(0, max(1, len(array)), step):
         yield start, array[start : start + step]
 
 
@@ -189,13 +304,13 @@ def _largest(array: Array) -> float:
     return float(np.maximum(np.max(array), -np.min(array)))
 
 
-def _compare(reading: Reading, pool: ThreadPoolExecutor) -> None:
+def _compare(reading: Reading) -> None:
     """Arrays that follow from others must be what they follow from.
 
     Raises:
         DialectError: some are not; all are named.
     """
-    problems = [problem for problem in pool.map(lambda link: difference(link, reading), reading.checks) if problem]
+    problems = [problem for link in reading.checks if (problem := difference(link, reading))]
     if problems:
         raise DialectError(
             "arrays of the source contradict each other", where=reading.checkpoint.path, problems=problems

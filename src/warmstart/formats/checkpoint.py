@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from warmstart.lean import dataclass
 
 if TYPE_CHECKING:  # listing what is in a file needs no numpy, whose import takes longer than all of ours
     import numpy as np
@@ -133,6 +135,12 @@ class Checkpoint(ABC):
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     files: Sequence[Path] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether arrays are views into memory maps, or computed from such: reading one twice costs nothing, and
+        forked processes may read side by side."""
+        return False
 
     @abstractmethod
     def read(self, name: str) -> Array:

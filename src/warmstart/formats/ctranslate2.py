@@ -58,6 +58,10 @@ class CTranslate2Checkpoint(Checkpoint):
     * ``vocabulary_map``: ``file`` and ``size`` in lines of ``vmap.txt``, where there is one
     """
 
+    @property
+    def mapped(self) -> bool:
+        return True
+
     def __init__(self, path: Path) -> None:
         self._header: Header = read_header(path)
         self._map = map_file(path)

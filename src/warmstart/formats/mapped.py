@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +35,21 @@ class Writable(Protocol):
     """What :func:`write_array` asks of a file."""
 
     def write(self, data: Any, /) -> int: ...
+
+
+class Place:
+    """A place in the open file ``handle``, from the byte ``at`` on, whatever others write elsewhere in it."""
+
+    def __init__(self, handle: int, at: int) -> None:
+        self._handle, self._at = handle, at
+
+    def write(self, data: Any, /) -> int:
+        """As a file's own."""
+        rest = memoryview(data)
+        while rest:
+            count = os.pwrite(self._handle, rest, self._at)
+            self._at, rest = self._at + count, rest[count:]
+        return len(data)
 
 
 POINTER = b"version https://git-lfs"  # what stands in place of a large file until `git lfs pull`

@@ -208,6 +208,10 @@ class MarianCheckpoint(Checkpoint):
             total += -(-self.entries[name].size // alignment) * alignment
         return offsets, total
 
+    @property
+    def mapped(self) -> bool:
+        return self._file.mapped
+
     def read(self, name: str) -> Array:
         return self._file.read(self.entries[name].name)
 

@@ -82,6 +82,10 @@ class BinFile:
             raise SourceError("cannot be read", where=path, found=error.strerror) from error
         self._map = map_file(path)
 
+    @property
+    def mapped(self) -> bool:
+        return True
+
     def read(self, name: str) -> Array:
         """The array ``name``, read-only.
 

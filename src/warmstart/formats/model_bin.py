@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from warmstart.errors import CorruptCheckpoint, FormatError, SourceError
 from warmstart.formats.checkpoint import Array, Entry
-from warmstart.formats.mapped import Writable, valid_shape, write_array
+from warmstart.formats.mapped import valid_shape
+from warmstart.formats.placed import Fill, write_announced
+from warmstart.lean import dataclass
 from warmstart.storage.atomic import atomic_file
 from warmstart.storage.flushing import Flushing
 
@@ -220,10 +221,11 @@ def write_ctranslate2(
     specification: str,
     revision: int,
     entries: Sequence[Entry],
-    arrays: Iterable[Array],
+    arrays: Iterable[Array] | Fill,
     aliases: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a ``model.bin`` of version 6: ``arrays``, one for each of ``entries`` in their order, one at a time.
+    """Writes a ``model.bin`` of version 6: ``arrays``, one for each of ``entries`` in their order, one at a time, or
+    what puts them into their places, in any order.
 
     With entries sorted by name (as CTranslate2 sorts them) the bytes are those that CTranslate2 writes. ``aliases``
     says for a name which of ``entries`` it is another name of.
@@ -238,30 +240,22 @@ def write_ctranslate2(
     with atomic_file(path) as temporary, temporary.open("wb") as out, Flushing(out) as file:
         file.write(struct.pack("<I", VERSION) + _encoded(specification, path))
         file.write(struct.pack("<II", revision, len(entries)))
-        rest = iter(arrays)
+        places: dict[str, int] = {}
+        rest = None if callable(arrays) else iter(arrays)
         for entry in entries:
-            _write_variable(path, file, entry, next(rest, None))
-        if next(rest, None) is not None:
+            shape = struct.pack(f"<B{len(entry.shape)}I", len(entry.shape), *entry.shape)
+            file.write(_encoded(entry.name, path) + shape + struct.pack("<BI", TYPES.index(entry.dtype), entry.nbytes))
+            if rest is None:
+                places[entry.name] = file.skip(entry.nbytes)
+            else:
+                write_announced(path, file, entry, next(rest, None))
+        if rest is not None and next(rest, None) is not None:
             raise FormatError("more arrays than entries", where=path)
         file.write(struct.pack("<I", len(aliases)))
         for name in sorted(aliases):
             file.write(_encoded(name, path) + _encoded(aliases[name], path))
-
-
-def _write_variable(path: Path, file: Writable, entry: Entry, array: Array | None) -> None:
-    where = f"{path}, array {entry.name!r}"
-    if array is None:
-        raise FormatError("fewer arrays than entries", where=where)
-    if (array.shape, array.dtype.name) != (entry.shape, entry.dtype):
-        raise FormatError(
-            "an array is not as announced",
-            where=where,
-            expected=f"{entry.dtype} {entry.shape}",
-            found=f"{array.dtype.name} {array.shape}",
-        )
-    shape = struct.pack(f"<B{len(entry.shape)}I", len(entry.shape), *entry.shape)
-    file.write(_encoded(entry.name, path) + shape + struct.pack("<BI", TYPES.index(entry.dtype), entry.nbytes))
-    write_array(file, array)
+        if callable(arrays):
+            arrays(file, places)
 
 
 def _check_writable(path: Path, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ Definitions: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.h
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from warmstart.errors import CorruptCheckpoint, FormatError
@@ -14,6 +14,7 @@ from warmstart.formats import npy
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry
 from warmstart.formats.mapped import head
 from warmstart.formats.zipped import ZipArchive, first_member
+from warmstart.lean import dataclass
 from warmstart.storage.atomic import atomic_file
 
 FORMAT = "npz"
@@ -77,6 +78,11 @@ class NpzFile:
             raise self._corrupt(key, expected, f"{size} bytes")
         return _Member(member, header)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether every member is stored as it is."""
+        return not any(member.deflated for member in self._archive.members.values())
+
     def read(self, name: str, *, copy: bool = True) -> Array:
         """The array ``name``, read-only; of a stored member a view, aligned or not, if ``copy`` is False.
 
@@ -107,6 +113,10 @@ class NpzCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._file = NpzFile(path)
         super().__init__(path=path, format=FORMAT, entries=self._file.entries, files=(Path(path.name),))
+
+    @property
+    def mapped(self) -> bool:
+        return self._file.mapped
 
     def read(self, name: str) -> Array:
         return self._file.read(name)

@@ -15,8 +15,10 @@ from typing import Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, Entry, dtype_of
-from warmstart.formats.mapped import head, map_file, valid_shape, view, write_array
+from warmstart.formats.mapped import head, map_file, valid_shape, view
+from warmstart.formats.placed import Fill, write_announced
 from warmstart.storage.atomic import atomic_file
+from warmstart.storage.flushing import Flushing
 
 FORMAT = "safetensors"
 MAX_HEADER = 100_000_000  # the reference implementation's own bound
@@ -76,6 +78,10 @@ def open(path: Path) -> SafetensorsCheckpoint:
 
 class SafetensorsCheckpoint(Checkpoint):
     """A safetensors file; ``metadata`` is its ``__metadata__`` (str → str), arrays are views into a memory map."""
+
+    @property
+    def mapped(self) -> bool:
+        return True
 
     def __init__(self, path: Path) -> None:
         self._map = map_file(path)
@@ -189,9 +195,10 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], size: int) -> No
 
 
 def write_safetensors(
-    path: Path, entries: Sequence[Entry], arrays: Iterable[Array], metadata: Mapping[str, str] | None = None
+    path: Path, entries: Sequence[Entry], arrays: Iterable[Array] | Fill, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes ``arrays``, one for each of ``entries`` in their order, holding one at a time.
+    """Writes ``arrays``, one for each of ``entries`` in their order, holding one at a time; or lets them be put into
+    their places, in any order.
 
     The header is padded with spaces to a multiple of 8 bytes, as the reference implementation does.
 
@@ -200,21 +207,16 @@ def write_safetensors(
         StorageError: the file cannot be written; what was at ``path`` is untouched.
     """
     encoded = _encode_header(path, entries, metadata or {})
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as out, Flushing(out) as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
+        if callable(arrays):
+            places = {entry.name: file.skip(entry.nbytes) for entry in entries}
+            out.truncate()
+            arrays(file, places)
+            return
         rest = iter(arrays)
         for entry in entries:
-            array = next(rest, None)
-            if array is None:
-                raise FormatError("fewer arrays than entries", where=f"{path}, array {entry.name!r}")
-            if array.shape != entry.shape or array.dtype.name != entry.dtype:
-                raise FormatError(
-                    "an array is not as announced",
-                    where=f"{path}, array {entry.name!r}",
-                    expected=f"{entry.dtype} {entry.shape}",
-                    found=f"{array.dtype.name} {array.shape}",
-                )
-            write_array(file, array)
+            write_announced(path, file, entry, next(rest, None))
         if next(rest, None) is not None:
             raise FormatError("more arrays than entries", where=path)
 

@@ -52,6 +52,10 @@ class ShardedCheckpoint(Checkpoint):
             ties={array: other for shard in self._shards.values() for array, other in shard.ties.items()},
         )
 
+    @property
+    def mapped(self) -> bool:
+        return all(shard.mapped for shard in self._shards.values())
+
     def read(self, name: str) -> Array:
         return self._shards[self._places[name]].read(name)
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from warmstart.errors import FormatError
 from warmstart.formats.checkpoint import Array, Entry
 from warmstart.storage.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import zipfile
 
 FORMAT = "torch"
 ALIGNMENT = 64
@@ -60,6 +62,8 @@ def write_torch(
     pickled = _pickle(path, entries, keys, metadata or {})
     shared = {keys[name] for name in ties}
     digests: dict[int, bytes] = {}
+    import zipfile
+
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "data.pkl", pickled)
         _add(archive, "byteorder", b"little")
@@ -124,7 +128,9 @@ def _little(path: Path, entry: Entry, array: Array | None) -> memoryview:
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
     """A member whose data begins at a multiple of 64 bytes, by means of an extra field as torch writes it (``FB``)."""
-    info = zipfile.ZipInfo(f"{_FOLDER}/{name}", (1980, 1, 1, 0, 0, 0))
+    from zipfile import ZipInfo
+
+    info = ZipInfo(f"{_FOLDER}/{name}", (1980, 1, 1, 0, 0, 0))
     large = len(data) >= 2**31 - 2**16
     assert archive.fp is not None
     before = archive.fp.tell() + _LOCAL_BYTES + len(info.filename) + (_ZIP64_BYTES if large else 0)

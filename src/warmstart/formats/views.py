@@ -42,6 +42,10 @@ class View(Checkpoint):
         before: Mapping[str, str] = getattr(self.original, "lossy", {})
         return {new: before[old] for new, old in self.names.items() if old in before}
 
+    @property
+    def mapped(self) -> bool:
+        return self.original.mapped
+
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         """The array ``name``, of which ``read`` gives the arrays of the original."""
         return read(self.names[name])

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart.errors import CorruptCheckpoint, FormatError
 from warmstart.formats.mapped import forget, map_file
+from warmstart.lean import dataclass
 
 if TYPE_CHECKING:
     import zipfile
@@ -259,15 +259,16 @@ class ZipArchive:
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
         import numpy as np
+        from zlib_ng.zlib_ng import crc32  # many times as fast as zlib's
 
         member = self.members[name]
-        crc = zlib.crc32(self._bytes(member.start, skipped))
+        crc = crc32(self._bytes(member.start, skipped))
         data = np.empty(member.size - skipped, np.uint8)
         for begin in range(0, len(data), _PIECE):
             part = data[begin : begin + _PIECE].data
             if os.preadv(self._descriptor, [part], member.start + skipped + begin) != len(part):
                 raise self.corrupt(self.key(name), f"{member.size} bytes", "fewer: the file was cut off")
-            crc = zlib.crc32(part, crc)
+            crc = crc32(part, crc)
         if crc != member.crc:
             raise self.corrupt(self.key(name), f"checksum {member.crc:08x}", f"{crc:08x}")
         data.flags.writeable = False
@@ -278,13 +279,14 @@ def _crc(data: Any, start: int, size: int) -> int:
     """CRC-32 of a part of ``data``, chunk by chunk, so that a large part of a mapped file does not fill the memory; a
     small one stays, since who asks goes through it next."""
     import numpy as np
+    from zlib_ng.zlib_ng import crc32
 
     crc = 0
     if not size:
         return crc
     flat = np.frombuffer(data, np.uint8, size, start)
     for k in range(0, size, _CHUNK):
-        crc = zlib.crc32(flat[k : k + _CHUNK].data, crc)
+        crc = crc32(flat[k : k + _CHUNK].data, crc)
         if size > _SMALL:
             forget(flat[k : k + _CHUNK])
     return crc

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmstart.errors import SourceError
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 from warmstart.sources.transport import Exhausted, Passing, RemoteFile, Stream, Transport, Unreachable
 from warmstart.storage.atomic import require_space, storage_error
@@ -52,6 +50,8 @@ class Patience:
                 found=f"{reason}{wanted} (attempts without a new byte: {failures})",
                 todo="try again later; what has come so far is kept and gone on with",
             ) from None
+        import random
+
         pause: float = min(self.longest, self.pause * 2.0 ** max(0, failures - 1)) * random.uniform(0.5, 1.0)
         self.sleep(max(pause, reason.after) if reason.after else pause)
 
@@ -70,7 +70,7 @@ def write_note(path: Path, text: str) -> None:
     """Writes a small file that is the old one or the new one, but unlike those of ``storage.atomic`` may be lost if the
     machine stops: whoever finds none asks again. A directory of many files would wait for the disk too often.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{os.urandom(4).hex()}")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import product
 from math import prod
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from warmstart.errors import DialectError, Problem
 from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.lean import dataclass
 from warmstart.spec.op import Op, Shape, ShapeMismatch, SlotLost
 from warmstart.spec.ops import Chain, Identity
 from warmstart.spec.templates import fill, variables
@@ -106,6 +107,8 @@ def expand(rules: Iterable[Rule]) -> list[Link]:
 
 
 def _names(templates: Sequence[str], fixed: Mapping[str, int], gather: Mapping[str, int]) -> tuple[str, ...]:
+    if not gather:
+        return tuple(fill(template, fixed) for template in templates)
     names: list[str] = []
     for template in templates:
         inner = [v for v in gather if v in variables(template)]

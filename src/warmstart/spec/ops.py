@@ -7,11 +7,12 @@ those of certain layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import numpy as np
 
+from warmstart.lean import dataclass
 from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 
@@ -71,8 +72,7 @@ class Reshape(Op):
 
     @staticmethod
     def _resolve(target: tuple[int, ...], shape: Shape) -> Shape:
-        size = int(np.prod(shape, dtype=np.int64))
-        known = int(np.prod([n for n in target if n != -1], dtype=np.int64))
+        size, known = prod(shape), prod(n for n in target if n != -1)
         free = target.count(-1)
         if free > 1 or (free and (known == 0 or size % known)) or (not free and known != size):
             raise ShapeMismatch(f"{list(shape)} cannot take the shape {list(target)}")

@@ -21,7 +21,18 @@ def variables(template: str) -> set[str]:
 
 def fill(template: str, values: Mapping[str, int]) -> str:
     """``template`` with its holes filled: ``fill("l{i+1}", {"i": 0})`` is ``"l1"``."""
-    return _HOLE.sub(lambda m: str(values[m.group(1)] + int(m.group(2) or 0)), template)
+    pieces, rest = _cut(template)
+    return "".join([f"{text}{values[name] + offset}" for text, name, offset in pieces]) + rest
+
+
+@lru_cache(maxsize=4096)
+def _cut(template: str) -> tuple[tuple[tuple[str, str, int], ...], str]:
+    """The holes of ``template``, each with the text before it, its variable and offset; and the text after the last."""
+    pieces, last = [], 0
+    for m in _HOLE.finditer(template):
+        pieces.append((template[last : m.start()], m.group(1), int(m.group(2) or 0)))
+        last = m.end()
+    return tuple(pieces), template[last:]
 
 
 @lru_cache(maxsize=4096)

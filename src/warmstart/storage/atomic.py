@@ -11,9 +11,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from warmstart.errors import StorageError
+from warmstart.storage.flushing import Errand
 from warmstart.storage.leftovers import hidden, hidden_name, remove
 
 _ADVICE = {
@@ -28,6 +30,7 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file: choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_AT_ONCE = 8  # files that are flushed
 _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, as linux/fcntl.h and linux/fs.h have them
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 """What a disk reports, whatever is written to it."""
@@ -74,12 +77,20 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(directory: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     tree = list(os.walk(directory, topdown=False))
     files = [Path(folder, name) for folder, _, names in tree for name in names]
-    with ThreadPoolExecutor(8) as pool:  # a file system writes its journal once for all who wait for it
-        list(pool.map(_sync, (file for file in files if not file.is_symlink())))
+    files = [file for file in files if not file.is_symlink()]
+
+    def sync(some: list[Path]) -> None:
+        for file in some:
+            _sync(file)
+
+    # A file system writes its journal once for all who wait for it.
+    errands = [Errand(partial(sync, files[k::_AT_ONCE])) for k in range(min(len(files), _AT_ONCE))]
+    for errand in errands:
+        errand.join()
+    for errand in errands:
+        errand.result()
     for folder, _, _ in tree:
         _sync(Path(folder))
 

@@ -2,55 +2,74 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from threading import Event
 from types import TracebackType
+from typing import Protocol
+
+from warmstart.storage.crew import end, fork, may_fork
 
 _PIECE = 2**22  # bytes that are hashed at once: so many, since a thread that comes back to Python waits for its turn
 _WORTH = 2**22  # bytes from which a file is hashed before it is known to be needed
 
 
-def sha256(path: Path, stop: Event | None = None) -> str:
+class Stopped(Exception):
+    """Nobody wants the digest any more."""
+
+
+def sha256(path: Path, stop: Callable[[], bool] = lambda: False) -> str:
     """SHA-256 of a file, hex.
 
     Raises:
-        CancelledError: ``stop`` was set meanwhile.
+        Stopped: ``stop()`` was true meanwhile.
         OSError: it cannot be read.
     """
+    import hashlib  # in the process that hashes, which need not be this one
+
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         piece = memoryview(bytearray(min(_PIECE, os.fstat(file.fileno()).st_size)))
         while count := file.readinto(piece):
-            if stop is not None and stop.is_set():
-                raise CancelledError
+            if stop():
+                raise Stopped
             digest.update(piece[:count])
     return digest.hexdigest()
 
 
+class _Hasher(Protocol):
+    """Hashes one file after another, beside its caller."""
+
+    def begin(self, path: Path) -> Callable[[], str]:
+        """Hash ``path`` from now on; what waits for its SHA-256, and raises ``OSError`` if it cannot be read."""
+
+    def close(self) -> None:
+        """Give up what is not done."""
+
+
 class Digests:
-    """SHA-256 of files that do not change meanwhile: each is hashed once, in another thread, from when it is first
-    spoken of. What nobody asked for when the block is left is given up."""
+    """SHA-256 of files that do not change meanwhile: each is hashed once, in another process or thread, from when it is
+    first spoken of. What nobody asked for when the block is left is given up."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._begun: dict[Path, Future[str]] = {}
-        self._stop = Event()
+        self._hasher: _Hasher | None = None
+        self._begun: dict[Path, Callable[[], str]] = {}
 
     def __enter__(self) -> Digests:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        if self._hasher is not None:
+            self._hasher.close()
 
     def begin(self, path: Path) -> None:
         """Hash the file ``path`` from now on."""
+        if self._hasher is None:
+            self._hasher = _Process() if may_fork() else _Thread()
         if path.resolve() not in self._begun:
-            self._begun[path.resolve()] = self._pool.submit(sha256, path, self._stop)
+            self._begun[path.resolve()] = self._hasher.begin(path)
 
     def guess(self, source: str | Path) -> None:
         """Begin with what is most of ``source``: itself if it is a file, of a directory the file larger than all others
@@ -72,4 +91,65 @@ class Digests:
             OSError: it cannot be read.
         """
         self.begin(path)
-        return self._begun[path.resolve()].result()
+        return self._begun[path.resolve()]()
+
+
+class _Thread:
+    def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._pool, self._closed = ThreadPoolExecutor(1), False
+
+    def begin(self, path: Path) -> Callable[[], str]:
+        return self._pool.submit(sha256, path, lambda: self._closed).result
+
+    def close(self) -> None:
+        self._closed = True
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Process:
+    """A forked process, which reads paths from one pipe and writes digests to another. Where it fails, the file is
+    hashed here, so that its error is raised here."""
+
+    def __init__(self) -> None:
+        paths, self._paths = os.pipe()
+        self._answers, answers = os.pipe()
+        parent = os.getpid()
+
+        def serve() -> None:
+            os.close(self._paths)
+            os.close(self._answers)
+            with open(paths, "rb", buffering=0) as asked:
+                for line in asked:
+                    digest = sha256(Path(os.fsdecode(bytes.fromhex(line.decode()))), lambda: os.getppid() != parent)
+                    os.write(answers, digest.encode())
+
+        self._child: int | None = fork(serve)
+        os.close(paths)
+        os.close(answers)
+        self._known: list[str] = []  # in the order in which they were asked for
+        self._asked = 0
+
+    def begin(self, path: Path) -> Callable[[], str]:
+        try:
+            os.write(self._paths, os.fsencode(path.absolute()).hex().encode() + b"\n")
+        except BrokenPipeError:
+            return partial(sha256, path)
+        self._asked += 1
+        return partial(self._digest, path, self._asked)
+
+    def _digest(self, path: Path, number: int) -> str:
+        while len(self._known) < number:
+            answer = os.read(self._answers, 64)
+            if len(answer) < 64:
+                return sha256(path)
+            self._known.append(answer.decode())
+        return self._known[number - 1]
+
+    def close(self) -> None:
+        if self._child is not None:
+            end(self._child)
+            os.close(self._paths)
+            os.close(self._answers)
+            self._child = None

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-logger = logging.getLogger(__name__)
 
 _TRIES = 100  # a new name is taken away only by one who sweeps in the microseconds before it is locked
 
@@ -49,6 +46,9 @@ def sweep(path: Path) -> None:
         return
     for left in (path.parent / name for name in names):
         if _removed_if_dead(left):
+            import logging  # seldom needed, and not quick to import
+
+            logger = logging.getLogger(__name__)
             logger.warning("%s was left by a process that was stopped before it had finished: removed", left)
 
 

@@ -44,8 +44,8 @@ class MarianVocabulary(Vocabulary):
     def parse(cls, text: str, where: object = None) -> Self:
         """The vocabulary in ``text``, where every row from 0 up has one token. Keys are taken literally: a
         token ``no``, ``1``, ``~`` or ``null`` is that string."""
-        usual = _USUAL.findall(text)
-        if _spelt(usual) == text and len({*usual}) == len(usual):
+        usual = _usual(text)
+        if usual and len({*usual}) == len(usual):
             vocabulary = cls(usual)
             vocabulary._text = text
             return vocabulary
@@ -115,14 +115,22 @@ class MarianVocabulary(Vocabulary):
 # A line that stands for itself: a key in double quotes without escapes but \" and \\, in single quotes, or plain; or
 # one in double quotes with other escapes. Source: https://yaml.org/spec/1.2.2/, 7.3.
 _ODD = r"\x00-\x1f\x7f-\xa0\u2028\u2029\ufeff\ud800-\udfff"  # control characters and other ends of lines
-_LINES = re.compile(
+_LINES = (
     rf"""(?m:^)(?:"((?:[^"\\{_ODD}]++|\\["\\])*+)"|'((?:[^'{_ODD}]|'')*)'"""
     rf"""|((?:[^\s\-?:,\[\]{{}}#&*!|>'"%@`{_ODD}]|[-?:](?=[^\s,\[\]{{}}{_ODD}]))(?:[^\s:{_ODD}]|:(?=[^\s{_ODD}]))*)"""
     rf"""|("(?:[^"\\{_ODD}]|\\[^{_ODD}])*")): +(\d+)\r?(?m:$)"""
 )
 
 
-_USUAL = re.compile(rf"""(?m:^)"([^"\\{_ODD}]++)": \d+(?m:$)""")  # of these lines, those with nothing to undo
+def _usual(text: str) -> Sequence[str]:
+    """The tokens of ``text`` where it is spelt as it is written here, and nothing is escaped; else none."""
+    lines = text[1:-1].split('\n"')
+    tokens, between, rows = zip(*(line.rpartition('": ') for line in lines), strict=True)
+    if text[:1] != '"' or text[-1:] != "\n" or "" in between or "" in tokens:
+        return ()
+    if rows != tuple(map(str, range(len(lines)))) or re.search(rf'["\\{_ODD}]', "".join(tokens)):
+        return ()
+    return tokens
 
 
 def _spelt(tokens: Sequence[str]) -> str:
@@ -132,7 +140,7 @@ def _spelt(tokens: Sequence[str]) -> str:
 
 def _line_by_line(text: str) -> list[tuple[str, str]] | None:
     """What ``_pairs`` gives, a hundred times faster; None where a line is not as simple as Marian writes it."""
-    found = _LINES.findall(text)
+    found = re.findall(_LINES, text)  # compiled here: most files are spelt in the usual way
     if len(found) != text.rstrip("\n").count("\n") + 1:
         return None
     pairs = []

@@ -271,7 +271,7 @@ def sinusoids(length: int, d_model: int, formula: str = "marian") -> Tensor:
     """Position vectors float32 [length, d_model]: sin(p·f) in the first half and cos(p·f) in the second; Marian's
     f = exp(-i·ln(10000) / (d_model/2 - 1)) for i in 0 … d_model/2 - 1."""
     if formula != "marian":
-        return torch.from_numpy(positions.sinusoids(length, d_model, formula))
+        return torch.tensor(positions.sinusoids(length, d_model, formula))
     half = d_model // 2
     with torch.device("cpu"):
         frequencies = torch.exp(torch.arange(half, dtype=torch.float64) * (-math.log(10000.0) / max(half - 1, 1)))

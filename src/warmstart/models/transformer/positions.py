@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from warmstart.formats.checkpoint import Array
 
 
+@lru_cache(maxsize=2)  # compared with other arrays, and then written
 def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
     """Positions [length, d_model], float32: sin(p·f) beside cos(p·f).
 
@@ -21,10 +23,16 @@ def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
       ``sinusoidal_positional_embedding.py``; transformers ``modeling_m2m_100.py``. torch's sine is not correctly
       rounded and depends on the processor; this is, and one value in twenty differs in its last bit.
     """
-    half = d_model // 2
+    table = _computed(length, d_model // 2, formula)
+    table.flags.writeable = False
+    return table
+
+
+def _computed(length: int, half: int, formula: str) -> Array:
     if formula == "fairseq":
         return _fairseq(length, half)
     if formula == "transformers":
+        d_model = 2 * half
         frequencies = np.power(10000, 2 * (np.arange(d_model) // 2) / d_model)
         angles = np.arange(length)[:, None] / frequencies[None]
         return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
