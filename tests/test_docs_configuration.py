@@ -22,15 +22,15 @@ def keys(model: type[BaseModel], prefix: str = "", inherited: str | None = None)
     """(key, default, whether it may change) of everything below ``model``; ``(TYPE)`` stands where a type decides."""
     for name, field in model.model_fields.items():
         key = prefix + name
-        kind = next((m for m in field.metadata if m in (IDENTITY, ADJUSTABLE)), inherited)
-        inner = _models_in(field.annotation)
+        kind = next((m for m in getattr(field, "metadata", ()) if m in (IDENTITY, ADJUSTABLE)), inherited)
+        inner = _models_in(getattr(field, "annotation", None))
         if name == "type" and not field.is_required():
             continue
         if not isinstance(field.default, BaseModel):
             yield key, REQUIRED if field.is_required() else field.default, kind == ADJUSTABLE
         for one in inner:
             chosen = f"({one.model_fields['type'].default})" if len(inner) > 1 else ""
-            below = ".NAME" if get_origin(field.annotation) is dict else ""
+            below = ".NAME" if get_origin(getattr(field, "annotation", None)) is dict else ""
             yield from keys(one, f"{key}{chosen}{below}.", kind)
 
 

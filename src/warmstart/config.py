@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,10 +14,11 @@ from warmstart.bootstrap.start import StartConfig
 from warmstart.errors import ConfigError, Problem, SourceError, validation_problem
 from warmstart.keys import ADJUSTABLE, IDENTITY, Adjustable, Identity
 from warmstart.kinds import Data
+from warmstart.lean import dataclass
 from warmstart.sources.config import SourcesConfig
 from warmstart.sources.uri import at_home
 from warmstart.training.config import TrainingConfig
-from warmstart.vocabularies.load import VocabularyConfig
+from warmstart.vocabularies.config import VocabularyConfig
 
 
 class DecodingConfig(BaseModel):

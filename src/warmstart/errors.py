@@ -26,10 +26,11 @@ what to do. The same values are attributes, so that a program need not parse the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from signal import Signals
 from typing import Any
 
+from warmstart.lean import dataclass
 from warmstart.redact import redact
 
 _NAMES: dict[str, str] = {}
@@ -96,7 +97,10 @@ _EXPECTED = {
 
 
 def validation_problems(error: Any, prefix: str = "") -> list[Problem]:
-    """Every problem that a ``pydantic.ValidationError`` lists; ``prefix`` stands before the keys."""
+    """Every problem that a ``pydantic.ValidationError`` or :class:`~warmstart.checked.Invalid` lists, or what any other
+    error says; ``prefix`` stands before the keys."""
+    if not hasattr(error, "errors"):
+        return [Problem(f"{prefix.removesuffix('.')}: {error}")]
     keys = ((item, prefix + ".".join(map(str, item["loc"]))) for item in error.errors())
     return [validation_problem(item, key.rstrip(".")) for item, key in keys]
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from warmstart.bootstrap.plan import Plan
 from warmstart.bootstrap.planner import Target, make_plan
@@ -17,10 +14,11 @@ from warmstart.config import Change, RunConfig, changes, load_config
 from warmstart.errors import ConfigError, Problem, validation_problems
 from warmstart.keys import IDENTITY
 from warmstart.kinds import DATA, Data
+from warmstart.lean import dataclass
 from warmstart.models.family import Family
 from warmstart.models.registry import FAMILIES, dialect, family
 from warmstart.sources.policy import using
-from warmstart.vocabularies.load import build_vocabulary
+from warmstart.vocabularies.config import build_vocabulary
 from warmstart.vocabularies.vocabulary import Vocabulary
 
 
@@ -205,7 +203,7 @@ def _model_config(
         raise ConfigError("the model is not valid", problems=problems)
     try:
         return family.config_type.model_validate({**base, **config.model, **sizes})
-    except ValidationError as error:
+    except ValueError as error:
         raise ConfigError("the model is not valid", problems=validation_problems(error, "model.")) from None
 
 

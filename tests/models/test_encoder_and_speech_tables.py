@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from pretrained_models import small_engine
 from rule_tables import assert_returns
+from warmstart.checked import Invalid
 from warmstart.models.deepspeech.family import DeepSpeechFamily
 from warmstart.models.encoder.family import EncoderFamily
 from warmstart.models.registry import FAMILIES
@@ -56,7 +56,7 @@ CASES = [(family, dialect) for family in SHAPES for dialect in family.dialects()
 def test_tables_return(family, dialect, data):
     try:
         config = family.config_type(**{key: data.draw(values, key) for key, values in SHAPES[family].items()})
-    except ValidationError:
+    except Invalid:
         assume(False)
     lossy = {"positions.scale", "positions.direction"} if family.name == "wav2vec2" else set()
     with pytest.MonkeyPatch.context() as patch:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from rule_tables import assert_returns
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.family import TransformerFamily
@@ -191,6 +191,6 @@ def test_tables_return(dialect, values, data):
     try:
         config = TransformerConfig(**{**values, **fixed})
         dialect.rules(config)
-    except (ValidationError, DialectError):
+    except (Invalid, DialectError):
         assume(False)
     assert_returns(FAMILY, config, dialect)

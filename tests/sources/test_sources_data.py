@@ -22,7 +22,7 @@ from warmstart.models.deepspeech.mfcc import Mfcc
 from warmstart.sources.policy import using
 from warmstart.sources.uri import below, directory_of
 from warmstart.vocabularies.alphabet import Alphabet
-from warmstart.vocabularies.load import VocabularyConfig, build_vocabulary
+from warmstart.vocabularies.config import VocabularyConfig, build_vocabulary
 
 
 @pytest.fixture

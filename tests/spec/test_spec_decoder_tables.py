@@ -42,7 +42,7 @@ def configs(draw, architecture):
         "rotary_dim": None if default.rotary_dim is None else 2 if partly else head_dim, "original": {},
         "tied_output": draw(st.booleans()), "sliding_layers": None, "parallel": default.parallel,
     }  # fmt: skip
-    return DecoderConfig.model_validate({**dict(default), **changes})
+    return DecoderConfig.model_validate({**default.model_dump(), **changes})
 
 
 PACKS = [architecture for architecture in ARCHITECTURES if architecture.packs]
@@ -58,7 +58,7 @@ def test_tables_of_packed_weights_return_every_bit(architecture, data, layout, w
         "num_layers": layers, "packing": {"layout": layout, "group_size": 32},
         "rotary_dim": config.rotary_dim and 32 * width,
     }  # fmt: skip
-    packed = DecoderConfig.model_validate({**dict(config), **changes})
+    packed = DecoderConfig.model_validate({**config.model_dump(), **changes})
     round_trip(CTranslate2Dialect(), packed)
     round_trip(TransformersDialect(), packed)
 

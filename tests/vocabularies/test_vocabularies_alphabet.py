@@ -8,7 +8,8 @@ import pytest
 
 from warmstart.errors import VocabularyError
 from warmstart.vocabularies.alphabet import BLANK, Alphabet
-from warmstart.vocabularies.load import VocabularyConfig, build_vocabulary, load_alphabet, parse_vocabulary
+from warmstart.vocabularies.config import VocabularyConfig, build_vocabulary
+from warmstart.vocabularies.load import load_alphabet, parse_vocabulary
 
 TEXT = "# a comment\n \na\nb\n\\#\n\nng\nя\n"
 LABELS = (" ", "a", "b", "#", "ng", "я")

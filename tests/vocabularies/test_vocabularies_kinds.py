@@ -12,13 +12,8 @@ from pydantic import ValidationError
 
 from warmstart.errors import VocabularyError
 from warmstart.vocabularies.characters import CharacterVocabulary
-from warmstart.vocabularies.load import (
-    VocabularyConfig,
-    build_vocabulary,
-    difference,
-    load_vocabulary,
-    parse_vocabulary,
-)
+from warmstart.vocabularies.config import VocabularyConfig, build_vocabulary
+from warmstart.vocabularies.load import difference, load_vocabulary, parse_vocabulary
 from warmstart.vocabularies.marian_yaml import MarianVocabulary
 from warmstart.vocabularies.sentencepiece import SentencePieceVocabulary
 from warmstart.vocabularies.tokens import TokenVocabulary

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-from pydantic import BaseModel
 
 from warmstart.bootstrap.plan import Action, Leftover, Plan, Row, SlotRow
 from warmstart.bootstrap.rows import rows_by_token
 from warmstart.bootstrap.selection import Draft, dropped_storages, offered_names
 from warmstart.bootstrap.start import Answers, StartConfig, answers
 from warmstart.bundle.model import Model
+from warmstart.checked import Config
 from warmstart.errors import PlanError
+from warmstart.lean import dataclass
 from warmstart.models.family import Parameter
 from warmstart.redact import redact
 from warmstart.spec.templates import matches
@@ -31,7 +30,7 @@ class Target:
     order: Sequence[str] | None
     behaviour: Mapping[str, object]
     vocabularies: Mapping[str, Vocabulary]
-    config: BaseModel | None = None
+    config: Config | None = None
 
 
 def make_plan(starts: Sequence[tuple[StartConfig, Model]], target: Target, *, require_coverage: float = 0.0) -> Plan:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from warmstart import __version__
+from warmstart.checked import Config
 from warmstart.errors import BundleError, Problem, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.safetensors import write_safetensors
@@ -35,7 +34,7 @@ VOCABULARIES = "vocabularies"
 def write_bundle(
     path: Path,
     family: Family,
-    config: BaseModel,
+    config: Config,
     arrays: Iterable[Array],
     vocabularies: Mapping[str, Vocabulary],
     lineage: Mapping[str, Any],
@@ -67,7 +66,7 @@ def write_vocabularies(directory: Path, vocabularies: Mapping[str, Vocabulary]) 
         (directory / VOCABULARIES / f"{side}{suffix}").write_bytes(content)
 
 
-def write_manifest(directory: Path, family: Family, config: BaseModel, *, hashed: bool = True, **more: Any) -> None:
+def write_manifest(directory: Path, family: Family, config: Config, *, hashed: bool = True, **more: Any) -> None:
     """``warmstart.json`` for everything that lies in ``directory`` already: sizes and, if ``hashed``, SHA-256."""
     files = {
         str(f.relative_to(directory)): {"bytes": f.stat().st_size, **({"sha256": sha256(f)} if hashed else {})}
@@ -91,7 +90,7 @@ def write_record(path: Path, record: object) -> None:
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8", "backslashreplace")
 
 
-def storages(family: Family, config: BaseModel) -> list[Entry]:
+def storages(family: Family, config: Config) -> list[Entry]:
     """Every storage of the family once, in the order of its parameters."""
     found: dict[str, Entry] = {}
     for p in family.parameters(config):
@@ -99,7 +98,7 @@ def storages(family: Family, config: BaseModel) -> list[Entry]:
     return list(found.values())
 
 
-def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
+def read_manifest(path: Path) -> tuple[dict[str, Any], Family, Config]:
     """The manifest of the bundle (or exported model) at ``path``, its family and configuration.
 
     Raises:
@@ -137,7 +136,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], Family, BaseModel]:
         )
     try:
         return manifest, found, found.config_type.model_validate(manifest.get("config"))
-    except ValidationError as error:
+    except ValueError as error:
         problems = validation_problems(error, "config.")
         raise BundleError("the bundle's configuration is invalid", where=where, problems=problems) from None
 

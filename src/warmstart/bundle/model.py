@@ -6,16 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from warmstart.bundle.layout import LINEAGE, MANIFEST, WEIGHTS, read_manifest, read_vocabularies, storages
+from warmstart.checked import Config
 from warmstart.errors import BundleError, ConfigError, DialectError, VocabularyError, WarmstartError
 from warmstart.formats.checkpoint import Array, Checkpoint, SlotEntry
 from warmstart.formats.detect import arrive, open_checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Family, vocabulary_rows
 from warmstart.models.model_bin_beside import manifest_of
 from warmstart.models.registry import FAMILIES, possible
@@ -43,7 +43,7 @@ class Model:
     checkpoint: Checkpoint
     family: Family | None = None
     dialect: str | None = None
-    config: BaseModel | None = None
+    config: Config | None = None
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict)
     reading: Reading | None = None
     lineage: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Model:
             *self.inputs,
         ]
 
-    def require(self) -> tuple[Family, BaseModel, Reading]:
+    def require(self) -> tuple[Family, Config, Reading]:
         """Family, configuration and canonical reading.
 
         Raises:
@@ -124,6 +124,10 @@ class RunCheckpoint(Checkpoint):
             files=[*model.files, *(optimizer.files if optimizer else ())],
         )
         self._model, self._optimizer = model, optimizer
+
+    @property
+    def mapped(self) -> bool:
+        return self._model.mapped
 
     def read(self, name: str) -> Array:
         return self._model.read(name)
@@ -251,7 +255,7 @@ def _not_of(name: str, path: Path, checkpoint: Checkpoint) -> WarmstartError:
     return DialectError(f"this is no model of {name}", where=path, found=found)
 
 
-def read_as(model: Model, family: Family, config: BaseModel, dialect: Dialect) -> None:
+def read_as(model: Model, family: Family, config: Config, dialect: Dialect) -> None:
     """Read ``model`` through a dialect with a configuration that the checkpoint itself does not hold."""
     model.family, model.dialect, model.config = family, dialect.name, config
     model.reading = read_through(model.checkpoint, expand(dialect.rules(config)))
@@ -295,7 +299,7 @@ def _repeated(vocabularies: Mapping[str, Vocabulary]) -> Iterator[str]:
     """Which vocabularies have tokens on several rows; where they may, the first row counts."""
     for side, vocabulary in vocabularies.items():
         tokens = getattr(vocabulary, "tokens", ())
-        if (repeats := len(tokens) - len(set(tokens))) > 0:
+        if tokens and (repeats := len(tokens) - len(vocabulary.index)) > 0:
             again = next(token for token, count in Counter(tokens).items() if count > 1)
             yield f"tokens of the {side} vocabulary occur again ({repeats}, such as {again!r}): the first row counts"
 
@@ -334,7 +338,7 @@ def check_vocabulary_sizes(model: Model) -> None:
             )
 
 
-def _identity_links(family: Family, config: BaseModel) -> list[Link]:
+def _identity_links(family: Family, config: Config) -> list[Link]:
     return [Link((e.name,), (e.name,), Identity()) for e in storages(family, config)]
 
 
@@ -394,9 +398,7 @@ def open_run_state(source: str, run: Path) -> Model:
     return model
 
 
-def open_run_checkpoint(
-    folder: Path, family: Family, config: BaseModel, vocabularies: Mapping[str, Vocabulary]
-) -> Model:
+def open_run_checkpoint(folder: Path, family: Family, config: Config, vocabularies: Mapping[str, Vocabulary]) -> Model:
     """The checkpoint ``RUN/checkpoints/STEP`` of a run, finished or not, with its optimizer; ``path`` is the run's."""
     run, optimizer = folder.parent.parent, folder / "optimizer.safetensors"
     state = _object(folder / "state.json")

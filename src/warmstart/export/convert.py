@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
-from pydantic import BaseModel
-
 from warmstart import __version__
 from warmstart.bundle.layout import (
     LINEAGE,
@@ -125,12 +123,17 @@ def convert_model(
     ):
         for path in (*(path for _, path in files_of(model.checkpoint)), *model.beside):
             hashed.begin(path)
-        outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress)
-        for name, content in files.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(content)
-        for name, path in extras.files.items():
-            shutil.copyfile(path, temporary / name)
+
+        def write_the_rest() -> None:
+            for name, content in files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_bytes(content)
+            for name, path in extras.files.items():
+                shutil.copyfile(path, temporary / name)
+            if model.family is not None and model.config is not None and to in ("warmstart", "ctranslate2"):
+                write_vocabularies(temporary, model.vocabularies)
+
+        outcome = run_conversion(job.conversion, job.reading, temporary, progress=progress, meanwhile=write_the_rest)
         _write_records(temporary, model, to, options, job, hashed, extras)
         if check is not None:
             check(temporary)
@@ -297,16 +300,14 @@ def _write_records(
         record["plugins"] = plugins
     write_record(directory / MANIFEST, record)
     family, config = model.family, model.config
-    if family is None or not isinstance(config, BaseModel):
+    if family is None or config is None:
         return
     lineage = {"converted_from": {"source": name, "files": files}, "ancestor": model.lineage}
     origin = model.origin or model.dialect
     if to == "warmstart":
-        write_vocabularies(directory, model.vocabularies)
         write_record(directory / LINEAGE, lineage)
         write_manifest(directory, family, config, origin=origin)
     elif to == "ctranslate2":
-        write_vocabularies(directory, model.vocabularies)
         more = {"dialect": to, "origin": origin, "quantization": options.quantization, "lineage": lineage}
         write_manifest(directory, family, config, hashed=False, **more)
 

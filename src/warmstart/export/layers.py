@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from warmstart.bundle.model import Model, check_vocabulary_sizes, read_as
+from warmstart.checked import Config
 from warmstart.errors import ConfigError
 from warmstart.export.convert import convert_model
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
@@ -122,7 +122,7 @@ def write_specification(
     destination: str | Path,
     *,
     family: Family,
-    config: BaseModel,
+    config: Config,
     vocabularies: Mapping[str, Vocabulary],
     to: str = "ctranslate2",
     quantize: str | None = None,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
+from warmstart.checked import Config
 from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.export.quantize import FLOATS, Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
 from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
+from warmstart.lean import dataclass
 from warmstart.models.family import PACKED, Dialect, Facts, Family
 from warmstart.spec.generated import Generated
 from warmstart.spec.mapping import Link, Reading, expand
@@ -129,7 +130,7 @@ class Job:
 
 def plan_conversion(
     family: Family,
-    config: BaseModel,
+    config: Config,
     reading: Reading,
     source: Dialect | None,
     target: Dialect,
@@ -194,7 +195,7 @@ def plan_conversion(
     return Conversion(ordered, ledger, options, target.layout, target.specification(config), header, states, scalars)
 
 
-def check_source(family: Family, config: BaseModel, reading: Reading, source: Dialect | None, strict: bool) -> None:
+def check_source(family: Family, config: Config, reading: Reading, source: Dialect | None, strict: bool) -> None:
     """That every array of a source is there, in its shape, and, if ``strict``, is known or explained.
 
     ``source`` is None where the names are the family's own.
@@ -246,7 +247,7 @@ _NO_FLOAT64 = ("model.bin", "onnx", "tflite")
 _NOBODY = "no rule of the dialect speaks of it"
 
 
-def _algebra(family: Family, config: BaseModel, reading: Reading, source: Dialect | None) -> list[Problem]:
+def _algebra(family: Family, config: Config, reading: Reading, source: Dialect | None) -> list[Problem]:
     """Every storage is there, in the shape that the configuration says."""
     problems: list[Problem] = []
     theirs: dict[str, str] = {}
@@ -328,7 +329,7 @@ def _generated_dtype(op: Op) -> str:
 
 
 def _ledger(
-    config: BaseModel,
+    config: Config,
     reading: Reading,
     source: Dialect | None,
     rows: Sequence[Row],

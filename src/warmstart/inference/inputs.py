@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
+from warmstart.checked import Config
 from warmstart.errors import ConfigError, DialectError, VocabularyError
 from warmstart.inference.sides import Given, Side, first_rows, longest_source
+from warmstart.lean import dataclass
 
 COUNT = 100
 SOUNDS = 10  # a second of sound is far more work than a sentence
@@ -71,7 +72,7 @@ def given_texts(sides: Sequence[Side], lines: Sequence[str], longest: int | None
     return Inputs(spoken, [], "given")
 
 
-def random_given(kind: str, config: BaseModel, tokens: Sequence[str], count: int, seed: int) -> list[Given]:
+def random_given(kind: str, config: Config, tokens: Sequence[str], count: int, seed: int) -> list[Given]:
     """``count`` random inputs of a model of ``kind`` (``sides.ARRAYS``), in numbers that sound has: normal, of size 1.
 
     ``ids`` [T] for encoders; ``features`` [mels, frames] and ``prompt`` [T] for Whisper; ``samples`` [n] for wav2vec

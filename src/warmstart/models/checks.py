@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Entry
 from warmstart.spec.templates import match
@@ -48,7 +47,7 @@ def layers_as_said(said: Mapping[str, object], found: Mapping[str, int]) -> list
     ]
 
 
-def require(config: BaseModel, framework: str, **allowed: tuple[object, ...]) -> None:
+def require(config: Config, framework: str, **allowed: tuple[object, ...]) -> None:
     """
     Raises:
         DialectError: ``config`` says other than what ``framework`` computes; every key is named.

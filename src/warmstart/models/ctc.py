@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import VocabularyError
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
@@ -49,7 +48,7 @@ IGNORED = {
 }
 
 
-Config = TypeVar("Config", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Config)
 
 
 class CtcDialect(PretrainedDialect):
@@ -78,9 +77,7 @@ class CtcDialect(PretrainedDialect):
     def vocabulary(self, loaded: Checkpoint) -> SubwordVocabulary:
         return ctc_vocabulary(loaded)
 
-    def read_values(
-        self, kind: type[Config], values: Mapping[str, Any], options: Options, loaded: Checkpoint
-    ) -> Config:
+    def read_values(self, kind: type[Kind], values: Mapping[str, Any], options: Options, loaded: Checkpoint) -> Kind:
         """The configuration of ``values`` and of what all these models say."""
         options.expect("output_hidden_size", values["d_model"], None)
         head = not options.get("return_hidden", False) and "lm_head.weight" in loaded.entries

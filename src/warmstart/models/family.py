@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import ConfigError, DialectError
 from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.lean import dataclass
 from warmstart.spec.mapping import Rule
 from warmstart.vocabularies.vocabulary import Vocabulary
 
@@ -214,7 +214,7 @@ class Family(Protocol):
     def revision(self) -> int: ...
 
     @property
-    def config_type(self) -> type[BaseModel]: ...
+    def config_type(self) -> type[Config]: ...
 
     @property
     def stages(self) -> tuple[str, ...]: ...
@@ -255,7 +255,7 @@ class Composite:
     There is no order of stages from input to output, and no dialect of its own.
     """
 
-    children: Mapping[str, tuple[Family, BaseModel]]
+    children: Mapping[str, tuple[Family, Config]]
     name: str = "composite"
     revision: int = 1
 

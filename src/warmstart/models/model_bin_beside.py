@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError, Problem
 
-Config = TypeVar("Config", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Config)
 
 MANIFEST = "warmstart.json"
 SINCE = 6  # the version of the file that has config.json
@@ -83,7 +82,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def manifest_config(path: Path, family: str, kind: type[Config]) -> Config | None:
+def manifest_config(path: Path, family: str, kind: type[Kind]) -> Kind | None:
     """The configuration of a model of ``family`` that our own conversion left beside the file; None where it did
     not."""
     manifest = manifest_of(path)
@@ -93,7 +92,7 @@ def manifest_config(path: Path, family: str, kind: type[Config]) -> Config | Non
         return None
 
 
-def check_layers(config: BaseModel, path: Path) -> None:
+def check_layers(config: Config, path: Path) -> None:
     """That the file has as many layers as ``warmstart.json`` says, where our own conversion left one.
 
     Raises:

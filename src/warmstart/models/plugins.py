@@ -6,14 +6,20 @@ Nothing of a plug-in is imported before somebody asks for the families.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast, overload
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from warmstart.errors import ConfigError
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Family
 from warmstart.models.lazily import Later, Lazily
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "warmstart.families"
 
@@ -46,7 +52,7 @@ class Families(Sequence[Family]):
     def __init__(
         self, built_in: Sequence[Family | Later], find: Callable[[], Sequence[EntryPoint]] | None = None
     ) -> None:
-        self._built_in, self._find = tuple(built_in), find or (lambda: tuple(entry_points(group=GROUP)))
+        self._built_in, self._find = tuple(built_in), find or _installed
         self._all: Lazily[Family] | None = None
         self._origins: dict[tuple[str, str | None], str] = {}
 
@@ -107,6 +113,38 @@ class Families(Sequence[Family]):
         else:
             families[found.name] = found
             self._origins[found.name, None] = origin
+
+
+def _installed() -> Sequence[EntryPoint]:
+    """The entry points of installed packages. To import what reads them takes as long as to open a model, and there are
+    seldom any, so it is first seen whether a package names the group at all."""
+    if not _named():
+        return ()
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=GROUP))
+
+
+def _named() -> bool:
+    """Whether a package in the directories of ``sys.path`` may have entry points of the group; yes, where packages can
+    come from elsewhere (archives, importers of others)."""
+    if any(hasattr(finder, "find_distributions") for finder in sys.meta_path if finder is not PathFinder):
+        return True
+    for folder in dict.fromkeys(sys.path):
+        try:
+            with os.scandir(folder or ".") as entries:
+                packages = [entry.path for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
+        except NotADirectoryError:
+            return True
+        except OSError:
+            continue
+        for package in packages:
+            try:
+                if GROUP.encode() in Path(package, "entry_points.txt").read_bytes():
+                    return True
+            except OSError:
+                continue
+    return False
 
 
 def _made(family: Family | Later) -> Family:

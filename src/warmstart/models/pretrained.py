@@ -13,8 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
+from warmstart.checked import Config, Invalid
 from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
@@ -37,7 +36,7 @@ from warmstart.vocabularies.vocabulary import Vocabulary
 PREPROCESSOR = "preprocessor_config.json"
 BESIDE = (CONFIG, GENERATION, PREPROCESSOR, "processor_config.json")
 SIDE = "text"
-Config = TypeVar("Config", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Config)
 
 
 class Renamed(View):
@@ -113,7 +112,7 @@ def ignore(options: Options, keys: Mapping[str, str]) -> None:
             options.get(key)
 
 
-def validated(kind: type[Config], values: Mapping[str, Any], options: Options, what: str) -> Config:
+def validated(kind: type[Kind], values: Mapping[str, Any], options: Options, what: str) -> Kind:
     """The family's configuration, or everything that is wrong with the file's.
 
     Raises:
@@ -122,7 +121,7 @@ def validated(kind: type[Config], values: Mapping[str, Any], options: Options, w
     options.finish(what)
     try:
         return kind.model_validate(values)
-    except ValidationError as error:
+    except Invalid as error:
         problems = validation_problems(error)
         raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from warmstart.bundle.model import Model, open_model
+from warmstart.checked import Config
 from warmstart.data.index import EncodedSplit
 from warmstart.errors import DataError, Problem, VocabularyError
 from warmstart.formats.checkpoint import Array, Entry
@@ -26,6 +27,7 @@ from warmstart.inference.load import load_module
 from warmstart.inference.scorer import TransformerScorer
 from warmstart.inference.search import Hypothesis, SearchConfig, translate_ids
 from warmstart.inference.translate import require_vocabularies
+from warmstart.lean import dataclass
 from warmstart.storage.progress import Progress
 from warmstart.training.config import Distillation
 from warmstart.vocabularies.load import difference
@@ -40,7 +42,7 @@ class Teacher:
     """An opened teacher. Its ``module`` is in evaluation mode and has no gradients."""
 
     source: str
-    config: BaseModel
+    config: Config
     module: Any
 
     def __post_init__(self) -> None:
@@ -50,7 +52,8 @@ class Teacher:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the configuration and of all weights under their canonical names, so that the same model
         has the same one in whatever format it is kept."""
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        said = json.dumps(self.config.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+        digest = hashlib.sha256(said.encode())
         for name, parameter in sorted(self.module.named_parameters()):
             digest.update(f"\n{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
             digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().data)

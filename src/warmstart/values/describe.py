@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from warmstart.bundle.model import Model
+from warmstart.checked import Config
 from warmstart.formats.checkpoint import Array, Checkpoint, Entry
 from warmstart.formats.mapped import forget
 from warmstart.values.names import matching
@@ -67,7 +67,7 @@ def describe_model(
     }
 
 
-def _at_default(config: BaseModel) -> list[str]:
+def _at_default(config: Config) -> list[str]:
     """The keys whose values are what they are where nothing is said of them."""
     return [
         name

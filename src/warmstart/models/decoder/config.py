@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from warmstart.checked import Config, Limits
 
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[int, Limits(gt=0)]
+PositiveFloat = Annotated[float, Limits(gt=0.0)]
 
 
-class RotaryScaling(BaseModel):
+class RotaryScaling(Config):
     """How rotary angles are stretched beyond the length that a model was first trained with.
 
     ``linear`` divides positions by ``factor``; ``llama3`` does so for slow frequencies only, between the two frequency
     factors; ``long`` (LongRoPE, Ding et al. 2024) has a factor for each of the rotary_dim / 2 frequencies, one set up
     to ``original_max_positions`` tokens and one beyond.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["linear", "llama3", "long"]
     factor: PositiveFloat | None = None
@@ -30,18 +28,16 @@ class RotaryScaling(BaseModel):
     attention_factor: float | None = None
 
 
-class Packing(BaseModel):
+class Packing(Config):
     """Linear layers in a few bits, as AutoAWQ packs them (Lin et al. 2024): integers of several values each, and a
     scale and a zero for every ``group_size`` inputs. ``layout`` says which axis is packed: outputs (gemm) or inputs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layout: Literal["gemm", "gemv"]
     bits: Literal[4] = 4
     group_size: Positive
 
 
-class DecoderConfig(BaseModel):
+class DecoderConfig(Config):
     """A stack of self-attention and feed-forward blocks that predicts the next token.
 
     Attributes:
@@ -72,8 +68,6 @@ class DecoderConfig(BaseModel):
         packing: how the layers' linear weights are packed, where they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     architecture: str | None = None
     vocab_size: Positive
     d_model: Positive
@@ -101,7 +95,7 @@ class DecoderConfig(BaseModel):
     positions: Literal["learned", "sinusoidal", "rotary", "alibi", "relative"] = "learned"
     max_positions: Positive | None = None
     original_max_positions: Positive | None = None
-    position_offset: Annotated[int, Field(ge=0)] = 0
+    position_offset: Annotated[int, Limits(ge=0)] = 0
     max_relative_positions: Positive | None = None
     relative_tables: Literal["one", "two"] = "two"
     relative_scaled: bool = True
@@ -120,7 +114,7 @@ class DecoderConfig(BaseModel):
     scale_embeddings: bool = False
     tied_output: bool = True
     packing: Packing | None = None
-    original: Mapping[str, Any] = Field(default_factory=dict, repr=False)
+    original: Mapping[str, Any] = {}
 
     @property
     def q_dim(self) -> int:
@@ -132,12 +126,10 @@ class DecoderConfig(BaseModel):
         """Width of all keys, and of all values."""
         return self.num_kv_heads * self.head_dim
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
         problems = [text for holds, text in self._requirements() if not holds]
         if problems:
             raise ValueError("; ".join(problems))
-        return self
 
     def _requirements(self) -> list[tuple[bool, str]]:
         rotary, factors = self.rotary_dim, self.rotary_scaling

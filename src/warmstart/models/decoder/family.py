@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError
+from warmstart.lean import dataclass
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.parameters import STAGES, parameters
 from warmstart.models.family import Dialect, Parameter
@@ -25,7 +24,7 @@ class DecoderFamily:
 
     name: str = "decoder"
     revision: int = 4  # 2: positions: sinusoidal; 3: rotary_pairs; 4: positions: relative
-    config_type: type[BaseModel] = DecoderConfig
+    config_type: type[Config] = DecoderConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
 
@@ -37,7 +36,7 @@ class DecoderFamily:
         return parameters(config)
 
     def behaviour(self, config: DecoderConfig) -> dict[str, object]:
-        return {key: value for key, value in config if key not in _SHAPES_AND_RECORDS}
+        return {key: getattr(config, key) for key in config.model_fields if key not in _SHAPES_AND_RECORDS}
 
     def dialects(self) -> Sequence[Dialect]:
         from warmstart.models.decoder import dialects as d

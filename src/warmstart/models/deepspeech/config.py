@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from warmstart.checked import Config, Limits
 
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Limits(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Limits(gt=0)]
 
 
-class DeepSpeechConfig(BaseModel):
+class DeepSpeechConfig(Config):
     """DeepSpeech (Hannun et al. 2014) with one forward LSTM, as Coqui STT 1.4 computes it.
 
     ``vocab_size`` counts the labels and the blank, which is the last. A frame is seen with ``n_context`` frames on
@@ -21,14 +21,12 @@ class DeepSpeechConfig(BaseModel):
     Coqui calls ``dropout_1`` ``dropout_rate``, and ``dropout_5`` ``dropout_rate6``; its rates 4 and 5 do nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    vocab_size: Annotated[int, Field(gt=1)]
+    vocab_size: Annotated[int, Limits(gt=1)]
     n_hidden: Positive = 2048
-    n_input: Annotated[int, Field(gt=0, le=40)] = 26
-    n_context: Annotated[int, Field(ge=0)] = 9
+    n_input: Annotated[int, Limits(gt=0, le=40)] = 26
+    n_context: Annotated[int, Limits(ge=0)] = 9
     layer_norm: bool = False
-    relu_clip: Annotated[float, Field(gt=0.0)] = 20.0
+    relu_clip: Annotated[float, Limits(gt=0.0)] = 20.0
     sample_rate: Positive = 16_000
     win_ms: Positive = 32
     step_ms: Positive = 20
@@ -42,10 +40,8 @@ class DeepSpeechConfig(BaseModel):
         """Frames that layer 1 sees at once."""
         return 2 * self.n_context + 1
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
         wrong = [key for key in ("win_ms", "step_ms") if getattr(self, key) * self.sample_rate % 1000]
         if wrong:
             said = " and ".join(f"{key} {getattr(self, key)}" for key in wrong)
             raise ValueError(f"{said}: not a whole number of samples at {self.sample_rate} Hz")
-        return self

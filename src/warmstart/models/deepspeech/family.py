@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.parameters import STAGES, VOCABULARY, parameters
 from warmstart.models.family import Dialect, Parameter
@@ -30,7 +29,7 @@ class DeepSpeechFamily:
 
     name: str = "deepspeech"
     revision: int = 1
-    config_type: type[BaseModel] = DeepSpeechConfig
+    config_type: type[Config] = DeepSpeechConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError
+from warmstart.lean import dataclass
 from warmstart.models.encoder.config import EncoderConfig
 from warmstart.models.encoder.parameters import STAGES, parameters
 from warmstart.models.family import Dialect, Parameter
@@ -22,7 +21,7 @@ class EncoderFamily:
 
     name: str = "encoder"
     revision: int = 1
-    config_type: type[BaseModel] = EncoderConfig
+    config_type: type[Config] = EncoderConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
 

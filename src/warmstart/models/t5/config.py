@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from warmstart.checked import Config, Limits
 
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Limits(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Limits(gt=0)]
 
 
-class T5Config(BaseModel):
+class T5Config(Config):
     """Encoder-decoder with RMS norms before each block, no biases, and scores shifted by a learned bias of distance.
 
     Queries are not scaled, and embeddings are not either. One vocabulary serves both sides; row 0 pads and starts the
@@ -26,8 +26,6 @@ class T5Config(BaseModel):
     gated, per_layer.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     vocab_size: Positive
     d_model: Positive = 512
     d_kv: Positive = 64
@@ -40,9 +38,9 @@ class T5Config(BaseModel):
     tied_output: bool = True
     scale_outputs: bool = True
     position_bias: Literal["shared", "per_layer"] = "shared"
-    num_buckets: Annotated[int, Field(gt=1)] = 32
+    num_buckets: Annotated[int, Limits(gt=1)] = 32
     max_distance: Positive = 128
-    layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
+    layer_norm_epsilon: Annotated[float, Limits(gt=0.0)] = 1e-6
     dropout: Rate = 0.1
 
     @property
@@ -50,8 +48,6 @@ class T5Config(BaseModel):
         """Width of all heads together."""
         return self.num_heads * self.d_kv
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
         if self.max_distance <= self.num_buckets // 2:
             raise ValueError(f"max_distance {self.max_distance} is within the buckets of {self.num_buckets} themselves")
-        return self

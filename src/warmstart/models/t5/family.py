@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Parameter
 from warmstart.models.lazily import Later, Lazily
 from warmstart.models.t5.config import T5Config
@@ -38,7 +37,7 @@ class T5Family:
 
     name: str = "t5"
     revision: int = 1
-    config_type: type[BaseModel] = T5Config
+    config_type: type[Config] = T5Config
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
 

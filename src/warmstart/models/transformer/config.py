@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from warmstart.checked import Config, Limits
 
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Limits(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Limits(gt=0)]
 
 
-class TransformerConfig(BaseModel):
+class TransformerConfig(Config):
     """Encoder-decoder Transformer (Vaswani et al. 2017) with Marian's choices.
 
     Embeddings are multiplied by √d_model when ``scale_embeddings``; the decoder starts from a zero
@@ -36,8 +36,6 @@ class TransformerConfig(BaseModel):
     user gives; ``source_bos`` and ``source_eos`` frame the source. Decoder layer ``alignment_layer`` (-1 is the
     last, -2 the one before it) gives word alignments by the mean of its first ``alignment_heads`` heads.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source_vocab_size: Positive
     target_vocab_size: Positive
@@ -73,8 +71,8 @@ class TransformerConfig(BaseModel):
     source_bos: bool = False
     source_eos: bool = True
     alignment_layer: int = -1
-    alignment_heads: Annotated[int, Field(ge=0)] = 1
-    layer_norm_epsilon: Annotated[float, Field(gt=0.0)] = 1e-6
+    alignment_heads: Annotated[int, Limits(ge=0)] = 1
+    layer_norm_epsilon: Annotated[float, Limits(gt=0.0)] = 1e-6
     dropout: Rate = 0.1
     attention_dropout: Rate = 0.0
     ffn_dropout: Rate = 0.0
@@ -87,8 +85,7 @@ class TransformerConfig(BaseModel):
         joined = self.features if self.feature_merge == "concat" else ()
         return self.d_model - sum(width for _, width in joined)
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
         if self.d_model % self.num_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}")
         if self.positions == "sinusoidal" and self.d_model % 2:
@@ -122,4 +119,3 @@ class TransformerConfig(BaseModel):
                 f"tied_embeddings: {self.tied_embeddings} needs one vocabulary; sizes are {self.source_vocab_size} and "
                 f"{self.target_vocab_size}"
             )
-        return self

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError, Problem
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Parameter
 from warmstart.models.lazily import Later, Lazily
 from warmstart.models.transformer.config import TransformerConfig
@@ -56,7 +55,7 @@ class TransformerFamily:
     # 2: of other frameworks: sinusoids, positions_per_side, decoder_start, *_bias, ...; 3: gated, relative, features;
     # 4: relative_scaled, tied_features; 5: rms_norm
     revision: int = 5
-    config_type: type[BaseModel] = TransformerConfig
+    config_type: type[Config] = TransformerConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
 

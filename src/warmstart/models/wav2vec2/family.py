@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Parameter
 from warmstart.models.wav2vec2.config import Wav2Vec2Config
 from warmstart.models.wav2vec2.parameters import STAGES, parameters
@@ -22,7 +21,7 @@ class Wav2Vec2Family:
 
     name: str = "wav2vec2"
     revision: int = 1
-    config_type: type[BaseModel] = Wav2Vec2Config
+    config_type: type[Config] = Wav2Vec2Config
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = STAGES
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from warmstart.checked import Config, Limits
 
-Positive = Annotated[int, Field(gt=0)]
-Row = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Limits(gt=0)]
+Row = Annotated[int, Limits(ge=0)]
 
 
-class WhisperConfig(BaseModel):
+class WhisperConfig(Config):
     """Whisper (Radford et al. 2022): two convolutions over ``num_mel_bins`` and a pre-norm encoder, positions of which
     are a table of ``max_source_positions``; a pre-norm decoder with learned positions. GELU throughout; keys are
     projected without a bias.
@@ -19,8 +19,6 @@ class WhisperConfig(BaseModel):
     the first (``suppress_ids_begin``), rows of languages (``lang_ids``), and the heads (layer, head) whose attention
     follows the sound (``alignment_heads``).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     vocab_size: Positive
     num_mel_bins: Positive = 80
@@ -39,8 +37,7 @@ class WhisperConfig(BaseModel):
     lang_ids: tuple[Row, ...] = ()
     alignment_heads: tuple[tuple[Row, Row], ...] = ()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def check(self) -> None:
         for side, heads in (("encoder", self.encoder_heads), ("decoder", self.decoder_heads)):
             if self.d_model % heads:
                 raise ValueError(f"d_model {self.d_model} is not a multiple of {side}_heads {heads}")
@@ -50,4 +47,3 @@ class WhisperConfig(BaseModel):
         rows = (*(self.suppress_ids or ()), *(self.suppress_ids_begin or ()), *self.lang_ids)
         if max(rows, default=0) >= self.vocab_size:
             raise ValueError(f"row {max(rows)} is suppressed or a language, but there are {self.vocab_size} rows")
-        return self

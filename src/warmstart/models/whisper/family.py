@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from warmstart.checked import Config
 from warmstart.errors import DialectError
+from warmstart.lean import dataclass
 from warmstart.models.family import Dialect, Parameter
 from warmstart.models.whisper.config import WhisperConfig
 from warmstart.models.whisper.parameters import STAGES, parameters
@@ -22,7 +21,7 @@ class WhisperFamily:
 
     name: str = "whisper"
     revision: int = 1
-    config_type: type[BaseModel] = WhisperConfig
+    config_type: type[Config] = WhisperConfig
     stages: tuple[str, ...] = STAGES
     order: tuple[str, ...] | None = None
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.checks import not_allowed
@@ -176,6 +175,6 @@ def _scaling(rope: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]
         original = rope.get("original_max_position_embeddings", 8192)
     try:
         return {"rotary_scaling": RotaryScaling.model_validate(given), "original_max_positions": original}
-    except ValidationError as error:
+    except Invalid as error:
         problems += validation_problems(error, "rope_config: ")
         return {}

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing, RotaryScaling
 from warmstart.models.model_bin import Upgraded
@@ -83,7 +83,7 @@ class _Reader:
         }  # fmt: skip
         try:
             config = DecoderConfig(**given)
-        except ValidationError as error:
+        except Invalid as error:
             self.problems += validation_problems(error)
         self._raise()
         return config

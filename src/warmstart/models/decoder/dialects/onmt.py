@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Entry
+from warmstart.lean import dataclass
 from warmstart.models.checks import layers_as_said, layers_of, not_tables, require
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.parameters import Module, modules
@@ -148,7 +147,7 @@ def finish(spelling: Spelling, settings: Options, problems: list[Problem], where
     if not problems:
         try:
             return DecoderConfig.model_validate(settings)
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
     raise DialectError(f"this language model of {spelling.framework} is not supported", where=where, problems=problems)
 

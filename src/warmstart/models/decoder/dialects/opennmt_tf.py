@@ -4,13 +4,12 @@ with ``model_description.py`` beside them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.checks import layers_as_said, require
 from warmstart.models.decoder.config import DecoderConfig
 from warmstart.models.decoder.dialects.opennmt_tf_description import CATALOG, Said, describe, of_catalog
@@ -100,7 +99,7 @@ class OpenNMTTFDialect(OpenNMTTF):
                     "positions": positions, "max_positions": longest,
                 }
             )  # fmt: skip
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import validation_problems
 from warmstart.models.decoder.config import DecoderConfig, Packing
 from warmstart.models.huggingface import Options
@@ -36,7 +35,7 @@ def read_packing(options: Options) -> Packing | None:
     }  # fmt: skip
     try:
         return Packing.model_validate(values)
-    except ValidationError as error:
+    except Invalid as error:
         options.problems += validation_problems(error, "quantization_config: ")
         return None
 

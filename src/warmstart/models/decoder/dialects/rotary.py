@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, validation_problems
+from warmstart.lean import dataclass
 from warmstart.models.decoder.config import DecoderConfig, RotaryScaling
 from warmstart.models.huggingface import Options
 
@@ -82,7 +81,7 @@ def one(options: Options, given: Mapping[str, Any], head_dim: int, base: Any, pa
     values = {ours: given[theirs] for theirs, ours in _FIELDS.items() if given.get(theirs) is not None}
     try:
         found["rotary_scaling"] = RotaryScaling.model_validate({"kind": KINDS[kind], **values})
-    except ValidationError as error:
+    except Invalid as error:
         options.problems += validation_problems(error, "rope_parameters: ")
     if kind != "linear":  # transformers' `standardize_rope_params`
         first = (options.values.get(_FIRST), given.get(_FIRST), options.values.get("max_position_embeddings"))

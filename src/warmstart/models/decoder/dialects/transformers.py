@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
@@ -155,7 +154,7 @@ def read(a: Architecture, values: Mapping[str, Any], where: object = CONFIG) -> 
     config: DecoderConfig | None = None
     try:
         config = DecoderConfig(architecture=a.name, original=dict(values), **given)
-    except ValidationError as error:
+    except Invalid as error:
         if not options.problems:
             options.problems += validation_problems(error)
     options.finish(f"model of type {a.name}")

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import BundleError, DialectError, VocabularyError, validation_problems
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.parameters import VOCABULARY
@@ -68,5 +67,5 @@ def read_config_file(folder: Path) -> tuple[DeepSpeechConfig, Alphabet]:
             where=path,
             found=f"{type(error).__name__}: {found}",
             todo="export the model again",
-            problems=validation_problems(error) if isinstance(error, ValidationError) else (),
+            problems=validation_problems(error) if isinstance(error, Invalid) else (),
         ) from None

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.deepspeech.config import DeepSpeechConfig
 from warmstart.models.deepspeech.dialects.checkpoint import (
     ALPHABET,
@@ -116,7 +117,7 @@ class CoquiDialect(Dialect):
             config = DeepSpeechConfig(
                 vocab_size=labels, n_hidden=hidden, layer_norm=_NORM in checkpoint.entries, **flags.model()
             )
-        except ValidationError as error:
+        except Invalid as error:
             problems += validation_problems(error)
         if problems:
             raise DialectError("this is no model of Coqui's", where=checkpoint.path, problems=problems)

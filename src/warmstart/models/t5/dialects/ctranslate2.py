@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
@@ -213,7 +213,7 @@ class _Reader:
         }
         try:
             return T5Config.model_validate(values)
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError(_REFUSED, where=self.stored.path, problems=problems) from None
 

@@ -9,14 +9,14 @@ gelu in the tanh approximation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.t5.config import T5Config
 from warmstart.models.t5.vocabulary import vocabulary_of
 from warmstart.spec.templates import match
@@ -110,7 +110,7 @@ class Shapes:
         self.raise_problems(framework)
         try:
             return T5Config.model_validate(values)
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the shapes make no model", where=self.where, problems=problems) from None
 

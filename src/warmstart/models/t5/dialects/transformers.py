@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
@@ -123,7 +122,7 @@ class TransformersDialect(HuggingfaceDialect):
         options.finish(ARCHITECTURES[kind])
         try:
             return T5Config.model_validate(values)
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Array, Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.family import Facts
 from warmstart.models.model_bin import Floats, ModelBin, Upgraded, json_file, read_vocabularies, vocabulary_files
 from warmstart.models.model_bin_beside import SINCE, manifest_config, manifest_of
@@ -264,7 +265,7 @@ class _Reader:
         self._raise()
         try:
             return TransformerConfig.model_validate(values)
-        except ValidationError as error:
+        except Invalid as error:
             self.problems += validation_problems(error)
             self._raise()
             raise

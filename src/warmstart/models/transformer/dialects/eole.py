@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_tables, require
@@ -119,7 +118,7 @@ class EoleDialect(Dialect):
                     "layer_norm_epsilon": said("norm_eps", 1e-5),
                 }
             )
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=folder / CONFIG, problems=problems) from None
 

@@ -4,15 +4,15 @@ them) and one pair of languages of ``multilingual_transformer``."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import ConfigError, DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.views import View
+from warmstart.lean import dataclass
 from warmstart.models.checks import layers_as_said, layers_of, not_tables, require
 from warmstart.models.family import Dialect
 from warmstart.models.transformer.config import TransformerConfig
@@ -156,7 +156,7 @@ class FairseqDialect(Dialect):
                     **_positions(checkpoint, args),
                 }
             )
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.formats.marian import CONFIG
@@ -78,7 +77,8 @@ class MarianDialect(Dialect):
             raise DialectError("this Marian model is not supported", where=checkpoint.path, problems=problems)
         training = checkpoint.metadata.get("options") or {}
         learned = checkpoint.entries.get("Wpos")
-        tied = "all" if options.get("tied-embeddings-all") else "target" if options.get("tied-embeddings") else "none"
+        tied: Any = "target" if options.get("tied-embeddings") else "none"
+        tied = "all" if options.get("tied-embeddings-all") else tied
         try:
             return TransformerConfig(
                 source_vocab_size=sizes[0],  # type: ignore[index]
@@ -105,7 +105,7 @@ class MarianDialect(Dialect):
                 source_dropout=training.get("dropout-src", 0.0),
                 target_dropout=training.get("dropout-trg", 0.0),
             )
-        except ValidationError as error:
+        except Invalid as error:
             wrong = validation_problems(error)
             raise DialectError("the model's options are wrong", where=checkpoint.path, problems=wrong) from None
 

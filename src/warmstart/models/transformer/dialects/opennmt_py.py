@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint, Entry
 from warmstart.models.checks import given_vocabularies, layers_as_said, layers_of, not_allowed, not_tables, require
@@ -114,7 +113,7 @@ class OpenNMTPyDialect(OpenNMTPy):
                     **_dropout(opt),
                 }
             )
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 

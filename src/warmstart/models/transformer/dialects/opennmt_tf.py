@@ -7,14 +7,14 @@ What no array tells (heads, activation) stands in ``model_description.py`` besid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.checks import layers_as_said, require
 from warmstart.models.opennmt_tf import (
     ACTIVATIONS,
@@ -129,7 +129,7 @@ class OpenNMTTFDialect(OpenNMTTF):
                     **_positions(there, shape),
                 }
             )
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=checkpoint.path, problems=problems) from None
 

@@ -6,16 +6,17 @@ Five classes of one layout, told apart by norms, positions and how the decoder s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, VocabularyError, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
+from warmstart.lean import dataclass
 from warmstart.models.family import Facts
 from warmstart.models.huggingface import CONFIG, GENERATION, HuggingfaceDialect, Loaded, Options, activation_of
 from warmstart.models.huggingface_tokenizer import Tokenizer, read_tokenizer
@@ -107,7 +108,7 @@ class TransformersDialect(HuggingfaceDialect):
         options.finish(f"{kind.architecture}")
         try:
             return TransformerConfig.model_validate(values)
-        except ValidationError as error:
+        except Invalid as error:
             problems = validation_problems(error)
             raise DialectError("the model's options are wrong", where=options.where, problems=problems) from None
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
@@ -102,6 +102,6 @@ def _read(stored: Upgraded) -> Wav2Vec2Config:
     }
     try:
         return Wav2Vec2Config.model_validate(values)
-    except ValidationError as error:
+    except Invalid as error:
         problems = validation_problems(error)
         raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems) from None

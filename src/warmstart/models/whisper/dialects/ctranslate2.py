@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
+from warmstart.checked import Invalid
 from warmstart.errors import DialectError, Problem, validation_problems
 from warmstart.formats.checkpoint import Checkpoint
 from warmstart.models.family import Facts
@@ -131,7 +131,7 @@ def _read(stored: Upgraded) -> WhisperConfig:
         values[f"{side}_d_ff"] = entries[f"{side}/layer_0/ffn/linear_0/weight"].shape[0]
     try:
         return WhisperConfig.model_validate(values)
-    except ValidationError as error:
+    except Invalid as error:
         problems = validation_problems(error)
         raise DialectError("this CTranslate2 model is not supported", where=stored.path, problems=problems) from None
 
