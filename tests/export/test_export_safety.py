@@ -19,7 +19,8 @@ import pytest
 
 from marian_models import OPTIONS, arrays, write
 from warmstart import api, contains_model
-from warmstart.errors import SourceError, StorageError
+from warmstart.errors import CorruptCheckpoint, SourceError, StorageError
+from warmstart.export import run
 from warmstart.storage import atomic
 
 BIG = {**OPTIONS, "dim-emb": 128, "transformer-dim-ffn": 512, "enc-depth": 4, "dec-depth": 4}
@@ -247,3 +248,28 @@ def test_the_moment_of_replacement(folder, tmp_path, monkeypatch):
         api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8", force=True)
     assert contents(tmp_path / "ct2") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ct2", "marian"]
+
+
+@pytest.mark.parametrize("quantize", [None, "int8", "int16", "float16", "int8_bfloat16"])
+def test_however_the_work_is_parted(quantize, tmp_path, monkeypatch):
+    """Arrays in parts across those that they are joined of, small ones alone or together, blocks of a few rows."""
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+    api.convert(folder, tmp_path / "whole", "ctranslate2", quantize=quantize)
+    for number, (block, large, small) in enumerate([(40, 100, 10), (7, 333, 10_000), (2**18, 50, 1)]):
+        monkeypatch.setattr(run, "_BLOCK", block)
+        monkeypatch.setattr(run, "_LARGE", large)
+        monkeypatch.setattr(run, "_SMALL", small)
+        api.convert(folder, tmp_path / str(number), "ctranslate2", quantize=quantize)
+        assert contents(tmp_path / str(number)) == contents(tmp_path / "whole")
+
+
+def test_a_damaged_array_is_found_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_LARGE", 100)
+    folder = write(tmp_path / "marian", OPTIONS, arrays(OPTIONS))
+    data = bytearray((folder / "model.npz").read_bytes())
+    place = data.index(arrays(OPTIONS)["encoder_l1_self_Wk"].tobytes())
+    data[place + 5] ^= 1
+    (folder / "model.npz").write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match="encoder_l1_self_Wk"):
+        api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8")
+    assert [file.name for file in tmp_path.iterdir()] == ["marian"]

@@ -297,9 +297,12 @@ def _through(model: Model, dialect: Dialect, files: Sequence[str], notes: list[s
 
 def _repeated(vocabularies: Mapping[str, Vocabulary]) -> Iterator[str]:
     """Which vocabularies have tokens on several rows; where they may, the first row counts."""
+    different: dict[int, int] = {}
     for side, vocabulary in vocabularies.items():
         tokens = getattr(vocabulary, "tokens", ())
-        if tokens and (repeats := len(tokens) - len(vocabulary.index)) > 0:
+        if id(tokens) not in different:  # of two sides it may be one table
+            different[id(tokens)] = len(vars(vocabulary).get("index") or {*tokens})
+        if (repeats := len(tokens) - different[id(tokens)]) > 0:
             again = next(token for token, count in Counter(tokens).items() if count > 1)
             yield f"tokens of the {side} vocabulary occur again ({repeats}, such as {again!r}): the first row counts"
 

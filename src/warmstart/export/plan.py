@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from warmstart.errors import ConfigError, DialectError, Problem
 from warmstart.export.quantizations import QUANTIZATIONS
 from warmstart.export.quantize import FLOATS, Storage, already_quantized, storage_of
 from warmstart.export.slots import SlotRow, plan_slots
-from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of
+from warmstart.formats.checkpoint import PLACEHOLDERS, Array, dtype_of, name_of
 from warmstart.lean import dataclass
 from warmstart.models.family import PACKED, Dialect, Facts, Family
 from warmstart.spec.generated import Generated
@@ -65,8 +66,14 @@ class Row:
 
     def compute(self, read: Callable[[str], Array]) -> Array:
         """The array in ``dtype``, of canonical arrays as ``read`` gives them; a view of these where it can be."""
-        array = self.op.backward([read(name) for name in self.sources])[self.index]
-        return np.asarray(array) if array.dtype.name == self.dtype else np.asarray(array, dtype_of(self.dtype))
+        return self._typed(self.op.backward([read(name) for name in self.sources])[self.index])
+
+    def pieces(self, read: Callable[[str], Array]) -> list[Array]:
+        """As :meth:`compute`, in pieces that follow each other along the first axis: views where views can be."""
+        return [self._typed(piece) for piece in self.op.pieces([read(name) for name in self.sources], self.index)]
+
+    def _typed(self, array: Array) -> Array:
+        return np.asarray(array) if name_of(array.dtype) == self.dtype else np.asarray(array, dtype_of(self.dtype))
 
     @property
     def generated(self) -> bool:
@@ -250,10 +257,12 @@ _NOBODY = "no rule of the dialect speaks of it"
 def _algebra(family: Family, config: Config, reading: Reading, source: Dialect | None) -> list[Problem]:
     """Every storage is there, in the shape that the configuration says."""
     problems: list[Problem] = []
-    theirs: dict[str, str] = {}
-    for link in expand(source.rules(config)) if source is not None else ():
-        for name in link.canonical:
-            theirs.setdefault(name, ", ".join(link.foreign))
+
+    @cache
+    def theirs() -> dict[str, str]:
+        links = expand(source.rules(config)) if source is not None else ()
+        return {name: ", ".join(link.foreign) for link in reversed(links) for name in link.canonical}
+
     seen: set[str] = set()
     for p in family.parameters(config):
         if p.storage in seen:
@@ -261,7 +270,7 @@ def _algebra(family: Family, config: Config, reading: Reading, source: Dialect |
         seen.add(p.storage)
         origin = reading.origins.get(p.storage)
         if origin is None:
-            name = theirs.get(p.storage, p.storage)
+            name = theirs().get(p.storage, p.storage)
             problems.append(Problem(f"{name} is missing", expected=f"{p.storage} of shape {list(p.shape)}"))
         elif packed := [f for f in origin.link.foreign if not reading.checkpoint.entries[f].readable]:
             kind = reading.checkpoint.entries[packed[0]].dtype

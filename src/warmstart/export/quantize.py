@@ -135,7 +135,7 @@ class Encoder:
         axis = 1
         if _is_transposed(array):  # computed as it lies in memory, so that only bytes are transposed
             array, out, axis = array.T, out.T, 0
-        copy, work = _memory(array.size)
+        copy, work, rounded = _memory(array.size)
         w = array
         if array.dtype != np.float32 or not (array.flags.aligned and array.strides[-1] == array.itemsize):
             w = copy.reshape(array.shape)
@@ -152,13 +152,15 @@ class Encoder:
         scale = np.float32(127) / largest
         self.scale[start : start + scale.size] = scale
         usual = np.setbufsize(_SHORT)
-        np.multiply(w, np.expand_dims(scale, axis), out=work)
+        np.multiply(w, scale[:, None] if axis else scale, out=work)
         np.setbufsize(usual)
         np.rint(work, out=work)
         if axis:
             out.reshape(work.shape)[...] = work
         else:
-            _copy(work.astype(np.int8).T, out.T)
+            whole = rounded.reshape(work.shape)
+            whole[...] = work
+            _copy(whole.T, out.T)
         self._measure(array, lambda: (work / np.expand_dims(scale, axis)).reshape(array.shape))
 
     def _measure(self, array: Array, stored: Any) -> None:
@@ -181,13 +183,13 @@ class Encoder:
         )
 
 
-def _memory(size: int) -> tuple[Array, Array]:
-    """Two float32 arrays [size] to compute in, the same for every block of a thread: memory that is new each time
-    costs as much as the arithmetic."""
-    arrays: tuple[Array, Array] | None = getattr(_KEPT, "arrays", None)
+def _memory(size: int) -> tuple[Array, Array, Array]:
+    """Two arrays of float32 [size] to compute in, and one of int8, the same for every block of a thread: memory that is
+    new each time costs as much as the arithmetic."""
+    arrays: tuple[Array, Array, Array] | None = getattr(_KEPT, "arrays", None)
     if arrays is None or arrays[0].size < size:
-        arrays = _KEPT.arrays = (np.empty(size, np.float32), np.empty(size, np.float32))
-    return arrays[0][:size], arrays[1][:size]
+        arrays = _KEPT.arrays = (np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.int8))
+    return arrays[0][:size], arrays[1][:size], arrays[2][:size]
 
 
 def _float32(array: Array) -> Array:

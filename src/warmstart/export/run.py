@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from warmstart.export.layouts import LAYOUTS, check, entries_of
 from warmstart.export.plan import Conversion, Row
 from warmstart.export.quantize import FLOATS, Encoder, Loss, Sums, not_finite
 from warmstart.export.slots import compute_slot
-from warmstart.formats.checkpoint import Array, dtype_of
+from warmstart.formats.checkpoint import Array, dtype_of, name_of
 from warmstart.formats.mapped import Place, PutAside, forget, is_mapped, write_array
 from warmstart.lean import dataclass
 from warmstart.spec.mapping import Link, Reading
@@ -70,14 +70,13 @@ def run_conversion(
         _compare(reading)
         aliases = find_aliases(conversion, reading) if layout.aliases else {}
         rows = [row for row in conversion.rows if row.name not in aliases]
-        with Progress("converting", sum(row.nbytes for row in rows), "bytes") as bar:
-            work = _Work(conversion, reading, rows, bar if progress else None)
-            written = replace(entries_of(conversion, aliases), state=lambda row: compute_slot(row, reading))
-            if layout.placed and hasattr(os, "pwrite"):
-                layout.write(directory, conversion, written, partial(work.fill, meanwhile=meanwhile))
-            else:
-                meanwhile()
-                layout.write(directory, conversion, written, work.arrays())
+        work = _Work(conversion, reading, rows, progress)
+        written = replace(entries_of(conversion, aliases), state=lambda row: compute_slot(row, reading))
+        if layout.placed and hasattr(os, "pwrite"):
+            layout.write(directory, conversion, written, partial(work.fill, meanwhile=meanwhile))
+        else:
+            meanwhile()
+            layout.write(directory, conversion, written, work.arrays())
     return Outcome(aliases, work.losses())
 
 
@@ -110,8 +109,9 @@ class _Part:
 class _Work:
     """Rows on their way from the source to the writer."""
 
-    def __init__(self, conversion: Conversion, reading: Reading, rows: Sequence[Row], bar: Progress | None) -> None:
-        self._options, self._reading, self._rows, self._bar = conversion.options, reading, rows, bar
+    def __init__(self, conversion: Conversion, reading: Reading, rows: Sequence[Row], progress: bool) -> None:
+        self._options, self._reading, self._rows = conversion.options, reading, rows
+        self._bar = Progress("converting", sum(row.nbytes for row in rows), "bytes") if progress else None
         self._sums: dict[str, list[Sums]] = {row.name: [] for row in rows}
 
     def losses(self) -> dict[str, tuple[str, Loss]]:
@@ -122,7 +122,7 @@ class _Work:
 
     def fill(self, file: Flushing, places: Mapping[str, int], *, meanwhile: Callable[[], None]) -> None:
         """Put every array, and its scale, into its place."""
-        tasks, handle, budget = self._tasks(), file.fileno(), _Budget(_UNDER_WAY)
+        tasks, handle, budget, bar = self._tasks(), file.fileno(), _Budget(_UNDER_WAY), ExitStack()
         costs = [sum(part.cost for part in task) for task in tasks]
 
         def work(number: int) -> None:
@@ -137,10 +137,16 @@ class _Work:
             self._written(sum(part.stored for task in tasks[counted : number + 1] for part in task), file)
             counted = max(counted, number + 1)
 
+        def begin() -> None:
+            if self._bar is not None:
+                bar.enter_context(self._bar)  # whose thread would have been in the way of a fork
+            meanwhile()
+
         # Processes know nothing of each other's memory, and leave nothing but what is in the file.
         apart = self._reading.checkpoint.mapped and max(costs, default=0) <= _UNDER_WAY and not self._options.report
-        share(len(tasks), work, done, meanwhile=meanwhile, forked=apart and sum(costs) >= _WORTH and may_fork())
-        done(len(tasks) - 1)
+        with bar:
+            share(len(tasks), work, done, meanwhile=begin, forked=apart and sum(costs) >= _WORTH and may_fork())
+            done(len(tasks) - 1)
 
     def _tasks(self) -> list[list[_Part]]:
         """What a worker does at a time: a part of an array, an array, or several small ones."""
@@ -151,7 +157,11 @@ class _Work:
         room = 0
         for row in self._rows:
             size = math.prod(row.shape)
-            if size >= 2 * _LARGE and row.storage.scale != "whole" and is_mapped(row.compute(self._reading.peek)):
+            if (
+                size >= 2 * _LARGE
+                and row.storage.scale != "whole"
+                and all(map(is_mapped, row.pieces(self._reading.peek)))
+            ):
                 step = max(1, _LARGE * row.shape[0] // size)
                 checks.append(_Part(row, 0, 0))
                 parts += (_Part(row, k, min(k + step, row.shape[0])) for k in range(0, row.shape[0], step))
@@ -168,32 +178,32 @@ class _Work:
 
     def _put(self, part: _Part, handle: int, places: Mapping[str, int]) -> None:
         row = part.row
-        if part.stop == 0:
-            forget(row.compute(self._reading.raw))
-            return
-        array, used = self._computed(row) if part.stop is None else (row.compute(self._reading.peek), [])
-        if array.shape != row.shape:
-            raise FormatError("an array is not as announced", where=row.name, expected=row.shape, found=array.shape)
+        used: list[Array] = []
+        checked = part.stop is None or part.stop == 0
+        pieces = row.pieces((lambda name: self._reading.raw(name, used)) if checked else self._reading.peek)
+        shape = (sum(map(len, pieces)), *pieces[0].shape[1:]) if pieces[0].ndim else ()
         if part.stop is not None:
-            array = array[part.start : part.stop]
+            pieces = _cut(pieces, part.start, part.stop)
+        if shape != row.shape:
+            raise FormatError("an array is not as announced", where=row.name, expected=row.shape, found=shape)
         width = row.nbytes // max(1, math.prod(row.shape[:1]))
         values = Place(handle, places[row.name] + part.start * width)
-        if self._as_it_is(row, array):
-            write_array(values, array)
-        else:
-            scales: list[Array] = []
-            largest = _largest(array) if row.storage.scale == "whole" else None
-            for _, block in _blocks(array) if array.ndim else [(0, array)]:
+        largest = max(map(_largest, pieces)) if row.storage.scale == "whole" else None
+        scales: list[Array] = []
+        for piece in pieces:
+            if self._as_it_is(row, piece):
+                write_array(values, piece)
+                continue
+            for _, block in _blocks(piece) if piece.ndim else [(0, piece)]:
                 encoder = self._encoded(row, block, largest)
                 write_array(values, encoder.values)
                 scales += [] if encoder.scale is None else [encoder.scale]
                 forget(block)
-            if scales:
-                place = Place(handle, places[f"{row.name}_scale"] + 4 * part.start)
-                write_array(place, np.concatenate(scales) if row.storage.scale == "rows" else scales[0])
-        if not is_mapped(array):
-            for source in used:
-                forget(source)
+        if scales:
+            place = Place(handle, places[f"{row.name}_scale"] + 4 * part.start)
+            write_array(place, np.concatenate(scales) if row.storage.scale == "rows" else scales[0])
+        for source in used if not pieces or not all(map(is_mapped, pieces)) else ():
+            forget(source)
 
     def _written(self, count: int, file: Flushing | None = None) -> None:
         if file is not None:
@@ -208,7 +218,7 @@ class _Work:
         ahead: deque[tuple[Row, Future[Encoder] | None]] = deque()
         waiting, under_way = iter(self._rows), 0
         upcoming = next(waiting, None)
-        with ThreadPoolExecutor(processors()) as pool:
+        with self._bar or nullcontext(), ThreadPoolExecutor(processors()) as pool:
             while upcoming is not None or ahead:
                 while upcoming is not None and (not ahead or under_way + _Part(upcoming).cost <= _UNDER_WAY):
                     small = math.prod(upcoming.shape) < _SMALL
@@ -240,7 +250,7 @@ class _Work:
 
     def _as_it_is(self, row: Row, array: Array) -> bool:
         """Whether the elements of ``array`` are what is stored."""
-        if array.dtype.name != row.storage.dtype:
+        if name_of(array.dtype) != row.storage.dtype:
             return False
         if self._options.quantization != "none":
             require_finite(row.name, array)
@@ -257,6 +267,16 @@ class _Work:
                 encoder.block(block, start)
         self._sums[row.name] += encoder.sums
         return encoder
+
+
+def _cut(pieces: Sequence[Array], start: int, stop: int) -> list[Array]:
+    """Rows ``start`` to ``stop`` of what ``pieces`` are joined to."""
+    found, first = [], 0
+    for piece in pieces:
+        part = piece[max(0, start - first) : max(0, stop - first)]
+        found += [part] if len(part) else []
+        first += len(piece)
+    return found
 
 
 class _Budget:

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -102,6 +103,12 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
         special: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return special
+
+
+@lru_cache(maxsize=64)
+def name_of(dtype: np.dtype[Any]) -> str:
+    """``dtype.name``, which numpy spells anew each time."""
+    return dtype.name
 
 
 def itemsize(name: str) -> int:

@@ -18,6 +18,7 @@ from warmstart.lean import dataclass
 from warmstart.storage.atomic import atomic_file
 
 FORMAT = "npz"
+_COPIED = 2**23  # bytes up to which an array is rather copied than mapped
 SIDECARS = (".optimizer.npz", ".orig.npz")  # of Marian: optimizer state, and weights before smoothing
 
 
@@ -81,17 +82,18 @@ class NpzFile:
     @property
     def mapped(self) -> bool:
         """Whether every member is stored as it is."""
-        return not any(member.deflated for member in self._archive.members.values())
+        return self._archive.mapped
 
     def read(self, name: str, *, copy: bool = True) -> Array:
-        """The array ``name``, read-only; of a stored member a view, aligned or not, if ``copy`` is False.
+        """The array ``name``, read-only; of a large stored member a view, aligned or not, if ``copy`` is False. A small
+        one is read and checked in one pass, through no page faults.
 
         Raises:
             KeyError: no such array.
             CorruptCheckpoint: the bytes do not match the archive's checksum.
         """
         member, header = self._members[name].name, self._members[name].header
-        if copy and not self._archive.members[member].deflated:
+        if (copy or header.nbytes <= _COPIED) and not self._archive.members[member].deflated:
             return npy.array_at(self._archive.copied(member, header.size), replace(header, size=0), 0)
         data, start = self._archive.verified(member)
         return npy.array_at(data, header, start, copy=copy)

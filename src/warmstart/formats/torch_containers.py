@@ -33,6 +33,11 @@ class Container(ABC):
     big_endian = False
     facts: dict[str, Any]
 
+    @property
+    @abstractmethod
+    def mapped(self) -> bool:
+        """Whether storages lie in the file as they are."""
+
     @abstractmethod
     def place(self, storage: Storage) -> tuple[Any, int]:
         """A buffer and where in it the storage begins."""
@@ -62,6 +67,10 @@ class ZipContainer(Container):
         self.facts = {}
         if f"{self._folder}constants.pkl" in archive.members:
             self.facts["torchscript"] = True
+
+    @property
+    def mapped(self) -> bool:
+        return self._archive.mapped
 
     def _small(self, name: str) -> bytes:
         member = self._folder + name
@@ -134,6 +143,10 @@ class LegacyContainer(Container):
             raise self._corrupt("keys of the storages", "a list", type(keys).__name__)
         self._place_all(keys, position)
         self.facts = {}
+
+    @property
+    def mapped(self) -> bool:
+        return True
 
     def _corrupt(self, key: str, expected: object, found: object) -> CorruptCheckpoint:
         return CorruptCheckpoint(

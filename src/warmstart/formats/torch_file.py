@@ -139,6 +139,10 @@ class TorchCheckpoint(Checkpoint):
         buffer, start = self._container.place(tensor.storage)
         return array_of(tensor, buffer, start, self._container.big_endian)
 
+    @property
+    def mapped(self) -> bool:
+        return self._container.mapped
+
     def read(self, name: str) -> Array:
         leaf = self._leaves[name]
         if isinstance(leaf, PickledArray):

@@ -144,6 +144,11 @@ class ZipArchive:
             spans.append((info.header_offset, member.start + member.stored, info.filename))
         self._check_spans(spans)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether every member is stored as it is."""
+        return not any(member.deflated for member in self.members.values())
+
     def key(self, name: str) -> str:
         """What errors call the member ``name``."""
         return f"array {name.removesuffix(self._suffix)!r}" if self._suffix else f"member {name!r}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from warmstart.errors import DialectError, FormatError, Problem
-from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of
+from warmstart.formats.checkpoint import Array, Checkpoint, Entry, dtype_of, name_of
 from warmstart.formats.views import View
 from warmstart.models.family import Dialect, Facts
 
@@ -270,7 +270,7 @@ class Loaded(View):
 
     def seen(self, name: str, read: Callable[[str], Array]) -> Array:
         array = super().seen(name, read)
-        if array.dtype.name == self.entries[name].dtype:
+        if name_of(array.dtype) == self.entries[name].dtype:
             return array
         with np.errstate(over="ignore"):
             cast = np.asarray(array, dtype_of(self.dtype))

@@ -61,6 +61,11 @@ class Op(ABC):
         """Canonical array ``index`` of what :meth:`forward` gives."""
         return self.forward(arrays)[index]
 
+    def pieces(self, arrays: Sequence[Array], index: int) -> list[Array]:
+        """What foreign array ``index`` of what :meth:`backward` gives is joined of along its first axis: of some ops
+        views of ``arrays``, so that nothing need be copied to join them."""
+        return [self.backward(arrays)[index]]
+
     def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
         """Where the averaged ``axis`` of the foreign arrays (``shapes``) lies in each canonical array.
 

@@ -158,6 +158,9 @@ class Split(Op):
     def backward(self, arrays: Sequence[Array]) -> list[Array]:
         return [np.concatenate(arrays, self.axis)]
 
+    def pieces(self, arrays: Sequence[Array], index: int) -> list[Array]:
+        return super().pieces(arrays, index) if self.axis else list(arrays)
+
     def forward_axis(self, axis: int, shapes: Sequence[Shape]) -> int:
         if axis == self.axis:
             raise SlotLost(f"a mean over the joined axis {axis} mixes the {self.parts} parts")

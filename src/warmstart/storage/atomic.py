@@ -35,6 +35,8 @@ _HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, as linux/fcntl.h and
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 """What a disk reports, whatever is written to it."""
 
+_unfinished: set[Path] = set()  # directories that are written under a hidden name
+
 
 def storage_error(error: OSError, path: Path) -> StorageError:
     """``error``, which happened while writing ``path``, as a :class:`StorageError` that says what to do."""
@@ -141,10 +143,17 @@ def _filling(temporary: Path, path: Path) -> Iterator[None]:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces ``path``, on an exception it is removed.
 
+    Within a directory that :func:`new_directory` has not finished it is ``path`` itself, which nobody sees before the
+    directory is flushed as a whole.
+
     Raises:
         StorageError: the file cannot be written (no space, read-only, no permission).
     """
     path = Path(path)
+    if any(path.is_relative_to(directory) for directory in _unfinished):
+        with _filling(path, path):
+            yield path
+        return
     with _hidden(path, lambda temporary: temporary.touch(exist_ok=False)) as temporary, _filling(temporary, path):
         yield temporary
         try:
@@ -229,7 +238,11 @@ def new_directory(path: Path | str, *, force: bool = False) -> Iterator[Path]:
     if not force:
         _refuse_existing(path)
     with _hidden(path, Path.mkdir) as temporary, _filling(temporary, path):
-        yield temporary
+        _unfinished.add(temporary)
+        try:
+            yield temporary
+        finally:
+            _unfinished.remove(temporary)
         try:
             _sync_tree(temporary)
             _put_in_place(temporary, path, force)

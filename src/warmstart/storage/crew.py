@@ -10,7 +10,9 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 _MOST = 8  # workers: more share one memory, which then sets the pace
 
@@ -18,15 +20,17 @@ _claimed = False
 
 
 def claim() -> None:
-    """This process is a command of ours: nothing else in it minds that it is forked."""
+    """This process is a command of ours: nothing else in it minds forks, or waits for children of its own."""
     global _claimed  # noqa: PLW0603
     _claimed = True
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is told nothing of a child's end
 
 
 def may_fork() -> bool:
     """Whether this process was claimed and has one thread only, of Python or of a library (Linux; no elsewhere)."""
     try:
-        return _claimed and len(os.listdir("/proc/self/task")) == 1
+        return _claimed and hasattr(os, "memfd_create") and len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False
 
@@ -106,8 +110,11 @@ def _in_processes(
             finished[number] = 1
 
     with _Numbers(count) as numbers:
-        children = {fork(help_out) for _ in range(min(_MOST, processors()) - 1)}
+        children: set[int] = set()
         try:
+            with suppress(BlockingIOError):  # as many as the system allows
+                for _ in range(min(_MOST, processors()) - 1):
+                    children.add(fork(help_out))
             meanwhile()
             for number in numbers:
                 try:

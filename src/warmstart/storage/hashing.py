@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Protocol
 from warmstart.storage.crew import end, fork, may_fork
 
 _PIECE = 2**22  # bytes that are hashed at once: so many, since a thread that comes back to Python waits for its turn
+_MAPPED = 2**24  # bytes that are mapped at once
 _WORTH = 2**22  # bytes from which a file is hashed before it is known to be needed
 
 
@@ -36,6 +38,23 @@ def sha256(path: Path, stop: Callable[[], bool] = lambda: False) -> str:
             if stop():
                 raise Stopped
             digest.update(piece[:count])
+    return digest.hexdigest()
+
+
+def _mapped_sha256(path: Path, stop: Callable[[], bool]) -> str:
+    """As :func:`sha256`, a tenth faster, by maps: if the file is cut off meanwhile, this process ends."""
+    import hashlib
+    import mmap
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for at in range(0, size, _MAPPED):
+            if stop():
+                raise Stopped
+            flags, count = mmap.MAP_SHARED | mmap.MAP_POPULATE, min(_MAPPED, size - at)
+            with mmap.mmap(file.fileno(), count, flags=flags, prot=mmap.PROT_READ, offset=at) as piece:
+                digest.update(piece)
     return digest.hexdigest()
 
 
@@ -67,7 +86,9 @@ class Digests:
     def begin(self, path: Path) -> None:
         """Hash the file ``path`` from now on."""
         if self._hasher is None:
-            self._hasher = _Process() if may_fork() else _Thread()
+            with suppress(BlockingIOError):  # where no more processes are allowed
+                self._hasher = _Process() if may_fork() else None
+            self._hasher = self._hasher or _Thread()
         if path.resolve() not in self._begun:
             self._begun[path.resolve()] = self._hasher.begin(path)
 
@@ -122,7 +143,8 @@ class _Process:
             os.close(self._answers)
             with open(paths, "rb", buffering=0) as asked:
                 for line in asked:
-                    digest = sha256(Path(os.fsdecode(bytes.fromhex(line.decode()))), lambda: os.getppid() != parent)
+                    path = Path(os.fsdecode(bytes.fromhex(line.decode())))
+                    digest = _mapped_sha256(path, lambda: os.getppid() != parent)
                     os.write(answers, digest.encode())
 
         self._child: int | None = fork(serve)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Self
 
@@ -45,10 +46,11 @@ class MarianVocabulary(Vocabulary):
         """The vocabulary in ``text``, where every row from 0 up has one token. Keys are taken literally: a
         token ``no``, ``1``, ``~`` or ``null`` is that string."""
         usual = _usual(text)
-        if usual and len({*usual}) == len(usual):
-            vocabulary = cls(usual)
-            vocabulary._text = text
-            return vocabulary
+        if usual:
+            with suppress(VocabularyError):  # said below, of the file's lines
+                vocabulary = cls(usual)
+                vocabulary._text = text
+                return vocabulary
         pairs = _pairs(text, where)
         tokens = [token for token, _ in pairs]
         if [value for _, value in pairs] == list(map(str, range(len(pairs)))) and len({*tokens}) == len(tokens):
@@ -124,11 +126,10 @@ _LINES = (
 
 def _usual(text: str) -> Sequence[str]:
     """The tokens of ``text`` where it is spelt as it is written here, and nothing is escaped; else none."""
-    lines = text[1:-1].split('\n"')
-    tokens, between, rows = zip(*(line.rpartition('": ') for line in lines), strict=True)
-    if text[:1] != '"' or text[-1:] != "\n" or "" in between or "" in tokens:
-        return ()
-    if rows != tuple(map(str, range(len(lines)))) or re.search(rf'["\\{_ODD}]', "".join(tokens)):
+    before, *parts = text.split('"')
+    tokens, rows = parts[::2], parts[1::2]
+    expected = (": %d\n" * len(tokens)) % tuple(range(len(tokens)))
+    if before or rows != expected.splitlines(keepends=True) or re.search(rf"[\\{_ODD}]", "".join(tokens)):
         return ()
     return tokens
 

@@ -44,13 +44,12 @@ class SubwordVocabulary(Vocabulary):
         return " ".join(self.tokens[row] for row in ids)
 
     def file(self) -> tuple[str, bytes]:
-        content = {
-            "kind": self.kind,
-            "tokens": list(self.tokens),
-            "special": self.special,
-            "files": {name: base64.b64encode(data).decode("ascii") for name, data in self.files.items()},
-        }
-        return ".json", (json.dumps(content, separators=(",\n", ": ")) + "\n").encode("ascii")
+        content = {"kind": self.kind, "tokens": list(self.tokens), "special": self.special}
+        text = json.dumps(content, separators=(",\n", ": "))
+        # Python's json takes ten times as long for base64, in which there is nothing to escape.
+        files = [f'{json.dumps(name)}: "{base64.b64encode(data).decode("ascii")}"' for name, data in self.files.items()]
+        between = ",\n".join(files)
+        return ".json", f'{text[:-1]},\n"files": {{{between}}}}}\n'.encode("ascii")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: object = None) -> Self:

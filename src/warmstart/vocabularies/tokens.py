@@ -62,11 +62,9 @@ class TokenVocabulary(Vocabulary):
         # Python's json takes ten times as long for tokens and for base64, in which there is nothing to escape.
         text = json.dumps(content, ensure_ascii=False, separators=(",\n", ": "))
         text = f'{{"kind": "{self.kind}",\n"tokens": [{self._spelt()}],\n{text[1:]}'
-        files = [
-            f'{json.dumps(name)}: "{b64encode(data).decode("ascii")}"' for name, data in sorted(self.files.items())
-        ]
-        text = f'{text[:-1]},\n"files": {{{",".join(files)}}}}}\n'
-        return ".json", text.encode("utf-8", "backslashreplace")  # of half a pair, that is how JSON escapes it
+        start = text[:-1].encode("utf-8", "backslashreplace")  # of half a pair, that is how JSON escapes it
+        files = (b'%b: "%b"' % (json.dumps(name).encode(), b64encode(self.files[name])) for name in sorted(self.files))
+        return ".json", start + b',\n"files": {' + b",".join(files) + b"}}\n"
 
     def _spelt(self) -> str:
         """The tokens as JSON, one a line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from warmstart.models.family import Parameter
 from warmstart.models.parameters import layer_norm, linear
@@ -11,6 +12,7 @@ from warmstart.models.transformer.config import TransformerConfig
 STAGES = ("source_embedding", "encoder", "target_embedding", "decoder", "output")
 
 
+@lru_cache(maxsize=8)
 def parameters(config: TransformerConfig) -> tuple[Parameter, ...]:
     """Every parameter in the module's order; linear weights are [out, in]."""
     return tuple(_parameters(config))
