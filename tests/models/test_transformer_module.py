@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from warmstart.models.layers.dropout import Noise
+from warmstart.models.transformer import positions
 from warmstart.models.transformer.config import TransformerConfig
 from warmstart.models.transformer.module import Transformer, sinusoids
 from warmstart.models.transformer.parameters import parameters
@@ -241,3 +242,10 @@ def test_word_dropout_takes_whole_words() -> None:
     assert torch.equal(dropped, (x == 0).any(-1))
     assert 0.3 < dropped.float().mean() < 0.7
     torch.testing.assert_close(x[~dropped], 2 * words[~dropped])
+
+
+@pytest.mark.parametrize("formula", ["marian", "transformers", "from_one", "fairseq"])
+def test_some_elements_of_sinusoids_are_those_of_all(formula):
+    table = positions.sinusoids(300, 64, formula)
+    places = [0, 1, 31, 32, 63, 64, 4999, table.size - 1, 17]
+    assert positions.some_of_sinusoids(places, 64, formula).tobytes() == table.flat[places].tobytes()

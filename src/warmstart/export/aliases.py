@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import prod
 
 import numpy as np
 
 from warmstart.export.plan import Conversion, Row
-from warmstart.formats.checkpoint import Array
+from warmstart.formats.checkpoint import Array, dtype_of
 from warmstart.formats.mapped import forget
+from warmstart.spec.generated import Generated
 from warmstart.spec.mapping import Reading
 
 NEVER = ("rotary_scaling_long_factor", "rotary_scaling_short_factor")  # read by name
@@ -78,14 +80,21 @@ def _probe(row: Row, by_source: bool, reading: Reading) -> bytes:
     if by_source:
         names = [foreign for name in row.sources for foreign in reading.origins[name].link.foreign]
         return b"".join(_sample(reading.checkpoint.peek(name)) for name in names)
+    size = prod(row.shape)
+    if isinstance(row.op, Generated) and row.op.some is not None and size > _SMALL:
+        return row.op.some(_places(size)).astype(dtype_of(row.dtype)).tobytes()
     return _sample(row.compute(reading.peek))
+
+
+def _places(size: int) -> list[int]:
+    return [k * (size - 1) // (_SAMPLES - 1) for k in range(_SAMPLES)]
 
 
 def _sample(array: Array) -> bytes:
     if array.size <= _SMALL:
         content: bytes = array.tobytes()
         return content if len(content) <= _SHORT else _digest(content)
-    taken: bytes = array.flat[[k * (array.size - 1) // (_SAMPLES - 1) for k in range(_SAMPLES)]].tobytes()
+    taken: bytes = array.flat[_places(array.size)].tobytes()
     forget(array)
     return taken
 

@@ -19,6 +19,7 @@ from warmstart.formats.checkpoint import Array, Candidate, Checkpoint, SlotEntry
 from warmstart.formats.mapped import head
 from warmstart.formats.marian_bin import BinFile
 from warmstart.formats.npz import NpzFile, write_npz
+from warmstart.formats.plain_yaml import parse
 from warmstart.formats.zipped import member_names
 
 FORMAT = "marian"
@@ -274,6 +275,9 @@ def _embedded(file: NpzFile | BinFile) -> dict[str, Any]:
 
 
 def _yaml(data: bytes, where: str) -> dict[str, Any]:
+    text = data.replace(b"\0", b"") if len(data) <= MAX_YAML else b""
+    if text.isascii() and (plain := parse(text.decode("ascii"))) is not None:
+        return plain
     import yaml
 
     found = "nothing"
@@ -281,7 +285,7 @@ def _yaml(data: bytes, where: str) -> dict[str, Any]:
         if len(data) > MAX_YAML:
             raise ValueError(f"more than {MAX_YAML} bytes")
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        value = yaml.load(data.replace(b"\0", b"").decode("utf-8"), Loader=loader)
+        value = yaml.load(text.decode("utf-8"), Loader=loader)
         if isinstance(value, dict):
             return value
         found = type(value).__name__

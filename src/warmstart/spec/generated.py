@@ -14,13 +14,17 @@ from warmstart.spec.op import Array, Kind, Op, Shape, ShapeMismatch, SlotLost
 
 @dataclass(frozen=True)
 class Generated(Op):
-    """An array that the canonical side computes: written on export, compared on import."""
+    """An array that the canonical side computes: written on export, compared on import.
+
+    ``some`` gives its elements at a few places of its memory, where that takes less than to compute all.
+    """
 
     kind: ClassVar[Kind] = "generated"
     compute: Callable[[], Array]
     shape: Shape
     tolerance: float = 0.0
     dtype: str = "float32"
+    some: Callable[[Sequence[int]], Array] | None = None
 
     def forward_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         if tuple(shapes[0]) != self.shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,29 +24,36 @@ def sinusoids(length: int, d_model: int, formula: str = "marian") -> Array:
       ``sinusoidal_positional_embedding.py``; transformers ``modeling_m2m_100.py``. torch's sine is not correctly
       rounded and depends on the processor; this is, and one value in twenty differs in its last bit.
     """
-    table = _computed(length, d_model // 2, formula)
+    table = _rows(np.arange(length), d_model // 2, formula)
     table.flags.writeable = False
     return table
 
 
-def _computed(length: int, half: int, formula: str) -> Array:
+def some_of_sinusoids(places: Sequence[int], d_model: int, formula: str) -> Array:
+    """Elements of :func:`sinusoids` by their places in its memory."""
+    rows, columns = np.divmod(np.asarray(places), d_model)
+    return _rows(rows, d_model // 2, formula)[np.arange(len(rows)), columns]
+
+
+def _rows(places: Array, half: int, formula: str) -> Array:
+    """The vectors of the positions ``places``."""
     if formula == "fairseq":
-        return _fairseq(length, half)
+        return _fairseq(places, half)
     if formula == "transformers":
         d_model = 2 * half
         frequencies = np.power(10000, 2 * (np.arange(d_model) // 2) / d_model)
-        angles = np.arange(length)[:, None] / frequencies[None]
+        angles = places[:, None] / frequencies[None]
         return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
     start = 1 if formula == "from_one" else 0
     increment = math.log(10000.0) / (half - 1) if half > 1 else 0.0
-    angles = np.arange(start, start + length)[:, None] * np.exp(np.arange(half) * -increment)[None]
+    angles = (start + places)[:, None] * np.exp(np.arange(half) * -increment)[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
-def _fairseq(length: int, half: int) -> Array:
+def _fairseq(places: Array, half: int) -> Array:
     step = np.float32(-math.log(10000) / (half - 1)) if half > 1 else np.float32(0)
     frequencies = np.exp((np.arange(half, dtype=np.float32) * step).astype(np.float64)).astype(np.float32)
-    angles = np.arange(2, 2 + length, dtype=np.float32)[:, None] * frequencies[None]  # [length, half]
+    angles = (2 + places).astype(np.float32)[:, None] * frequencies[None]  # [length, half]
     return np.concatenate([np.sin(angles, dtype=np.float64), np.cos(angles, dtype=np.float64)], axis=1).astype(
         np.float32
     )

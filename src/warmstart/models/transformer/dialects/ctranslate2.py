@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from warmstart.models.model_bin_distances import distance_rules, distances_in, r
 from warmstart.models.model_bin_rules import layers_of
 from warmstart.models.model_bin_shapes import rows_of
 from warmstart.models.transformer.config import TransformerConfig
-from warmstart.models.transformer.positions import sinusoids
+from warmstart.models.transformer.positions import sinusoids, some_of_sinusoids
 from warmstart.spec.generated import Generated, constant
 from warmstart.spec.mapping import Rule, rule
 from warmstart.spec.ops import Split
@@ -95,7 +95,9 @@ class CTranslate2Dialect(ModelBin):
 
     def _positions(self, c: TransformerConfig, rows: int) -> Generated:
         shape = (rows, c.d_model)
-        return Generated(cache(partial(sinusoids, *shape, c.sinusoids)), shape, _tolerance(c.sinusoids), self.dtype)
+        table = partial(sinusoids, *shape, c.sinusoids)
+        some = partial(some_of_sinusoids, d_model=c.d_model, formula=c.sinusoids)
+        return Generated(table, shape, _tolerance(c.sinusoids), self.dtype, some)
 
     def _layer(self, c: TransformerConfig, side: str, each: Mapping[str, int]) -> list[Rule]:
         theirs, ours = f"{side}/layer_{{i}}", f"{side}.layers.{{i}}"
