@@ -273,3 +273,17 @@ def test_a_damaged_array_is_found_in_parts(tmp_path, monkeypatch):
     with pytest.raises(CorruptCheckpoint, match="encoder_l1_self_Wk"):
         api.convert(folder, tmp_path / "ct2", "ctranslate2", quantize="int8")
     assert [file.name for file in tmp_path.iterdir()] == ["marian"]
+
+
+def test_a_command_that_fails_before_its_source_leaves_no_process(tmp_path):
+    folder = write(tmp_path / "marian", BIG, arrays(BIG))
+    code = (
+        "import os, sys; from warmstart.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: print('status', stop.code)\n"
+        "try: os.waitpid(-1, 0)\n"
+        "except ChildProcessError: print('alone')\n"
+    )
+    for words in (["ct2-opus-mt-converter", "--model_dir", folder], ["convert", folder, "--nonsense"]):
+        result = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
+        assert result.stdout.split() == ["status", "2", "alone"], result.stderr

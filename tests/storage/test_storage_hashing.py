@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def test_a_file_is_hashed_once_from_when_it_is_spoken_of(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No such file"):
             digests(tmp_path / "absent")
         digests.guess(tmp_path / "absent")
-    assert sorted(path.name for path in hashed) == ["absent", "empty", "small", "weights"]
-    assert hashed[0].name == "weights"
+    assert sorted(os.path.basename(path) for path in hashed) == ["absent", "empty", "small", "weights"]
+    assert os.path.basename(hashed[0]) == "weights"
 
 
 def test_what_nobody_asked_for_is_given_up(tmp_path):
@@ -45,7 +46,9 @@ crew.claim()
 if sys.argv[2] == "killed":
     hashing._mapped_sha256 = lambda path, stop: os.abort()
 here = Path(sys.argv[1])
-with hashing.Digests() as digests:
+hashing.Digests.begin_ahead(str(here))
+with hashing.Digests.begun_ahead() as digests:
+    assert list(digests._begun) == [os.path.realpath(here / "large")]
     digests.guess(here)
     assert isinstance(digests._hasher, hashing._Process)
     print(*(digests(here / name) for name in ("large", "small", "empty", "large")))
@@ -54,6 +57,7 @@ with hashing.Digests() as digests:
     except OSError as error:
         print(error.strerror)
     print(digests(here / "small"))
+assert hashing.Digests.begun_ahead() is not digests
 try:
     os.waitpid(-1, 0)
 except ChildProcessError:

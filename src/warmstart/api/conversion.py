@@ -67,7 +67,7 @@ def convert(
     if inputs is not None and not verify:
         raise ConfigError("inputs are for a verification", todo="--verify too, or leave out --inputs")
     lines = _lines(inputs)
-    with Digests() as digests:
+    with Digests.begun_ahead() as digests:
         digests.guess(source)  # hashed while the rest of the program is imported
         from warmstart.bundle.model import open_model
         from warmstart.export.convert import convert_model

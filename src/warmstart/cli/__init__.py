@@ -6,10 +6,12 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
-from warmstart.errors import Interrupted, MissingExtra, WarmstartError
+TYPE_CHECKING = False  # as typing has it, which is not imported yet
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from warmstart.errors import WarmstartError
 
 SPINS_ALONE, SPINS = 30_000, 3_000
 LIBRARIES = dict.fromkeys(("torch", "tensorboard", "matplotlib", "sacrebleu", "jiwer"), "train")  # → extra
@@ -32,7 +34,8 @@ def _alone() -> bool:
     running = []
     try:
         for _ in range(5):
-            running.append(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+            with open("/proc/loadavg") as file:
+                running.append(file.read().split()[3].partition("/")[0])
             time.sleep(0.001)
     except (OSError, IndexError):
         return False
@@ -42,6 +45,9 @@ def _alone() -> bool:
 def main() -> None:
     """Run a verb. Errors that warmstart raises on purpose are printed without a traceback; status 1."""
     gc.set_threshold(50_000)  # imports and vocabularies make many objects and no garbage
+    _hash_ahead(sys.argv[1:])
+    from warmstart.errors import Interrupted, MissingExtra, WarmstartError
+
     try:
         if not _converter(sys.argv[1:]):
             wait_briefly()
@@ -67,6 +73,8 @@ def main() -> None:
     except OSError as error:
         if error.filename is not None:
             raise
+        from pathlib import Path
+
         from warmstart.storage.atomic import DISK, storage_error
 
         if error.errno not in DISK:
@@ -77,8 +85,31 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
+        if "warmstart.storage.hashing" in sys.modules:
+            from warmstart.storage.hashing import Digests
+
+            with Digests.begun_ahead():
+                pass  # of a command that failed before it came to its source
         _name_plugins()
         gc.freeze()  # the process ends: nothing is to be looked through once more
+
+
+def _hash_ahead(arguments: Sequence[str]) -> None:
+    """Begin to hash the source of a conversion before everything else is imported, which takes about as long."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        return
+    source = None
+    if arguments[0] == "convert":
+        source = next((word for word in arguments[1:] if not word.startswith("-")), None)
+    elif arguments[0].startswith("ct2-"):
+        flags = {"--model", "--model_dir", "--model_path"}
+        source = next((arguments[k + 1] for k, word in enumerate(arguments[:-1]) if word in flags), None)
+    if source is not None:
+        from warmstart.storage.crew import claim
+        from warmstart.storage.hashing import Digests
+
+        claim()
+        Digests.begin_ahead(source)
 
 
 def _drop_output() -> None:

@@ -11,8 +11,10 @@ import mmap
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+
+TYPE_CHECKING = False  # as typing has it, which is not imported yet
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _MOST = 8  # workers: more share one memory, which then sets the pace
 
@@ -112,9 +114,11 @@ def _in_processes(
     with _Numbers(count) as numbers:
         children: set[int] = set()
         try:
-            with suppress(BlockingIOError):  # as many as the system allows
+            try:
                 for _ in range(min(_MOST, processors()) - 1):
                     children.add(fork(help_out))
+            except BlockingIOError:
+                pass  # as many as the system allows
             meanwhile()
             for number in numbers:
                 try:

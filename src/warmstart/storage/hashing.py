@@ -1,17 +1,20 @@
-"""SHA-256 of files, beside other work."""
+"""SHA-256 of files, beside other work.
+
+Commands begin with it, so it imports next to nothing: what takes long to import is imported while a file is hashed.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 
 from warmstart.storage.crew import end, fork, may_fork
+
+TYPE_CHECKING = False  # as typing has it, which is not imported yet
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
 
 _PIECE = 2**22  # bytes that are hashed at once: so many, since a thread that comes back to Python waits for its turn
 _MAPPED = 2**24  # bytes that are mapped at once
@@ -22,7 +25,7 @@ class Stopped(Exception):
     """Nobody wants the digest any more."""
 
 
-def sha256(path: Path, stop: Callable[[], bool] = lambda: False) -> str:
+def sha256(path: str | Path, stop: Callable[[], bool] = lambda: False) -> str:
     """SHA-256 of a file, hex.
 
     Raises:
@@ -32,7 +35,7 @@ def sha256(path: Path, stop: Callable[[], bool] = lambda: False) -> str:
     import hashlib  # in the process that hashes, which need not be this one
 
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         piece = memoryview(bytearray(min(_PIECE, os.fstat(file.fileno()).st_size)))
         while count := file.readinto(piece):
             if stop():
@@ -41,13 +44,13 @@ def sha256(path: Path, stop: Callable[[], bool] = lambda: False) -> str:
     return digest.hexdigest()
 
 
-def _mapped_sha256(path: Path, stop: Callable[[], bool]) -> str:
+def _mapped_sha256(path: str, stop: Callable[[], bool]) -> str:
     """As :func:`sha256`, a tenth faster, by maps: if the file is cut off meanwhile, this process ends."""
     import hashlib
     import mmap
 
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         for at in range(0, size, _MAPPED):
             if stop():
@@ -58,23 +61,28 @@ def _mapped_sha256(path: Path, stop: Callable[[], bool]) -> str:
     return digest.hexdigest()
 
 
-class _Hasher(Protocol):
-    """Hashes one file after another, beside its caller."""
-
-    def begin(self, path: Path) -> Callable[[], str]:
-        """Hash ``path`` from now on; what waits for its SHA-256, and raises ``OSError`` if it cannot be read."""
-
-    def close(self) -> None:
-        """Give up what is not done."""
-
-
 class Digests:
     """SHA-256 of files that do not change meanwhile: each is hashed once, in another process or thread, from when it is
     first spoken of. What nobody asked for when the block is left is given up."""
 
+    _ahead: Digests | None = None
+
     def __init__(self) -> None:
-        self._hasher: _Hasher | None = None
-        self._begun: dict[Path, Callable[[], str]] = {}
+        self._hasher: _Process | _Thread | None = None
+        self._begun: dict[str, Callable[[], str]] = {}
+
+    @classmethod
+    def begin_ahead(cls, source: str) -> None:
+        """Begin with what :meth:`guess` says of ``source``, for the next who asks for :meth:`begun_ahead`."""
+        if may_fork():
+            cls._ahead = cls()
+            cls._ahead.guess(source)
+
+    @classmethod
+    def begun_ahead(cls) -> Digests:
+        """What was begun ahead, once, or new ones."""
+        ahead, cls._ahead = cls._ahead, None
+        return ahead or cls()
 
     def __enter__(self) -> Digests:
         return self
@@ -83,36 +91,38 @@ class Digests:
         if self._hasher is not None:
             self._hasher.close()
 
-    def begin(self, path: Path) -> None:
+    def begin(self, path: str | Path) -> None:
         """Hash the file ``path`` from now on."""
         if self._hasher is None:
-            with suppress(BlockingIOError):  # where no more processes are allowed
-                self._hasher = _Process() if may_fork() else None
-            self._hasher = self._hasher or _Thread()
-        if path.resolve() not in self._begun:
-            self._begun[path.resolve()] = self._hasher.begin(path)
+            try:
+                self._hasher = _Process() if may_fork() else _Thread()
+            except BlockingIOError:  # no more processes are allowed
+                self._hasher = _Thread()
+        place = os.path.realpath(path)
+        if place not in self._begun:
+            self._begun[place] = self._hasher.begin(place)
 
     def guess(self, source: str | Path) -> None:
         """Begin with what is most of ``source``: itself if it is a file, of a directory the file larger than all others
         together. Nothing is said of what cannot be looked at."""
         try:
-            path = Path(source).expanduser()
-            files = [path] if path.is_file() else [Path(f) for f in os.scandir(path)]
-            sizes = {f: status.st_size for f in files if stat.S_ISREG((status := f.stat()).st_mode)}
-        except (OSError, ValueError, RuntimeError):
+            path = os.path.expanduser(source)
+            files = [path] if os.path.isfile(path) else [entry.path for entry in os.scandir(path)]
+            sizes = {f: status.st_size for f in files if stat.S_ISREG((status := os.stat(f)).st_mode)}
+        except (OSError, ValueError):
             return
         largest = max(sizes, key=lambda f: sizes[f], default=None)
         if largest is not None and sizes[largest] >= _WORTH and 2 * sizes[largest] > sum(sizes.values()):
             self.begin(largest)
 
-    def __call__(self, path: Path) -> str:
+    def __call__(self, path: str | Path) -> str:
         """SHA-256 (hex) of the file ``path``.
 
         Raises:
             OSError: it cannot be read.
         """
         self.begin(path)
-        return self._begun[path.resolve()]()
+        return self._begun[os.path.realpath(path)]()
 
 
 class _Thread:
@@ -121,7 +131,7 @@ class _Thread:
 
         self._pool, self._closed = ThreadPoolExecutor(1), False
 
-    def begin(self, path: Path) -> Callable[[], str]:
+    def begin(self, path: str) -> Callable[[], str]:
         return self._pool.submit(sha256, path, lambda: self._closed).result
 
     def close(self) -> None:
@@ -143,9 +153,8 @@ class _Process:
             os.close(self._answers)
             with open(paths, "rb", buffering=0) as asked:
                 for line in asked:
-                    path = Path(os.fsdecode(bytes.fromhex(line.decode())))
-                    digest = _mapped_sha256(path, lambda: os.getppid() != parent)
-                    os.write(answers, digest.encode())
+                    path = os.fsdecode(bytes.fromhex(line.decode()))
+                    os.write(answers, _mapped_sha256(path, lambda: os.getppid() != parent).encode())
 
         self._child: int | None = fork(serve)
         os.close(paths)
@@ -153,15 +162,16 @@ class _Process:
         self._known: list[str] = []  # in the order in which they were asked for
         self._asked = 0
 
-    def begin(self, path: Path) -> Callable[[], str]:
+    def begin(self, path: str) -> Callable[[], str]:
         try:
-            os.write(self._paths, os.fsencode(path.absolute()).hex().encode() + b"\n")
+            os.write(self._paths, os.fsencode(path).hex().encode() + b"\n")
         except BrokenPipeError:
-            return partial(sha256, path)
+            return lambda: sha256(path)
         self._asked += 1
-        return partial(self._digest, path, self._asked)
+        number = self._asked
+        return lambda: self._digest(path, number)
 
-    def _digest(self, path: Path, number: int) -> str:
+    def _digest(self, path: str, number: int) -> str:
         while len(self._known) < number:
             answer = os.read(self._answers, 64)
             if len(answer) < 64:
