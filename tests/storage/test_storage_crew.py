@@ -20,7 +20,6 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from warmstart.storage import crew
 crew.claim()
-crew.processors = lambda: 4
 here = Path(sys.argv[1])
 def mark(number):
     time.sleep(0.001)
@@ -28,7 +27,8 @@ def mark(number):
         file.write(f"{os.getpid()}\\n")
 done = []
 def share(count, work):
-    crew.share(count, work, done.append, meanwhile=lambda: (here / "meanwhile").touch(), forked=crew.may_fork())
+    processes = 4 if crew.may_fork() else 0
+    crew.share(count, work, done.append, meanwhile=lambda: (here / "meanwhile").touch(), processes=processes)
 """
 
 
@@ -142,5 +142,5 @@ def test_threads_raise_the_first_error():
             raise ValueError(number)
 
     with pytest.raises(ValueError, match="5"):
-        crew.share(50, work, lambda _: None, meanwhile=lambda: None, forked=False)
+        crew.share(50, work, lambda _: None, meanwhile=lambda: None)
     assert os.getpid()

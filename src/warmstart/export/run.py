@@ -39,6 +39,7 @@ _LARGE = 2**20  # elements of an array that a worker takes at a time, where it h
 _SMALL = 2**16  # elements of arrays that are not worth a worker's asking for each
 _UNDER_WAY = 2**25  # bytes of arrays that are computed at once, unless a single one is larger
 _WORTH = 2**22  # bytes from which processes are worth their beginning
+_EACH = 2**25  # bytes for which there is one more, as long as there are processors
 
 
 @dataclass
@@ -144,8 +145,9 @@ class _Work:
 
         # Processes know nothing of each other's memory, and leave nothing but what is in the file.
         apart = self._reading.checkpoint.mapped and max(costs, default=0) <= _UNDER_WAY and not self._options.report
+        processes = min(processors(), max(2, sum(costs) // _EACH)) if apart and sum(costs) >= _WORTH else 0
         with bar:
-            share(len(tasks), work, done, meanwhile=begin, forked=apart and sum(costs) >= _WORTH and may_fork())
+            share(len(tasks), work, done, meanwhile=begin, processes=processes if may_fork() else 0)
             done(len(tasks) - 1)
 
     def _tasks(self) -> list[list[_Part]]:

@@ -16,8 +16,6 @@ TYPE_CHECKING = False  # as typing has it, which is not imported yet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_MOST = 8  # workers: more share one memory, which then sets the pace
-
 _claimed = False
 
 
@@ -67,19 +65,19 @@ def share(
     done: Callable[[int], None],
     *,
     meanwhile: Callable[[], None],
-    forked: bool,
+    processes: int = 0,
 ) -> None:
-    """``work(0)`` … ``work(count - 1)``, each once, on all processors, and ``meanwhile()`` in this thread.
+    """``work(0)`` … ``work(count - 1)``, each once, and ``meanwhile()`` in this thread.
 
-    ``done(k)`` is called in this thread when about all of the first k + 1 are done. With ``forked``, ``work`` runs in
-    several processes, and leaves what it makes in files. What a forked process failed at is tried here once more, so
-    that its error is raised here.
+    ``done(k)`` is called in this thread when about all of the first k + 1 are done. With ``processes``, ``work`` runs
+    in as many, this one among them, and leaves what it makes in files; else in a thread for each processor. What a
+    forked process failed at is tried here once more, so that its error is raised here.
 
     Raises:
         whatever ``work`` or ``meanwhile`` raises, of several the first of ``work``'s numbers.
     """
-    if forked:
-        _in_processes(count, work, done, meanwhile)
+    if processes:
+        _in_processes(count, work, done, meanwhile, processes)
         return
     from concurrent.futures import ThreadPoolExecutor
 
@@ -100,6 +98,7 @@ def _in_processes(
     work: Callable[[int], None],
     done: Callable[[int], None],
     meanwhile: Callable[[], None],
+    processes: int,
 ) -> None:
     finished = mmap.mmap(-1, max(1, count))  # shared: a byte for each number
     parent = os.getpid()
@@ -115,7 +114,7 @@ def _in_processes(
         children: set[int] = set()
         try:
             try:
-                for _ in range(min(_MOST, processors()) - 1):
+                for _ in range(processes - 1):
                     children.add(fork(help_out))
             except BlockingIOError:
                 pass  # as many as the system allows
